@@ -14,9 +14,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="The first seed.")
     parser.add_argument("--seeds", type=int, default=1, help="How many seeds.")
     parser.add_argument("--hours", type=float, help="Virtual hours of each. Without it, one round of a small world.")
-    parser.add_argument("--nodes", type=int)
-    parser.add_argument("--jobs", type=int)
-    parser.add_argument("--viewers", type=int)
+    for name in ("--nodes", "--jobs", "--viewers"):
+        parser.add_argument(name, type=int)
     parser.add_argument("--round", type=float, help="Virtual seconds of faults before all must rest.")
     parser.add_argument("--plain", action="store_true", help="All faults and all features, for each seed.")
     parser.add_argument("--only", help="Only the faults with these numbers, or `none`.")

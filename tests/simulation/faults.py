@@ -20,7 +20,7 @@ LONGEST_SECONDS: Final = 30.0
 #: The faults that do not prevent any runner from renewing its lease.
 HARMLESS: Final = frozenset({
     "kill_archiver", "no_memory", "objects_away", "objects_slow", "jump_clock", "redact", "delete", "lose_reports",
-    "import_beside", "drift_clock", "fill_disk",
+    "import_beside", "drift_clock", "fill_disk", "issuer_away",
 })  # fmt: skip
 
 
@@ -211,8 +211,7 @@ class Faults:
         return f"for {seconds:.1f} s"
 
     def cut_power(self) -> str | None:
-        waiting = any(each.is_waiting for each in self._site.runners)
-        if self._site.store.process.dead or waiting or self._site.sentinel:
+        if not self._is_up or self._site.sentinel:
             return None
         store, seconds = self._site.store, self._seconds(5)
         # Unsynced data is lost, more of it after a stalled disk. Redis waits for the disk after two seconds.
@@ -233,8 +232,7 @@ class Faults:
     def fail_over(self) -> str | None:
         """The replica becomes the master. The old one possibly freezes, and is notified later."""
         old, sentinel = self._site.store, self._site.sentinel
-        waiting = any(each.is_waiting for each in self._site.runners)
-        if sentinel is None or old.process.dead or waiting or loop.time < self._site.unsafe_until:
+        if sentinel is None or not self._is_up or loop.time < self._site.unsafe_until:
             return None
         address, seconds = f"store{loop.steps}", self._seconds(4)
         if self._chance.random() < 0.6:
@@ -256,8 +254,7 @@ class Faults:
 
     def lose_store(self) -> str | None:
         """The store loses everything, and the archive is imported. Data that was only in the store is lost."""
-        waiting = any(each.is_waiting for each in self._site.runners)
-        if self._site.store.process.dead or waiting or self._site.sentinel or loop.time < self._site.unsafe_until:
+        if not self._is_up or self._site.sentinel or loop.time < self._site.unsafe_until:
             return None
         for runner in self._site.runners:
             runner.lost_at = loop.time
@@ -293,10 +290,21 @@ class Faults:
     # The archive
 
     def objects_away(self) -> str:
-        return self._until(self._site.bucket, "away_until", 25)
+        return self._until(self._site.objects, "away_until", 25)
 
     def objects_slow(self) -> str:
-        return self._until(self._site.bucket, "slow_until", 25)
+        return self._until(self._site.objects, "slow_until", 25)
+
+    # The issuer
+
+    def issuer_away(self) -> str | None:
+        """The issuer cannot be reached, possibly once it has published another key."""
+        issuer = self._site.issuer
+        if issuer is None:
+            return None
+        if self._chance.random() < 0.5:
+            issuer.rotate()
+        return self._until(issuer, "away_until", LONGEST_SECONDS)
 
     # What people do
 
@@ -310,7 +318,7 @@ class Faults:
             link = self._site.network.link(node.name, node.scans.name)
             link.delayed = node.scans.name, loop.time + 10.0, self._seconds(4.5)
         elif slow == "archive":
-            self._site.bucket.slow_until = loop.time + 10.0
+            self._site.objects.slow_until = loop.time + 10.0
         redact(self._site, runner, self._chance.random(), self._chance.random(), node.name, query)
         return f"{runner.job}, {slow or 'nothing'} is slow"
 
@@ -321,6 +329,12 @@ class Faults:
         runner = self._chance.choice(over)
         delete(self._site, runner)
         return str(runner.job)
+
+    @property
+    def _is_up(self) -> bool:
+        """Whether the store is up, and no dead runner will come back."""
+        waiting = [each for each in self._site.runners if each.process.dead and not each.is_done]
+        return not waiting and not self._site.store.process.dead
 
     def _until(self, part: Any, name: str, most: float) -> str:
         seconds = self._seconds(most)

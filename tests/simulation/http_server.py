@@ -48,7 +48,7 @@ def _serve_request(sock: SimSocket, file: Any, app: Application, host: str) -> b
         **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
     }  # fmt: skip
     world.count(f"requests of {'scan servers' if 'scans' in host else 'nodes'}")
-    answer = _Answer(sock, first[0] == "HEAD", headers.get("connection", "").lower() == "close")
+    answer = _Answer(sock)
     result = app(environ, answer.start)
     try:
         for chunk in result:
@@ -58,23 +58,21 @@ def _serve_request(sock: SimSocket, file: Any, app: Application, host: str) -> b
         if (close := getattr(result, "close", None)) is not None:
             close()
     answer.finish()
-    return not answer.closes
+    return True
 
 
 class _Answer:
-    def __init__(self, sock: SimSocket, is_head: bool, closes: bool) -> None:
+    def __init__(self, sock: SimSocket) -> None:
         self._sock: Final = sock
-        self._is_head = is_head
-        self.closes = closes
         self._is_chunked = False
         self._head: bytes | None = None
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Callable[[bytes], None]:
+        if status.startswith("401"):
+            world.violation(f"{world.process_name} refuses a valid token")
         has_length = any(name.lower() == "content-length" for name, _ in headers)
-        is_empty = self._is_head or status[:3] in ("204", "304")
-        self._is_chunked = not has_length and not is_empty
+        self._is_chunked = not has_length and status[:3] not in ("204", "304")
         own = [("Transfer-Encoding", "chunked")] if self._is_chunked else []
-        own += [("Connection", "close")] if self.closes else []
         lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in [*headers, *own]), "", ""]
         self._head = "\r\n".join(lines).encode("latin-1")
         return self.write
@@ -83,7 +81,7 @@ class _Answer:
         if self._is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         head, self._head = self._head or b"", None
-        self._sock.sendall(head if self._is_head else head + data)
+        self._sock.sendall(head + data)
 
     def finish(self) -> None:
         end = b"0\r\n\r\n" if self._is_chunked else b""

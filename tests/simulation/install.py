@@ -57,7 +57,6 @@ def install(network: Network) -> None:
     def connect_http(self: Any) -> None:
         seconds = self.timeout if isinstance(self.timeout, int | float) else None
         self.sock = network.connect(self.host, seconds)
-        self.sock.settimeout(seconds)
 
     def wait_readable(connection: Any, other: Pipe, seconds: float) -> bool:
         sock = None if connection is None else connection._sock
@@ -70,7 +69,6 @@ def install(network: Network) -> None:
 
     def connect_scans(self: Any) -> None:
         self.sock = network.connect(self._path, self.timeout)
-        self.sock.settimeout(self.timeout)
 
     scan_client._UnixConnection.connect = connect_scans  # type: ignore[method-assign]
     redis.connection.Connection._connect = connect_redis  # type: ignore[method-assign]

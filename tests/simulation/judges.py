@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
+from math import inf
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -85,8 +86,12 @@ def _data(frames: bytes) -> list[dict[str, Any]]:
 
 def rest(site: Site) -> None:
     """Liveness: waits until everybody has everything."""
-    _wait(lambda: [each.name for each in site.runners if not each.is_done], "runners")
-    _wait(lambda: [each.name for each in site.runners if each.is_being_deleted and not each.is_gone], "deletions")
+    runners = site.runners
+    _wait(lambda: [each.name for each in runners if not each.is_done], "runners")
+    _wait(
+        lambda: [r.name for r in runners if r.is_deleted and r.deleted_at == inf and not r.is_gone],
+        "deletions",
+    )
     deleted = {each.job for each in site.runners if each.is_deleted or each.is_gone}
     waiting = [each for each in site.viewers if each.job not in deleted]
     _wait(lambda: [each.name for each in waiting if not each.ending], "viewers")
@@ -154,7 +159,7 @@ def _judge_deleted(site: Site, runner: Runner) -> None:
     status = _answer(site, path)[0]
     if status != 404:
         world.violation(f"{runner.job} was deleted at {runner.deleted_at:.1f} s, and answers {status}")
-    elif any(name.startswith(f"{runner.job.workflow_id}/{runner.job.job_id}/") for name in site.bucket.objects):
+    elif any(name.startswith(f"{runner.job.workflow_id}/{runner.job.job_id}/") for name in site.objects.stored):
         world.violation(f"{runner.job} was deleted, and has objects left")
 
 

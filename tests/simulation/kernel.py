@@ -28,8 +28,6 @@ from tests.simulation.loop import Callback, VirtualLoop
 EPOCH: Final = 1_767_225_600.0
 #: The monotonic clock at the start.
 MONOTONIC: Final = 1_000.0
-#: Maximum number of the story's events that are kept.
-STORY_EVENTS: Final = 40_000
 
 loop: Final[VirtualLoop] = gevent.get_hub().loop
 
@@ -106,7 +104,7 @@ class World:
         random.seed(seed)
         order = random.Random(seed + 2_000_003).random
         loop.choose, loop.chance = lambda count: int(order() * count), order
-        self.story = deque(maxlen=STORY_EVENTS) if with_story else None
+        self.story = deque(maxlen=40_000) if with_story else None
 
     @property
     def process_name(self) -> str:

@@ -2,27 +2,12 @@
 
 Nothing waits: when no callback is ready, the clock jumps to the next timer. ``choose`` selects one of the ready
 callbacks. Every callback and timer belongs to the process that was running when it was created, so that a simulated
-process can be frozen (:attr:`Owner.frozen`) or dead (:attr:`Owner.dead`). This module does not import gevent.
+process can be frozen or dead (:class:`tests.simulation.kernel.Process`). This module does not import gevent.
 """
 
 import heapq
 from collections.abc import Callable
-from typing import Any, Final, Protocol
-
-#: Maximum delay of a slow process's step in seconds. Most are far shorter.
-LATE_SECONDS: Final = 0.2
-
-
-class Owner(Protocol):
-    """A simulated process, as seen by the loop. ``held`` is what it will do once it runs again.
-
-    ``slow`` is the share of its steps that are late.
-    """
-
-    dead: bool
-    frozen: bool
-    slow: float
-    held: "list[Callback]"
+from typing import Any, Final
 
 
 class Callback:
@@ -30,7 +15,7 @@ class Callback:
 
     __slots__ = ("args", "callback", "owner")
 
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], owner: Owner | None) -> None:
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], owner: Any) -> None:
         self.callback: Callable[..., object] | None = callback
         self.args: tuple[Any, ...] | None = args
         self.owner = owner
@@ -109,7 +94,7 @@ class VirtualLoop:
         #: Returns numbers below 1, which decide what is late.
         self.chance: Callable[[], float] = lambda: 1.0
         #: The process whose code is running. None is the world: the network, the servers and the schedule of faults.
-        self.current: Owner | None = None
+        self.current: Any = None
         self.error_handler: Any = None
         #: Number of callbacks created.
         self.steps = 0
@@ -141,7 +126,8 @@ class VirtualLoop:
                 continue
             if owner is not None and owner.slow and self.chance() < owner.slow:
                 self._count += 1
-                heapq.heappush(timers, (self.time + LATE_SECONDS * self.chance() ** 4, self._count, call))
+                # Up to 0.2 s later. Most are far shorter.
+                heapq.heappush(timers, (self.time + 0.2 * self.chance() ** 4, self._count, call))
                 continue
             call.callback = None
             self.current = owner
@@ -153,7 +139,7 @@ class VirtualLoop:
             call.args = None
             self.current = None
 
-    def thaw(self, owner: Owner) -> None:
+    def thaw(self, owner: Any) -> None:
         """Unfreezes the process."""
         owner.frozen = False
         self._ready += owner.held

@@ -18,9 +18,8 @@ from tests.simulation.kernel import Process, loop, world
 #: Delays of a message in seconds: usual ones, and late ones.
 FAST: Final = (0.0002, 0.002)
 LATE: Final = (0.005, 0.4)
-#: Bytes in transit to a reader, or in its kernel, that make a writer wait; and its timeout in seconds.
+#: Bytes in transit to a reader, or in its kernel, that make a writer wait.
 WINDOW_BYTES: Final = 2_000
-WRITE_SECONDS: Final = 30.0
 
 
 class Link:
@@ -82,9 +81,6 @@ class SimSocket:
     def gettimeout(self) -> float | None:
         return self._timeout
 
-    def setblocking(self, flag: bool) -> None:
-        self._timeout = None if flag else 0.0
-
     def setsockopt(self, *_: Any) -> None: ...
 
     def getpeername(self) -> tuple[str, int]:
@@ -98,15 +94,11 @@ class SimSocket:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
         while self.on_data is None and self.peer and self.peer.on_data is None and self.peer._unread > WINDOW_BYTES:
             self._writable.clear()
-            if not self._writable.wait(WRITE_SECONDS):
+            if not self._writable.wait(30.0):
                 raise TimeoutError("timed out")
         if self.peer is not None:
             self.peer._unread += len(data)
         self._send(bytes(data))
-
-    def send(self, data: Any) -> int:
-        self.sendall(data)
-        return len(data)
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         data = self._wait(flags)
@@ -293,6 +285,7 @@ class Network:
         process, accept = self._listeners.get(address, (None, None))
         link = self.link(owner.name, process.name if process else address)
         sock = SimSocket(owner, link, f"{owner.name}<{address}:")
+        sock.settimeout(seconds)
         event = Event()
 
         def arrive() -> None:

@@ -20,9 +20,9 @@ import gevent
 
 from chronoverse.archive import archiver as archiver_module
 from chronoverse.archive import schemes
-from chronoverse.archive.archiver import Archiver
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
+from chronoverse.auth.jwks import keep_fresh
 from chronoverse.auth.tokens import READ, WRITE, mint
 from chronoverse.errors import ChronoverseError
 from chronoverse.history.pages import PageBudget
@@ -49,7 +49,7 @@ from tests.simulation.http_server import serve
 from tests.simulation.install import OrderedSet
 from tests.simulation.kernel import EPOCH, Process, loop, world
 from tests.simulation.network import Network
-from tests.simulation.objects import Bucket, SimObjectStore
+from tests.simulation.outside import Issuer, SimObjectStore
 from tests.simulation.plan import Shape
 from tests.simulation.store_server import Sentinel, StoreServer
 from tests.support.workflow_client import Client
@@ -59,20 +59,17 @@ SECRET: Final = "a secret of the simulation that signs nothing else"
 #: The service's host.
 BALANCER: Final = "service"
 WORKFLOW: Final = "sim"
-#: Seconds without a byte until a viewer reconnects, like the service's clients.
-SILENCE_SECONDS: Final = 45.0
 
 
 @dataclass
 class Site:
-    """Everything in this simulation."""
+    """Everything in this simulation. ``clock`` is ``clock.c``, compiled."""
 
     directory: Path
     shape: Shape
-    #: ``clock.c``, compiled.
     clock: Path
     network: Network = field(default_factory=Network)
-    bucket: Bucket = field(default_factory=Bucket)
+    objects: SimObjectStore = field(default_factory=SimObjectStore)
     nodes: "list[Node]" = field(default_factory=list)
     archivers: "list[ArchiverProcess]" = field(default_factory=list)
     runners: "list[Runner]" = field(default_factory=list)
@@ -95,17 +92,19 @@ class Site:
         world.slow, world.late = self.shape.slow, self.shape.late
         self.store = StoreServer(self.network, "store", self.directory, self.clock)
         self.store.lost_reports = self.shape.lost_reports
-        #: Of a store with a replica and a Sentinel.
         self.sentinel: Sentinel | None = None
         if self.shape.has_sentinel:
             self.store.replicate()
             self.sentinel = Sentinel(self.network, "sentinel", "store")
+        self.issuer = Issuer() if self.shape.has_issuer else None
+        if self.issuer:
+            web_app._fetch_keys_in_time = self.issuer.fetch  # type: ignore[assignment]
         self.network.resolve = self.resolve
-        objects = SimObjectStore(self.bucket)
-        schemes.open_object_store = web_app.open_object_store = lambda url: objects  # type: ignore[attr-defined]
-        self.objects = objects
+        schemes.open_object_store = web_app.open_object_store = lambda url: self.objects  # type: ignore[attr-defined]
         # At their real intervals, looking for changes takes most of the time.
         archiver_module.MEASURE_SECONDS = tail.CHECK_SECONDS = self.shape.check  # type: ignore[misc]
+        # Several appends in transit, earlier than with 5,000 lines in each.
+        HttpLogWriter.batch_lines = 12  # type: ignore
         tail.TICK_SECONDS = self.shape.check / 2  # type: ignore[misc]
         cast("dict[str, Any]", tail.Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
 
@@ -123,6 +122,8 @@ class Site:
 
     def token(self, subject: str) -> str:
         """A token with all permissions, valid for the whole simulation."""
+        if self.issuer:
+            return self.issuer.sign(subject)
         return mint(SECRET.encode(), subject, (READ, WRITE, "logs:admin"), ("*",), 400 * 86_400, EPOCH - 86_400)
 
     def resolve(self, host: str) -> str:
@@ -146,17 +147,20 @@ class Node:
         self.scans.spawn(self._run_scans)
 
     def _run(self) -> None:
+        issuer = self._site.issuer
         settings = Settings.from_env(
             {
                 "HOME": str(self._site.directory),
                 "CHRONOVERSE_REDIS_URL": self._site.store_url,
                 "CHRONOVERSE_DURABILITY": self._site.durability.value,
-                "CHRONOVERSE_JWT_SECRET": SECRET,
+                **({"CHRONOVERSE_JWT_JWKS_URL": "https://issuer"} if issuer else {"CHRONOVERSE_JWT_SECRET": SECRET}),
                 "CHRONOVERSE_ARCHIVE_URL": "file:///simulated",
                 "CHRONOVERSE_LEASE_SECONDS": str(self._site.shape.lease),
             }
         )
         self.deps = deps = web_app.build_dependencies(settings)
+        if issuer:
+            self.process.spawn(keep_fresh, deps.verifier.published)
         deps.admission._tickets = OrderedSet()  # type: ignore[assignment]
         endpoint = SimpleNamespace(path=self.scans.name, file=os.memfd_create(self.name), is_up=True)
         deps.scans.connect_to(endpoint)  # type: ignore[arg-type]
@@ -197,7 +201,7 @@ class ArchiverProcess:
         store = Store(self._site.store_url, lease_seconds=self._site.shape.lease)
         shape = self._site.shape
         policy = RetentionPolicy(shape.hot_bytes, shape.hot_seconds, 7 * 86_400, shape.running_seconds, 300, shape.lock)
-        archiver = Archiver(store, self._site.objects, policy, stop=threading.Event())
+        archiver = archiver_module.Archiver(store, self._site.objects, policy, stop=threading.Event())
         # Virtual time passes only while all wait, so a round takes no time and would immediately restart.
         archiver._rounds.seconds = shape.archiver_seconds
         archiver.run()
@@ -219,12 +223,6 @@ class _Publisher(Publisher):
     def _schedule_renewal(self) -> None:
         self.contacts.append((self.asked_at, loop.time))
         super()._schedule_renewal()
-
-
-class _HttpLogWriter(HttpLogWriter):
-    """Pipelines several appends earlier than the real one, which sends 5,000 lines at once."""
-
-    batch_lines = 12
 
 
 class Runner:
@@ -251,7 +249,6 @@ class Runner:
         #: When the store last lost everything, which only viewers then have; or 0.
         self.lost_at = 0.0
         self.deleted_at = float("inf")
-        #: The error that stopped it.
         self.refusal: ChronoverseError | None = None
         self._directory = site.directory / job.job_id
         self._spool_path: Path | None = None
@@ -273,7 +270,7 @@ class Runner:
     def _connect(self) -> LogWriter:
         if self._kind == "store":
             return Store(self._site.store_url, lease_seconds=self._site.shape.lease, durability=self._site.durability)
-        return _HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
+        return HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
 
     def _run(self) -> None:
         sizes = {"memory_bytes": 200_000, "file_bytes": 2_000_000, "keep_bytes": self.keep_bytes}
@@ -340,10 +337,6 @@ class Runner:
         return self.is_done and max((asked for asked, _ in self.contacts), default=0.0) < self.lost_at
 
     @property
-    def is_being_deleted(self) -> bool:
-        return self.is_deleted and self.deleted_at == float("inf")
-
-    @property
     def lapses(self) -> int:
         """How often its lease can have expired because faults kept it silent for long enough."""
         # With several requests in transit, an answer can be to an earlier one.
@@ -354,11 +347,6 @@ class Runner:
         ]
         # A fault lasts for 30 s, and detecting its end takes some time.
         return sum(any(a - 45 < at < b for at in self._site.silences) for a, b in silent)
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it is dead, and will come back."""
-        return self.process.dead and not self.is_done
 
     def kill(self, *, restarts: bool) -> None:
         """The runner is killed: the spool's memory is lost, and its file is as the kernel has it."""
@@ -401,7 +389,6 @@ class Viewer(Watcher):
         #: Start times of connections, and the redacted lines it was notified of: its number, the first and the last.
         self.connected_at: list[float] = []
         self.told: list[tuple[int, int, int]] = []
-        #: When it last received something.
         self.ended_at = 0.0
         self.process = Process(name)
 
@@ -414,7 +401,8 @@ class Viewer(Watcher):
         # A gap has no id of its own. After the preceding id, it is sent again.
         reached = getattr(self, "_looked_at", 0) or int(self._cursor or 0)
         self.seen = [each for each in self.seen if each.kind != GAP or each.last <= reached]
-        return http.client.HTTPConnection(BALANCER, timeout=SILENCE_SECONDS)
+        # Without a byte, it then reconnects, like the service's clients.
+        return http.client.HTTPConnection(BALANCER, timeout=45.0)
 
     def _event(self, event: ServerSentEvent) -> None:
         super()._event(event)

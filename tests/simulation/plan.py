@@ -50,6 +50,8 @@ class Shape(NamedTuple):
     """A world's properties besides its plan. In seconds, bytes, and shares of 1."""
 
     has_sentinel: bool = False
+    #: Whether tokens are signed with an issuer's published keys.
+    has_issuer: bool = False
     lease: int = 30
     #: Seconds until a dead archiver's archive lock expires.
     lock: float = 10.0
@@ -103,7 +105,7 @@ def shape_of(plan: Plan) -> Shape:
     if chance.random() < 0.4:
         rates["redact"] = pick((200.0, 600.0))
     pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0, 60.0)))
-    return Shape(
+    shape = Shape(
         has_sentinel=chance.random() < 0.2,
         lease=pick((6, 12, 30)),
         hot_bytes=pick((4_000, 20_000, 100_000)),
@@ -122,8 +124,12 @@ def shape_of(plan: Plan) -> Shape:
         lost_reports=pick((0.0, 0.0, 0.3)),
         lock=pick((1.5, 10.0)),
         check=pick((1.0, 1.0, 3.0)),
+        has_issuer=chance.random() < 0.2,
         rates=rates,
     )
+    if shape.has_issuer:
+        rates["issuer_away"] = pick((20.0, 200.0))
+    return shape
 
 
 @dataclass

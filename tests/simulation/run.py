@@ -11,7 +11,7 @@ import tempfile
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 
 def _cpu_seconds() -> float:
@@ -27,27 +27,15 @@ import gevent
 from gevent.monkey import get_original
 
 from chronoverse.joblog.model import JobRef
+from tests.simulation import parts
 from tests.simulation.actions import register
 from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
 from tests.simulation.install import install
 from tests.simulation.judges import judge_round, rest, watch
 from tests.simulation.kernel import loop, world
-from tests.simulation.parts import (
-    WORKFLOW,
-    ArchiverProcess,
-    FilteredViewer,
-    Node,
-    Runner,
-    Site,
-    Viewer,
-    WaitViewer,
-    WorkflowViewer,
-)
 from tests.simulation.plan import Plan, Result, shape_of
 from tests.web.routes.model import Query
 
-#: Seconds after the last fault in which some jobs still print.
-QUIET_SECONDS: Final = 90.0
 #: The queries of filtered viewers.
 QUERIES: Final = (Query("n=1"), Query("n=2", stream="stderr"), Query("N=[0-9]*[37] ", regex=True), Query("n=3"))
 
@@ -59,7 +47,7 @@ def run(plan: Plan, clock: Path) -> Result:
     world.seed(plan.seed, with_story=plan.story)
     shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directory = Path(tempfile.mkdtemp(prefix="simulation-", dir=shm))
-    site = Site(directory, shape_of(plan), clock)
+    site = parts.Site(directory, shape_of(plan), clock)
     try:
         _run(plan, site)
     except Exception as error:
@@ -73,11 +61,11 @@ def run(plan: Plan, clock: Path) -> Result:
     return Result(world.digest, world.violations, world.counts, story, world.faults, hours, cpu, trace)
 
 
-def _run(plan: Plan, site: Site) -> None:
+def _run(plan: Plan, site: parts.Site) -> None:
     install(site.network)
     watch(site)
-    site.nodes += [Node(site, f"node{number}") for number in range(plan.nodes)]
-    site.archivers += [ArchiverProcess(site, "archiver1"), ArchiverProcess(site, "archiver2")]
+    site.nodes += [parts.Node(site, f"node{number}") for number in range(plan.nodes)]
+    site.archivers += [parts.ArchiverProcess(site, "archiver1"), parts.ArchiverProcess(site, "archiver2")]
     for part in site.services:
         part.start()
     number = 0
@@ -86,31 +74,33 @@ def _run(plan: Plan, site: Site) -> None:
         _round(plan, site, number)
 
 
-def _round(plan: Plan, site: Site, number: int) -> None:
+def _round(plan: Plan, site: parts.Site, number: int) -> None:
     chance, began = world.chance, loop.time
-    runners: list[Runner] = []
-    viewers: list[Viewer] = []
+    runners: list[parts.Runner] = []
+    viewers: list[parts.Viewer] = []
     for each in range(plan.jobs):
-        job = JobRef(WORKFLOW, f"j{number}-{each}")
+        job = JobRef(parts.WORKFLOW, f"j{number}-{each}")
         seconds = chance.uniform(0.1, 1.0) * plan.round
         if each % 3 == 0:
-            seconds = plan.round + LONGEST_SECONDS + QUIET_SECONDS
-        kind = chance.choice(("store", "http"))
-        runners.append(Runner(site, job, kind, seconds, pause=chance.choice(site.shape.pauses)))
+            # Some jobs still print after the last fault.
+            seconds = plan.round + LONGEST_SECONDS + 90.0
+        how = chance.choice(("store", "http"))
+        runners.append(parts.Runner(site, job, how, seconds, pause=chance.choice(site.shape.pauses)))
         if chance.random() < 0.5:
             loop.call_later(chance.uniform(0, 15), register, site, job)
     for each in range(plan.viewers):
         job, name = runners[each % len(runners)].job, f"v{number}-{each}"
         query = chance.choice(QUERIES)
         if chance.random() < site.shape.filtered:
-            viewers.append(chance.choice((FilteredViewer, FilteredViewer, WaitViewer))(site, job, name, query))
+            kind = chance.choice((parts.FilteredViewer, parts.FilteredViewer, parts.WaitViewer))
+            viewers.append(kind(site, job, name, query))
         else:
-            viewers.append(Viewer(site, job, name))
+            viewers.append(parts.Viewer(site, job, name))
     site.runners, site.viewers, site.people = runners, viewers, []
-    site.workflow_viewers = [WorkflowViewer(site, f"w{number}-{each}", plan.seed + each) for each in range(2)]
+    site.workflow_viewers = [parts.WorkflowViewer(site, f"w{number}-{each}", plan.seed + each) for each in range(2)]
     site.outages, site.began = 0, began
-    parts: list[Runner | Viewer | WorkflowViewer] = [*runners, *viewers, *site.workflow_viewers]
-    for part in parts:
+    everyone: list[Any] = [*runners, *viewers, *site.workflow_viewers]
+    for part in everyone:
         loop.call_later(chance.uniform(0, 30), part.start)
     faults = Faults(site)
     for fault in schedule(plan.seed, number, began, plan.round, site.shape.rates):

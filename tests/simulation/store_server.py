@@ -39,16 +39,16 @@ class _Link:
     """A connection to the real server."""
 
     def __init__(self, path: str) -> None:
-        self._sock = _socket(1, 1)  # AF_UNIX
-        self._sock.connect(path)
+        self.sock = _socket(1, 1)  # AF_UNIX
+        self.sock.connect(path)
         self._reader = hiredis.Reader()
 
     def ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
         """The raw replies, and each of them. Reports between them are only in the first."""
-        self._sock.sendall(b"".join(hiredis.pack_command(tuple(each)) for each in commands))
+        self.sock.sendall(b"".join(hiredis.pack_command(tuple(each)) for each in commands))
         data, replies = b"", list[Any]()
         while len(replies) < len(commands):
-            chunk = self._sock.recv(1 << 20)
+            chunk = self.sock.recv(1 << 20)
             assert chunk, "the store's server is gone"
             self._reader.feed(chunk)
             data += chunk
@@ -60,15 +60,12 @@ class _Link:
         """What the server has reported meanwhile."""
         found = []
         try:
-            self._reader.feed(self._sock.recv(1 << 20, 0x40))  # MSG_DONTWAIT
+            self._reader.feed(self.sock.recv(1 << 20, 0x40))  # MSG_DONTWAIT
         except BlockingIOError:
             return []
         while (report := self._reader.gets()) is not False:
             found.append(report)
         return found
-
-    def close(self) -> None:
-        self._sock.close()
 
 
 class StoreServer:
@@ -139,7 +136,7 @@ class StoreServer:
     def stop(self) -> None:
         """Stops the real server."""
         for client in self._clients:
-            client.link.close()
+            client.link.sock.close()
         self._clients.clear()
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
@@ -280,7 +277,7 @@ class Client:
 
     def _close(self) -> None:
         self._server._clients.pop(self, None)
-        self.link.close()
+        self.link.sock.close()
         self._sock.close()
 
     def send(self, data: bytes) -> None:
