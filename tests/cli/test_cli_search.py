@@ -445,17 +445,19 @@ def test_new_lines_are_printed(cli: Cli, new_lines: dict[str, str]) -> None:
     assert [json.loads(line)["sequence_num"] for line in as_json.stdout.splitlines()] == [3, 5, 6]
 
 
-def test_a_job_can_be_named(cli: Cli, new_lines: dict[str, str]) -> None:
-    """Compared with itself, it has nothing new: the exit code is grep's."""
-    done = cli("logs", NEW_WORKFLOW, "good", "--new", "--against", "failed", **new_lines)
-    assert (done.returncode, done.stdout) == (0, "done\n")
-    done = cli("logs", NEW_WORKFLOW, "good", "--new", "--against", "good", **new_lines)
-    assert (done.returncode, done.stdout) == (1, "")
-
-
-def test_a_missing_run_to_compare_with_is_reported(cli: Cli, new_lines: dict[str, str]) -> None:
-    """As with the name of a missing job."""
-    done = cli("logs", NEW_WORKFLOW, "good", "--new", **new_lines)
-    assert (done.returncode, done.stdout) == (66, "")
-    assert "no job of this workflow has COMPLETED before good" in done.stderr
-    assert cli("logs", NEW_WORKFLOW, "failed", "--new", "--against", "unknown", **new_lines).returncode == 66
+@pytest.mark.parametrize(
+    ("asked", "code", "out", "err"),
+    [
+        ("good --against failed", 0, "done\n", "compared with failed"),
+        # Nothing is new: the exit code is grep's.
+        ("good --against good", 1, "", ""),
+        ("good", 66, "", "no job of this workflow has COMPLETED before good"),
+        ("failed --against unknown", 66, "", "unknown"),
+    ],
+)
+def test_a_run_to_compare_with_can_be_named(
+    cli: Cli, new_lines: dict[str, str], asked: str, code: int, out: str, err: str
+) -> None:
+    """If it is missing, or none has completed before, this is reported as for a missing job."""
+    done = cli("logs", NEW_WORKFLOW, "--new", *asked.split(), **new_lines)
+    assert (done.returncode, done.stdout, err in done.stderr) == (code, out, True)

@@ -210,34 +210,31 @@ def test_a_failure_is_found(mcp: McpProgram) -> None:
 
 
 @pytest.mark.parametrize("max_bytes", [LEAST, 5_000, MOST])
-def test_all_lines_are_returned_once(mcp: McpProgram, max_bytes: int) -> None:
-    """With as many lines per answer as fit."""
-    pages = walk(mcp, "read_lines", "logs", **job("job_1", "mcp_long"), max_bytes=max_bytes)
-    assert [number for page in pages for number in numbers(page)] == list(range(1, 151))
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [({}, 1, 150), ({"first": 100, "last": 140}, 100, 140), ({"tail": 100}, 51, 150)],
+    ids=["all", "range", "tail"],
+)
+def test_all_lines_are_returned_once(
+    mcp: McpProgram, asked: dict[str, int], first: int, last: int, max_bytes: int
+) -> None:
+    """With as many lines per answer as fit. A tail starts with the newest; its cursor leads to older ones."""
+    pages = walk(mcp, "read_lines", "logs", **job("job_1", "mcp_long"), **asked, max_bytes=max_bytes)
+    in_order = pages[::-1] if "tail" in asked else pages
+    assert [number for page in in_order for number in numbers(page)] == list(range(first, last + 1))
+    assert (len(pages) > 1) == (max_bytes < MOST)
 
 
-def test_a_range_returns_only_its_lines(mcp: McpProgram) -> None:
-    """In a single answer or in several."""
-    asked = {**job("job_1", "mcp_long"), "first": 100, "last": 140}
-    for max_bytes in (LEAST, 16_384):
-        pages = walk(mcp, "read_lines", "logs", **asked, max_bytes=max_bytes)
-        assert [number for page in pages for number in numbers(page)] == list(range(100, 141))
-    beyond = mcp.call("read_lines", **job("job_1", "mcp_long"), first=151)
-    assert (beyond["logs"], beyond["cursor"], beyond["link"]) == ([], None, None)
-
-
-def test_a_tail_starts_with_the_newest_lines(mcp: McpProgram) -> None:
-    """Its cursor leads to older ones, up to the requested number."""
+def test_the_cursor_of_a_tail_includes_how_many_are_left(mcp: McpProgram) -> None:
+    """Even without the tail. There is nothing after the last line."""
+    asked = job("job_1", "mcp_long")
+    first = mcp.call("read_lines", **asked, tail=100, max_bytes=LEAST)
+    following = mcp.call("read_lines", **asked, cursor=first["cursor"], max_bytes=LEAST)
+    assert numbers(following["logs"])[-1] == numbers(first["logs"])[0] - 1
     whole = mcp.call("read_lines", **job("bad"), tail=3)
     assert (numbers(whole["logs"]), whole["cursor"]) == ([18, 19, 20], None)
-    pages = walk(mcp, "read_lines", "logs", **job("job_1", "mcp_long"), tail=100, max_bytes=LEAST)
-    assert len(pages) > 3
-    assert numbers(pages[0])[-1] == 150
-    assert [number for page in reversed(pages) for number in numbers(page)] == list(range(51, 151))
-    # The cursor includes how many are left, even without the tail.
-    first = mcp.call("read_lines", **job("job_1", "mcp_long"), tail=100, max_bytes=LEAST)
-    following = mcp.call("read_lines", **job("job_1", "mcp_long"), cursor=first["cursor"], max_bytes=LEAST)
-    assert numbers(following["logs"])[-1] == numbers(first["logs"])[0] - 1
+    beyond = mcp.call("read_lines", **asked, first=151)
+    assert (beyond["logs"], beyond["cursor"], beyond["link"]) == ([], None, None)
 
 
 def test_lines_of_one_stream(mcp: McpProgram) -> None:

@@ -232,13 +232,6 @@ def test_tries(airflow: Airflow, client: Client, states: dict[tuple[str, int], s
     assert "try 2" in same_everywhere(airflow, client, shop("flaky", number=2))
 
 
-def test_ten_thousand_lines(airflow: Airflow, client: Client, states: dict[tuple[str, int], str]) -> None:
-    """Each appears once and in order."""
-    assert states["many", -1] == "success"
-    lines = same_everywhere(airflow, client, shop("many"))
-    assert [line for line in lines if line.startswith("line ")] == [f"line {number}" for number in range(10_000)]
-
-
 def test_a_killed_task(airflow: Airflow, client: Client, states: dict[tuple[str, int], str]) -> None:
     """Its job has all of its lines, and is LOST."""
     assert states["killed", -1] == "failed"

@@ -425,13 +425,18 @@ def test_many_tasks_leave_nothing_behind(lone: Shop) -> None:
 
 
 def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Until one is delivered, or the time is over. A forked process has connections of its own."""
+    """Until one is delivered, or the time is over. A forked process has connections of its own.
+
+    Each attempt has its own lease, which another process can end.
+    """
     opened: list[tuple[float, float]] = []
+    tokens: list[str] = []
     writers, delivers, now = list[object](), [False, False, True, True], [100.0]
 
-    def open_try(writer: object, *_: Any, open_seconds: float, deliver_seconds: float, **__: Any) -> Any:
+    def open_try(writer: object, *_: Any, open_seconds: float, deliver_seconds: float, **options: Any) -> Any:
         writers.append(writer)
         opened.append((open_seconds, deliver_seconds))
+        tokens.append(options["lease_token"])
         return SimpleNamespace(write=lambda *_: None, finished=False, finish=lambda *_: delivers.pop(0))
 
     module = "chronoverse.integrations.celery"
@@ -445,9 +450,9 @@ def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPa
         def nothing() -> None:
             pass
 
-        for seconds in (0, 0, AWAY_SECONDS, 0):
+        for seconds, retries in ((0, 0), (0, 1), (AWAY_SECONDS, 1), (0, 2)):
             now[0] += seconds
-            nothing.apply()
+            nothing.apply(task_id="one", retries=retries)
         with monkeypatch.context() as forked:
             forked.setattr(os, "getpid", lambda: 1)
             delivers.append(True)
@@ -457,6 +462,7 @@ def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPa
     usual = (OPEN_SECONDS, DELIVER_SECONDS)
     assert opened == [usual, (0, 0.25), usual, usual, usual]
     assert [each is writers[0] for each in writers] == [True, True, True, True, False]
+    assert [tokens.index(each) for each in tokens] == [0, 1, 1, 3, 4]
 
 
 @pytest.mark.long

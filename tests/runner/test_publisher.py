@@ -230,12 +230,3 @@ def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, e
     assert [line["message"] for line in lines] == numbers(20_000)
     assert end is not None
     assert list((tmp_path / "spool").iterdir()) == []
-
-
-def test_durable_lines_are_removed_from_the_spool(server: RedisServer, everysec: Store, tmp_path: Path) -> None:
-    """Also while the job runs and prints nothing."""
-    with RunningJob(NUMBERS + "say(0, 20_000); wait()", everysec, tmp_path, room=small_room(tmp_path)) as job:
-        wait_for_published(server, 20_000)
-        wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "the spool's file is gone")
-        job.release()
-        assert job.result() == 0

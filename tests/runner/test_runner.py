@@ -334,13 +334,6 @@ def test_control_z_without_a_shell_does_not_hang_the_job(server: RedisServer) ->
     assert read_lines(server)[-1] == "done"
 
 
-def test_the_lines_of_many_short_children_are_all_published(server: RedisServer, store: Store) -> None:
-    """A hundred processes write concurrently to the same two pipes."""
-    code, _, _ = execute(store, "sh", "-c", "for i in $(seq 100); do (echo $i; echo $i >&2) & done; wait; exit 4")
-    assert code == 4
-    assert sorted(map(int, read_lines(server))) == sorted([*range(1, 101)] * 2)
-
-
 def test_no_descriptor_is_left_open(store: Store) -> None:
     """The capture closes all of its descriptors."""
     execute(store, "true")

@@ -10,8 +10,6 @@ from typing import Any
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator, dag, task
 
-LINES = 10_000
-
 
 class Deferred(BaseOperator):
     """Makes the triggerer wait for some seconds."""
@@ -57,16 +55,10 @@ def shop() -> None:
             print("line", number)
         os.kill(os.getpid(), 9)
 
-    @task
-    def many() -> None:
-        for number in range(LINES):
-            print("line", number)
-
     talk.expand(number=[1, 2, 3])
     flaky()
     fails()
     killed()
-    many()
     Deferred(task_id="deferred")
 
 
