@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,12 @@ def jobs(backend: RedisServer) -> None:
     store.close()
 
 
+@pytest.fixture
+def ask(cli: Cli, service: Service) -> Cli:
+    """A command with settings that can read all of these workflows."""
+    return partial(cli, URL=service.url, TOKEN=service.token())
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -57,10 +64,9 @@ def jobs(backend: RedisServer) -> None:
     ],
     ids=str,
 )
-def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+def test_a_search(ask: Cli, arguments: tuple[str, ...], expected: list[int]) -> None:
     """The exit code is grep's: 1 when nothing is found."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
-    done = cli("logs", WORKFLOW, "job_1", *arguments, **settings)
+    done = ask("logs", WORKFLOW, "job_1", *arguments)
 
     assert (done.returncode, done.stderr) == (0 if expected else 1, "")
     assert done.stdout.splitlines() == [f"step {number}" for number in expected]
@@ -76,29 +82,22 @@ def test_a_search(cli: Cli, service: Service, arguments: tuple[str, ...], expect
     ],
     ids=str,
 )
-def test_groups_of_context_are_separated(
-    cli: Cli,
-    service: Service,
-    arguments: tuple[str, ...],
-    expected: str,
-) -> None:
+def test_groups_of_context_are_separated(ask: Cli, arguments: tuple[str, ...], expected: str) -> None:
     """With grep's separator. JSON has none, since programs have the numbers."""
     asked = ("logs", WORKFLOW, "job_1", "--regex", "--search", *arguments)
-    settings = {"URL": service.url, "TOKEN": service.token()}
 
-    assert cli(*asked, **settings).stdout.replace("step ", "").split() == expected.split()
-    printed = [json.loads(line) for line in cli(*asked, "-o", "json", **settings).stdout.splitlines()]
+    assert ask(*asked).stdout.replace("step ", "").split() == expected.split()
+    printed = [json.loads(line) for line in ask(*asked, "-o", "json").stdout.splitlines()]
     assert [str(line["sequence_num"]) for line in printed] == expected.replace("-- ", "").split()
 
 
-def test_groups_are_formed_by_number(cli: Cli, service: Service) -> None:
+def test_groups_are_formed_by_number(ask: Cli) -> None:
     """Lines of the other stream in between do not matter. A failed search is not an empty result."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
     asked = ("--search", "a", "--context", "1", "--stream", "stdout")
 
-    assert cli("logs", "wf_streams", "job_4", *asked, **settings).stdout.split() == ["a1", "a4", "--", "a8"]
-    assert cli("logs", WORKFLOW, "nobody", *asked, **settings).returncode == 66
-    assert cli("logs", "wf_streams", "job_4", "--regex", "--search", "(", **settings).returncode == 65
+    assert ask("logs", "wf_streams", "job_4", *asked).stdout.split() == ["a1", "a4", "--", "a8"]
+    assert ask("logs", WORKFLOW, "nobody", *asked).returncode == 66
+    assert ask("logs", "wf_streams", "job_4", "--regex", "--search", "(").returncode == 65
 
 
 @pytest.mark.parametrize(
@@ -118,26 +117,25 @@ def test_groups_are_formed_by_number(cli: Cli, service: Service) -> None:
     ],
     ids=str,
 )
-def test_lines_of_a_time_range(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+def test_lines_of_a_time_range(ask: Cli, arguments: tuple[str, ...], expected: list[int]) -> None:
     """Without a search. Finding nothing is no error, and lines outside the range are not missing."""
-    done = cli("logs", WORKFLOW, "job_1", *arguments, URL=service.url, TOKEN=service.token())
+    done = ask("logs", WORKFLOW, "job_1", *arguments)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"step {number}" for number in expected]
 
 
-def test_lines_between_two_in_the_range_are_printed(cli: Cli, service: Service, backend: RedisServer) -> None:
+def test_lines_between_two_in_the_range_are_printed(ask: Cli, backend: RedisServer) -> None:
     """A runner's clock can be set back. Its lines stay together, unless one stream is selected."""
     store = Store(backend.url)
     attempt = store.open(JobRef("wf_clock", "job_5"), "a" * 32)
     times = [f"2026-03-03T10:{minute:02}:00.000Z" for minute in (1, 3, 2, 4, 3, 5)]
     store.append(attempt, [Line(n, time, f"a{n}", "stderr" if n == 3 else "stdout") for n, time in enumerate(times, 1)])
     store.close()
-    settings = {"URL": service.url, "TOKEN": service.token()}
     asked = ("--since", "2026-03-03T10:03:00Z", "--until", "2026-03-03T10:03:00Z")
 
-    assert cli("logs", "wf_clock", "job_5", *asked, **settings).stdout.split() == ["a2", "a3", "a4", "a5"]
-    one_stream = cli("logs", "wf_clock", "job_5", *asked, "--stream", "stdout", **settings)
+    assert ask("logs", "wf_clock", "job_5", *asked).stdout.split() == ["a2", "a3", "a4", "a5"]
+    one_stream = ask("logs", "wf_clock", "job_5", *asked, "--stream", "stdout")
     assert one_stream.stdout.split() == ["a2", "a4", "a5"]
 
 
@@ -153,34 +151,32 @@ def test_lines_between_two_in_the_range_are_printed(cli: Cli, service: Service, 
     ],
     ids=str,
 )
-def test_following_from_a_time(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+def test_following_from_a_time(ask: Cli, arguments: tuple[str, ...], expected: list[int]) -> None:
     """It ends with the job, and exits with the job's code."""
-    done = cli("logs", "-f", WORKFLOW, "job_1", *arguments, URL=service.url, TOKEN=service.token())
+    done = ask("logs", "-f", WORKFLOW, "job_1", *arguments)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [f"step {number}" for number in expected]
 
 
-def test_following_a_job_from_a_future_time(cli: Cli, service: Service) -> None:
+def test_following_a_job_from_a_future_time(ask: Cli) -> None:
     """With --wait, the job may still appear. Without, it is not found."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
-    never = cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", "--wait", "1s", **settings)
+    never = ask("logs", "-f", WORKFLOW, "nobody", "--since", "5m", "--wait", "1s")
 
     assert never.returncode == 66
     assert never.stderr == "chronoverse: the job did not appear within 1 s\n"
-    assert cli("logs", "-f", WORKFLOW, "nobody", "--since", "5m", **settings).returncode == 66
+    assert ask("logs", "-f", WORKFLOW, "nobody", "--since", "5m").returncode == 66
 
 
-def test_jobs_are_listed(cli: Cli, service: Service) -> None:
+def test_jobs_are_listed(ask: Cli) -> None:
     """Newest first, in text and JSON; those created at a time or later, or with a status."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
-    text = cli("jobs", WORKFLOW, **settings).stdout.splitlines()
+    text = ask("jobs", WORKFLOW).stdout.splitlines()
     assert [line.split()[:2] for line in text] == [["job_3", "PENDING"], ["job_2", "FAILED"], ["job_1", "COMPLETED"]]
     assert "(3)" in text[1]
-    listed = [json.loads(line) for line in cli("jobs", WORKFLOW, "-o", "json", **settings).stdout.splitlines()]
+    listed = [json.loads(line) for line in ask("jobs", WORKFLOW, "-o", "json").stdout.splitlines()]
 
     def names(*options: str) -> list[str]:
-        return cli("jobs", WORKFLOW, "-o", "name", *options, **settings).stdout.split()
+        return ask("jobs", WORKFLOW, "-o", "name", *options).stdout.split()
 
     assert names("--since", listed[1]["created_at"]) == ["job_3", "job_2"]
     assert (len(names("--since", "1h")), names("--since", "2100-01-01")) == (3, [])
@@ -199,55 +195,53 @@ def test_jobs_are_listed(cli: Cli, service: Service) -> None:
     ],
     ids=str,
 )
-def test_a_search_of_a_workflow(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[str]) -> None:
+def test_a_search_of_a_workflow(ask: Cli, arguments: tuple[str, ...], expected: list[str]) -> None:
     """Printed like grep prints the lines of many files, with grep's exit code."""
-    done = cli("search", WORKFLOW, *arguments, URL=service.url, TOKEN=service.token())
+    done = ask("search", WORKFLOW, *arguments)
 
     assert (done.returncode, done.stdout.splitlines()) == (0 if expected else 1, expected)
     assert ("more than 1" in done.stderr) == ("-m" in arguments)
 
 
-def test_a_job_that_cannot_be_searched_is_reported(cli: Cli, service: Service) -> None:
+def test_a_job_that_cannot_be_searched_is_reported(ask: Cli, service: Service) -> None:
     """The others are searched. The exit code is grep's after an error."""
     for name, message in (("easy", "aaz"), ("hard", "ab" * 1_600_000)):
         job = Foreign(str(service.redis_url), "wf_hard", name).lines([message]).end()
         httpx.get(service.url + job.path, headers={"Authorization": f"Bearer {service.token()}"})
-    done = cli("search", "wf_hard", "(?:a.{0,50}){4}z|aaz", "--regex", URL=service.url, TOKEN=service.token())
+    done = ask("search", "wf_hard", "(?:a.{0,50}){4}z|aaz", "--regex")
     assert (done.stdout.splitlines(), done.returncode) == (["easy:1:aaz"], 2)
     assert "hard: line 1 has 3200000 characters" in done.stderr
 
 
-def test_workflows_are_listed(cli: Cli, service: Service) -> None:
+def test_workflows_are_listed(ask: Cli, service: Service) -> None:
     """Newest job first, in text and JSON. With a status, only those whose newest job has it."""
-    settings = {"URL": service.url, "TOKEN": service.token(WORKFLOW, "wf_streams")}
-    listed = [json.loads(line) for line in cli("workflows", "-o", "json", **settings).stdout.splitlines()]
+    ask = partial(ask, TOKEN=service.token(WORKFLOW, "wf_streams"))
+    listed = [json.loads(line) for line in ask("workflows", "-o", "json").stdout.splitlines()]
     by_id = {each["id"]: each for each in listed}
     assert (by_id[WORKFLOW]["jobs"], by_id[WORKFLOW]["running"]) == (3, 0)
     assert [each["last_job_at"] for each in listed] == sorted((each["last_job_at"] for each in listed), reverse=True)
-    text = cli("workflows", **settings).stdout.splitlines()
+    text = ask("workflows").stdout.splitlines()
     assert [line.split()[0] for line in text] == [each["id"] for each in listed]
     line = next(line for line in text if line.startswith(WORKFLOW))
     assert "3 jobs" in line
     assert line.split()[1] == by_id[WORKFLOW]["last_status"] == by_id[WORKFLOW]["recent"][0]
-    failed = [line.split() for line in cli("workflows", "--status", "FAILED", **settings).stdout.splitlines()]
+    failed = [line.split() for line in ask("workflows", "--status", "FAILED").stdout.splitlines()]
     assert [words[0] for words in failed] == [each["id"] for each in listed if each["last_status"] == "FAILED"]
 
 
-def test_a_summary(cli: Cli, service: Service) -> None:
+def test_a_summary(ask: Cli) -> None:
     """The text has line numbers; the JSON is the service's."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
-    text = cli("summary", WORKFLOW, "job_2", **settings).stdout.splitlines()
+    text = ask("summary", WORKFLOW, "job_2").stdout.splitlines()
     assert text[0] == f"job_2 of {WORKFLOW}: FAILED, exit code 3, 20 lines"
     assert text[-1].split() == ["20", "step", "20"]
-    summary = json.loads(cli("summary", WORKFLOW, "job_2", "-o", "json", "--bytes", "1100", **settings).stdout)
+    summary = json.loads(ask("summary", WORKFLOW, "job_2", "-o", "json", "--bytes", "1100").stdout)
     assert summary["job"]["id"] == "job_2"
     assert 0 < len(summary["last"]) < 20
 
 
-def test_where_the_time_went(cli: Cli, service: Service) -> None:
+def test_where_the_time_went(ask: Cli) -> None:
     """The text names the lines around each pause; the JSON is the service's."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
-    assert cli("profile", WORKFLOW, "job_2", **settings).stdout.splitlines()[:6] == [
+    assert ask("profile", WORKFLOW, "job_2").stdout.splitlines()[:6] == [
         f"job_2 of {WORKFLOW}: FAILED",
         "Duration: 19m, usually 19m in job_1.",
         "Nothing was slower than usual.",
@@ -255,7 +249,7 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
         "1m, usually 1m, between these lines:",
         "        1  step 1",
     ]
-    found = json.loads(cli("profile", WORKFLOW, "job_2", "-o", "json", **settings).stdout)
+    found = json.loads(ask("profile", WORKFLOW, "job_2", "-o", "json").stdout)
     assert (found["seconds"], found["slower"], found["complete"]) == (1_140, [], True)
     usual = {"least": 0.1, "median": 0.1, "most": 0.2}
     after, before = ({"sequence_num": number, "message": f"##[group]step {number}"} for number in (3, 4))
@@ -277,15 +271,14 @@ def test_where_the_time_went(cli: Cli, service: Service) -> None:
     assert list(summary_text(summary))[1] == "Slower than any good run: 3.15 s before line 4, usually 0.1 s to 0.2 s."
 
 
-def test_where_a_line_was_seen(cli: Cli, service: Service) -> None:
+def test_where_a_line_was_seen(ask: Cli) -> None:
     """The text names the runs; the JSON is the service's."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
-    text = cli("seen", WORKFLOW, "job_2", "20", **settings).stdout.splitlines()
-    found = json.loads(cli("seen", WORKFLOW, "job_2", "20", "-o", "json", **settings).stdout)
+    text = ask("seen", WORKFLOW, "job_2", "20").stdout.splitlines()
+    found = json.loads(ask("seen", WORKFLOW, "job_2", "20", "-o", "json").stdout)
     total, looked_at = sum(found["seen"].values()), sum(found["looked_at"].values())
     assert text[0].startswith(f"Line 20 of job_2 was seen in {total} of {looked_at} runs: ")
     assert text[-1].split()[0] == f"{found['jobs'][-1]['id']}:{found['jobs'][-1]['sequence_num']}"
-    done = cli("seen", WORKFLOW, "job_2", "21", **settings)
+    done = ask("seen", WORKFLOW, "job_2", "21")
     assert (done.returncode, done.stdout) == (66, "")
     assert done.stderr == f"chronoverse: job_2 of {WORKFLOW} has no such line\n"
 
@@ -337,21 +330,20 @@ def test_a_summary_of_a_long_log(cli: Cli) -> None:
     ],
     ids=str,
 )
-def test_following_what_matches(cli: Cli, service: Service, arguments: tuple[str, ...], expected: list[int]) -> None:
+def test_following_what_matches(ask: Cli, arguments: tuple[str, ...], expected: list[int]) -> None:
     """To the end of the job, with its exit code."""
-    done = cli("logs", "-f", WORKFLOW, "job_2", *arguments, URL=service.url, TOKEN=service.token())
+    done = ask("logs", "-f", WORKFLOW, "job_2", *arguments)
     assert (done.returncode, done.stdout.splitlines()) == (3, [f"step {number}" for number in expected])
 
 
-def test_following_with_an_expression_never_hangs(cli: Cli, service: Service) -> None:
+def test_following_with_an_expression_never_hangs(ask: Cli, service: Service) -> None:
     """Neither on a long line, nor with an expression that the service rejects."""
-    settings = {"URL": service.url, "TOKEN": service.token()}
     lines = ["error 1", "a" * 70_000 + "error 9", "error 2"]
     job = Foreign(str(service.redis_url), "wf_long", "job").lines(lines).end()
     follow = ("logs", "-f", job.workflow_id, job.job_id, "--regex", "--search")
-    done = cli(*follow, "error [0-9]", **settings)
+    done = ask(*follow, "error [0-9]")
     assert (done.returncode, done.stdout.splitlines()) == (0, ["error 1", "error 2"])
-    refused = cli(*follow, r"\p{L}+", **settings)
+    refused = ask(*follow, r"\p{L}+")
     assert (refused.returncode, refused.stdout) == (65, "")
     assert "too expensive for a stream" in refused.stderr
 
@@ -370,9 +362,9 @@ def test_following_with_an_expression_never_hangs(cli: Cli, service: Service) ->
     ],
     ids=str,
 )
-def test_waiting(cli: Cli, service: Service, arguments: tuple[str, ...], code: int, printed: list[str]) -> None:
+def test_waiting(ask: Cli, arguments: tuple[str, ...], code: int, printed: list[str]) -> None:
     """For a line, or for the job's end. The exit code distinguishes both from a timeout."""
-    done = cli("wait", WORKFLOW, *arguments, URL=service.url, TOKEN=service.token())
+    done = ask("wait", WORKFLOW, *arguments)
     assert (done.returncode, done.stdout.splitlines()) == (code, printed)
 
 
