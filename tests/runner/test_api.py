@@ -169,12 +169,12 @@ def test_finish_decides_how_the_job_ends(
 
 
 def test_attempts_continue_one_log(server: RedisServer) -> None:
-    """The end of an attempt leaves the job open for the next one, once its lines are safe."""
+    """An attempt ends once its lines are safe, and leaves the job open for the next one, without its exit code."""
     with contextlib.closing(Store(server.url, durability=Durability.FSYNCED)) as store:
         for attempt in ("first", "second"):
             log = JobLog.open(store, *JOB)
             log.write("stdout", attempt)
-            assert log.finish("PENDING", None)
+            assert log.finish("PENDING", 3)
             assert (read_log(server)[1], server.ask("HGET", key("job"), "status")) == (None, b"RUNNING")
         with JobLog.open(server.url, *JOB) as log:
             log.write("stdout", "third")

@@ -319,6 +319,24 @@ def test_the_command_reads_from_our_terminal(server: RedisServer) -> None:
     assert "you said blue" in read_lines(server)
 
 
+EARLY = """
+import os, subprocess, sys
+from chronoverse.runner.capture.terminals import foreground_process_group
+child = subprocess.Popen([sys.executable, "-c", "print('you said', input())"], process_group=0)
+os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+with foreground_process_group(child.pid):
+    print("ready", flush=True)
+    child.wait(10)
+"""
+
+
+def test_a_command_that_read_before_it_had_our_terminal_continues() -> None:
+    """The system had stopped it for that."""
+    command = [sys.executable, "-c", TERMINAL, "blue\\n", "-c", EARLY]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, b"you said blue" in done.stdout) == (0, True)
+
+
 def test_control_c_on_our_terminal_cancels_the_job(server: RedisServer) -> None:
     """The signal goes directly to the command, and the job is CANCELED."""
     code, _ = on_terminal(server, "\\x03", "time.sleep(60)")
