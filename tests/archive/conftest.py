@@ -22,5 +22,4 @@ def bench_server(request: pytest.FixtureRequest) -> tuple[str, int]:
 
 @pytest.fixture
 def objects(tmp_path: Path) -> FileObjectStore:
-    """An empty archive."""
     return FileObjectStore(tmp_path / "archive")

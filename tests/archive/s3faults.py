@@ -55,7 +55,6 @@ class S3Faults:
 
     @contextlib.contextmanager
     def fault(self, fault: Fault | None) -> Iterator[None]:
-        """Applies ``fault`` within the ``with`` block."""
         with self._lock:
             self._fault = fault
         self._healed.clear()

@@ -32,7 +32,6 @@ NOW = "2026-03-03T10:00:05.123Z"
 
 
 def raw(number: int, message: str, *more: bytes) -> RawEntry:
-    """A line in the store's format."""
     fields = [b"timestamp", NOW.encode(), b"message", message.encode(), b"stream", b"stderr", *more]
     return (b"%d-0" % number, fields)
 

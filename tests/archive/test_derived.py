@@ -42,12 +42,10 @@ def write(store: Store, messages: Iterable[str], status: Status = Status.COMPLET
 
 
 def stored(store: Store, objects: FileObjectStore) -> PackedShapes | None:
-    """The job's stored set of shapes."""
     return read_shape_set(objects.get, JOB, combined_sha256(store.chunks.chunks(JOB)))
 
 
 def stored_timeline(store: Store, objects: FileObjectStore) -> Timeline | None:
-    """The job's stored timeline."""
     return read_timeline(objects.get, JOB, combined_sha256(store.chunks.chunks(JOB)))
 
 
@@ -61,7 +59,6 @@ def timeline_of(store: Store, lines: Iterable[Line]) -> Timeline:
 
 
 def firsts(found: ShapeSet | PackedShapes | None) -> dict[int, int | None]:
-    """The first line of each shape."""
     assert found is not None
     return {shape: found.first_line(shape) for shape in found.hashes}
 
@@ -83,7 +80,6 @@ def set_names(objects: FileObjectStore) -> list[str]:
 
 
 def redact(store: Store, objects: FileObjectStore, number: int) -> RedactionResult:
-    """Redacts one line."""
     return Redaction(store, objects, JOB, RedactionRequest(number, number, lambda line: True, {}, True)).run()
 
 

@@ -25,7 +25,6 @@ LOOK_SECONDS: Final = 20.0
 
 
 def names(objects: FileObjectStore) -> list[str]:
-    """The names of the archive's chunks."""
     return [each.name for each in objects.list("") if each.name != MARK]
 
 
@@ -51,7 +50,6 @@ class Archiving:
         )
 
     def look(self, seconds: float) -> None:
-        """Advances the clock."""
         until = self.now + seconds
         while self.now < until:
             self.now = min(until, self.now + LOOK_SECONDS)

@@ -34,7 +34,6 @@ EXAMPLES: Final = {found["title"]: found for found in _EXAMPLE.finditer(PAGE)}
 
 
 def environ_of(example: re.Match[str]) -> dict[str, str]:
-    """The variables set by an example."""
     return dict(line.split("=", 1) for line in example["settings"].splitlines())
 
 

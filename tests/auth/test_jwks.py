@@ -63,7 +63,6 @@ class Clock:
         return self.now
 
     def sleep(self, seconds: float) -> None:
-        """Advances it instead of sleeping."""
         self.now += seconds
 
 
@@ -75,7 +74,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
-    """An issuer that runs for one test."""
     with Issuer() as issuer:
         yield issuer
 

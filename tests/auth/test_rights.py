@@ -39,14 +39,12 @@ scopes = ["logs:read", "logs:admin"]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """The file."""
     path = tmp_path / "groups.toml"
     path.write_text(GROUPS)
     return path
 
 
 def settings(path: Path) -> Settings:
-    """The settings of a service with this file."""
     return Settings(
         data_dir=path.parent, jwt_secret=SECRET, jwt_workflows_claim="groups", jwt_workflows_map=path, redis_url="x"
     )

@@ -75,7 +75,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def issuer(authority: Authority) -> Iterator[OidcIssuer]:
-    """A trusted issuer."""
     with OidcIssuer(authority.issue("issuer")) as issuer:
         yield issuer
 

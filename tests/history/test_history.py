@@ -90,7 +90,6 @@ class Rig:
         return Viewer(self.replay_cache, self.tail, JOB, self.store.get_job(JOB), after=after)
 
     def read(self) -> None:
-        """Makes the tail read everything available."""
         for _ in range(3):
             self.tail.read_once()
 

@@ -18,7 +18,6 @@ JOB = JobRef("wf_1", "job_1")
 
 
 def pages(store: Store, archive: ArchiveReader, limit: int, descending: bool, page_bytes: int) -> Iterator[Page]:
-    """All pages of the job's log."""
     job = store.require_job(JOB)
     read = LogReader(store, archive, 65_536)
     position, has_more = job.last + 1 if descending else 0, True

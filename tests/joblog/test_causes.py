@@ -14,7 +14,6 @@ READER = LineReader()
 
 
 def cause_of(messages: list[str]) -> Cause | None:
-    """The cause of a log."""
     clues = Clues()
     for number, message in enumerate(messages, 1):
         if READER.is_signal(message):

@@ -35,12 +35,10 @@ NO_TIMESTAMP: Final = "1970-01-01T00:00:00.000Z"
 
 
 def raw(entry_id: str, *fields: str | bytes) -> Raw:
-    """An entry as the store returns it."""
     return entry_id.encode(), [field if isinstance(field, bytes) else field.encode() for field in fields]
 
 
 def line(number: int) -> Raw:
-    """The entry of a valid line."""
     return raw(f"{number}-0", "timestamp", NOW, "message", f"line {number}", "stream", "stdout")
 
 

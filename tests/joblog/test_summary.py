@@ -58,7 +58,6 @@ def summarize(errors: list[Line], last: list[Line], max_bytes: int = 16_384, **m
 
 
 def read(lines: list[Line]) -> Callable[[int], Line]:
-    """Reads one of the lines."""
     return lambda number: next(line for line in lines if line.sequence_num == number)
 
 

@@ -42,7 +42,6 @@ def built(
 
 
 def pauses(timeline: Timeline) -> list[tuple[int, int]]:
-    """Number and pause of each anchor."""
     return [(anchor.number, anchor.pause) for anchor in timeline.anchors]
 
 

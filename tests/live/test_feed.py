@@ -63,7 +63,6 @@ def event_frame(number: int, stream: str | None = "stdout", size: int = 10) -> E
 
 
 def line_frame(number: int) -> EventFrame:
-    """The frame of a line."""
     return frame_of(Line(number, NOW, f"line {number}", "stdout"))
 
 
@@ -235,7 +234,6 @@ def test_slices_that_are_cut_short_end_at_common_positions() -> None:
 
 
 def test_viewers_at_the_same_position_share_one_slice() -> None:
-    """Viewers with the same position and filter get the same slice object."""
     feed = filled(1, 2)
 
     assert take(feed, 0) is take(feed, 0)
@@ -249,7 +247,6 @@ def test_viewers_at_the_same_position_share_one_slice() -> None:
 
 
 def test_at_most_max_slices_are_cached() -> None:
-    """The feed caches exactly MAX_SLICES slices. One more evicts a cached slice."""
     feed = filled(*range(1, MAX_SLICES + 3))
     first = take(feed, 0)
     for position in range(1, MAX_SLICES):
@@ -370,7 +367,6 @@ def test_the_closing_frames(status: Status, last: str) -> None:
 
 
 def test_a_line_that_several_threads_publish_is_in_the_ring_once() -> None:
-    """Eight threads publish the same lines, and each line is in the ring once."""
     feed, threads = Feed(REF, None), 8
     start = threading.Barrier(threads)
 
@@ -598,7 +594,6 @@ def test_the_time_for_a_shared_query_is_taken_by_whoever_has_taken_least() -> No
 
 
 def take_filtered(feed: Feed, line_filter: LineFilter) -> Slice:
-    """The slice of all lines that pass."""
     found = feed.take(0, line_filter)
     assert found is not None
     return found

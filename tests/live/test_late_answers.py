@@ -209,7 +209,6 @@ class Answers(RuleBasedStateMachine):
 
 @pytest.fixture
 def answers(server: RedisServer, store: Store, prefix: str) -> Iterator[type[Answers]]:
-    """The machine with its connections."""
     Answers.ask, Answers.store, Answers.prefix, Answers.runs = server.ask, store, prefix, itertools.count()
     Answers.poller = Store(f"{server.url}?protocol=2", prefix=prefix)
     yield Answers

@@ -80,7 +80,6 @@ class Client:
         self.quiet_since: int | None = None
 
     def count_wake(self) -> None:
-        """Called when the viewer is woken."""
         self.wakes += 1
 
     def over(self) -> bool:

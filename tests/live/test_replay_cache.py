@@ -69,7 +69,6 @@ class Rig:
         return segment
 
     def walk(self, cursor: int) -> list[ReplaySegment]:
-        """All segments after ``cursor``."""
         found: list[ReplaySegment] = []
         in_time = deadline(30, "the last segment")
         while in_time() and (segment := self.cache.read_after(JOB, None, cursor, 8)):

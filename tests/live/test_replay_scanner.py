@@ -42,14 +42,12 @@ class Rig:
         self._theirs = ReplayCache(self.source, clock=self.clock)
 
     def scan(self, scan: ReplayScan, subject: str) -> tuple[bytes, int]:
-        """The scan server's answer."""
         self.asked.append(scan)
         if self.fault:
             raise self.fault
         return read_frames(self._theirs, scan, PageBudget(page_bytes=300, clock=self.clock))
 
     def redact(self, number: int) -> None:
-        """Records a redaction, like the script does."""
         job = self._key.removesuffix("log")
         self._server.ask("HSET", f"{job}job", "redactions", "1")
         self._server.ask("RPUSH", f"{job}audit", f'{{"from":{number},"to":{number},"count":1}}')
@@ -72,7 +70,6 @@ class Rig:
     def viewer(
         self, line_filter: LineFilter, after: int, scan: ReplayScanner | None, expires_at: float = math.inf
     ) -> Viewer:
-        """A viewer of the job in its current state."""
         cache = ReplayCache(self.source, clock=self.clock, scan=scan)
         job = self.source.get_job(JOB)
         return Viewer(cache, self.tail, JOB, job, after=after, line_filter=line_filter, expires_at=expires_at)

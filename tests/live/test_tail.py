@@ -180,7 +180,6 @@ def test_a_new_job_does_not_wait_for_other_jobs(server: RedisServer, prefix: str
 
 
 def test_viewers_get_only_their_own_jobs_lines(world: World) -> None:
-    """Each of 100 viewers gets the three lines of its own job, and no others."""
     for number in range(100):
         world.watch(job(number))
     for _ in range(3):
@@ -284,7 +283,6 @@ def test_a_thread_continues_after_an_unexpected_error(server: RedisServer, prefi
 
 
 def tail_threads() -> list[str]:
-    """The names of the tail's living threads."""
     return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("tail-"))
 
 

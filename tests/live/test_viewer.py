@@ -110,7 +110,6 @@ def started(rig: Rig, **options: Any) -> Viewer:
 
 
 def event_data(chunk: bytes) -> list[tuple[str, str]]:
-    """The (event, data) pairs of a chunk."""
     return [(event.event, event.data) for event in events(chunk)]
 
 
@@ -128,7 +127,6 @@ def names(chunk: bytes) -> list[str]:
 
 
 def write_as_own_runner(rig: Rig, lines: int) -> Attempt:
-    """Opens an attempt as our own runner does, and writes ``lines`` lines."""
     attempt = rig.store.open(JOB, "token")
     rig.store.append(attempt, [Line(number, STAMP, f"line {number}", "stdout") for number in range(1, lines + 1)])
     return attempt
@@ -356,7 +354,6 @@ def test_a_stream_ends_in_time(rig: Rig, limit: str, frame: bytes, reason: str) 
 
 
 def test_a_drained_stream_ends_with_a_retry_time(rig: Rig) -> None:
-    """A drained viewer ends without `end` or error, and with its own reconnection time."""
     rig.write(1, 1)
     viewer = started(rig)
     due: list[float] = []

@@ -87,7 +87,6 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     ],
 )
 def test_a_valid_value_is_accepted(name: str, text: str, value: object) -> None:
-    """Each setting has its own type."""
     assert getattr(read(**{name: text}), name.lower()) == value
 
 
@@ -164,7 +163,6 @@ def test_a_valid_value_is_accepted(name: str, text: str, value: object) -> None:
     ],
 )
 def test_an_invalid_value_is_named(name: str, text: str) -> None:
-    """The message names the variable."""
     with pytest.raises(SettingsError, match=rf"^{name if name == 'WEB_CONCURRENCY' else f'CHRONOVERSE_{name}'} must "):
         read(**{name: text})
 
@@ -342,5 +340,4 @@ def test_an_archive_url_of_another_form_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["none", "file:///var/logs", "s3://logs", "s3://my.logs-1/some/prefix"])
 def test_a_good_archive_url_is_accepted(text: str) -> None:
-    """It is kept unchanged."""
     assert archive_url(text) == text

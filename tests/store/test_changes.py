@@ -31,7 +31,6 @@ def store(bench: Bench) -> Store:
 
 
 def changes(bench: Bench, workflow_id: str = JOB.workflow_id) -> list[Change]:
-    """All changes of the workflow."""
     key = bench.key("changes", JobRef(workflow_id, "any"))
     return [read_change(workflow_id, entry) for entry in bench.ask("XRANGE", key, "-", "+")]
 

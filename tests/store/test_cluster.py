@@ -32,7 +32,6 @@ LONG: Final = 20.0
 
 @pytest.fixture
 def store(cluster: Cluster, prefix: str) -> Iterator[Store]:
-    """A store with an unused prefix."""
     store = Store(cluster.url, prefix=prefix)
     yield store
     store.close()
@@ -49,7 +48,6 @@ def jobs(cluster: Cluster, store: Store) -> list[JobRef]:
 
 @contextlib.contextmanager
 def reading(store: Store, block_seconds: float) -> Iterator[LiveReader]:
-    """The store's live reader."""
     with contextlib.closing(store.live_reader(block_seconds)) as reader:
         yield reader
 

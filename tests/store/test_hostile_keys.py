@@ -147,7 +147,6 @@ class BadValue(NamedTuple):
 
 
 def _command(name: str, kind: str, command: str, *arguments: Any) -> BadValue:
-    """A command on one of the job's keys."""
     return BadValue(name, lambda bench, job: bench.ask(command, bench.key(kind, job), *arguments))
 
 
@@ -159,8 +158,6 @@ def _commands(kind: str, command: str, *arguments: Any, values: Iterable[Any]) -
 
 
 def other_types(kind: str) -> Iterator[BadValue]:
-    """A key of every wrong type."""
-
     def bad(name: str, command: str, *arguments: Any) -> BadValue:
         def write(bench: Bench, job: JobRef) -> None:
             bench.ask("DEL", bench.key(kind, job))
@@ -337,7 +334,6 @@ class World:
             self.make(state, job)
 
     def write_bad_values(self) -> None:
-        """Writes the bad values into the bad jobs' keys."""
         for job, bad in self.bad_values.items():
             bad.write(self.bench, job)
 
@@ -346,7 +342,6 @@ class World:
         return archive(self.bench.store, self.objects, hot_bytes=HOT_BYTES, retention_seconds=7 * DAY)
 
     def watch(self) -> None:
-        """Watches every job with the tail."""
         for job in (*self.bad_values, *(ref for state in GOOD_STATES for ref in self.good(state))):
             self.feeds[job] = self.tail.join(job, self.store.get_job(job), Waiting())
 

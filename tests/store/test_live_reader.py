@@ -81,7 +81,6 @@ class World:
         return None
 
     def read_all(self) -> dict[JobRef, list[int]]:
-        """Reads until a read is empty."""
         everything: dict[JobRef, list[int]] = {}
         in_time = deadline(SOON, "a read brings nothing")
         while in_time() and (found := self.read()):

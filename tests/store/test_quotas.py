@@ -20,7 +20,6 @@ OTHER = JobRef("wf_1", "job_2")
 
 
 def tens(first: int, last: int) -> list[Line]:
-    """Lines of ten bytes each."""
     return [Line(number, NOW, f"{number:010}", "stdout") for number in range(first, last + 1)]
 
 

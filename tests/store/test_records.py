@@ -26,7 +26,6 @@ def numbered(first: int, last: int, generation: str = "aa", name: str = "a.log",
 
 
 def plain(digest: str, *texts: str, end: tuple[Status, int | None] | None = None) -> RecordBatch:
-    """Records without numbers."""
     runs = [RecordRun(NOW, "stderr", False, 0, 0, 0, [text.encode() for text in texts])] if texts else []
     return RecordBatch(runs, digest, end=end)
 

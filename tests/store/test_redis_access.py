@@ -213,7 +213,6 @@ def archive_all(store: Store) -> None:
 
 
 def prepare(store: Store) -> None:
-    """Writes the existing jobs."""
     store.open(LOST, "token")
     store.catalog.change_settings(JOB.workflow_id, job_bytes=12)
     exceed_quota(store, store.open(OVER, "token"), 1)

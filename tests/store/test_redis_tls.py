@@ -82,7 +82,6 @@ def cluster(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]
     ],
 )
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """Each kind of store."""
     start: Callable[..., contextlib.AbstractContextManager[Secured]] = request.param
     with start(tmp_path_factory.mktemp("secured"), TlsCertificates(tmp_path_factory.mktemp("certificates"))) as secured:
         yield secured

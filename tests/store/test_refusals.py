@@ -120,7 +120,6 @@ def expiring(bench: Bench) -> set[str]:
 
 
 def outcome(bench: Bench, state: str, operation: str) -> str:
-    """The table's cell."""
     attempt = bench.store.open(JOB, "a")
     bench.store.append(attempt, make_lines(1, 2))
     for step in STATES[state]:

@@ -303,7 +303,6 @@ def test_a_corrupt_log_can_be_ended(bench: Bench, store: Store, attempt: Attempt
 
 @pytest.fixture
 def deleted(store: Store, attempt: Attempt) -> Attempt:
-    """An attempt at a job that ended and was deleted."""
     store.append(attempt, make_lines(1, 2))
     finish(store, attempt, 3)
     delete_job(store, None, JOB, tombstone_ms=60_000)

@@ -155,7 +155,6 @@ def test_no_job_is_lost_while_the_server_is_up_for_less_than_a_lease(bench: Benc
 
 @contextlib.contextmanager
 def no_memory(bench: Bench) -> Iterator[None]:
-    """Out of memory."""
     bench.ask("CONFIG", "SET", "maxmemory", "1")
     try:
         yield
@@ -181,7 +180,6 @@ def no_disk(bench: Bench) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_replica(bench: Bench) -> Iterator[None]:
-    """Fewer replicas than ``min-replicas-to-write`` requires."""
     bench.ask("CONFIG", "SET", "min-replicas-to-write", "1")
     try:
         yield

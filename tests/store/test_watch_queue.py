@@ -17,7 +17,6 @@ EVENTS: Final = [Event(f"ended.{number}", "job_1", 1, "FAILED", 1_000 * number) 
 
 
 def claimed(bench: Bench, *watches: Watch) -> list[str]:
-    """The names of the due events."""
     refs = [JobRef(each.workflow_id, each.id) for each in watches or (WATCH,)]
     return [event.name for _, event in bench.store.watches.claim(refs).values()]
 

@@ -77,7 +77,6 @@ def pair() -> Iterator[tuple[socket, socket]]:
 
 
 def ask(app: ScanApp, asked: LineScan, sock: socket) -> tuple[str, bytes]:
-    """An answer's status and body."""
     said: list[str] = []
     environ = {"PATH_INFO": asked.PATH, "wsgi.input": BytesIO(asked.to_json()), "gunicorn.socket": sock}
     (body,) = app(environ, lambda status, headers: said.append(status))

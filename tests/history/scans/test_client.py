@@ -29,7 +29,6 @@ BEGINS: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 @pytest.fixture
 def endpoint() -> Iterator[ScanEndpoint]:
-    """An endpoint without a server."""
     found = ScanEndpoint()
     yield found
     found.listener.close()
@@ -61,7 +60,6 @@ def client_of(endpoint: ScanEndpoint) -> ScanClient:
 
 
 def ask(scans: ScanClient) -> Page:
-    """The answer to a scan."""
     asked = LineScan(
         workflow_id="wf_1", job_id="job_1", position=0, limit=1, asked_at=time.monotonic(), patience=PATIENCE
     )

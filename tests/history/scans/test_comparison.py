@@ -42,7 +42,6 @@ def scan(job_id: str, **fields: Any) -> LineScan:
 
 @functools.cache
 def shape_of(message: str) -> str:
-    """A message's shape."""
     return ShapeHasher().shape(message)
 
 

@@ -30,7 +30,6 @@ ENDS: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST)
 
 @functools.cache
 def shape_of(message: str) -> str:
-    """A message's shape."""
     return ShapeHasher().shape(message)
 
 
@@ -85,7 +84,6 @@ def workflow(store: Store, tmp_path: Path) -> Workflow:
 
 
 def ask(app: ScanApp, job_id: str, line: int, jobs: int = 200, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One page of a line's history."""
     common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "asked_at": BEGAN, "patience": 1e9}
     scan = HistoryScan(line=line, jobs=jobs, **(common | fields))
     return app.read_history(HistoryScan.from_json(scan.to_json()))
@@ -207,7 +205,6 @@ def test_a_redaction_and_a_deletion_reach_all_counts(workflow: Workflow) -> None
 
 
 def summarize(workflow: Workflow, job_id: str, **more: Any) -> dict[str, Any]:
-    """A job's summary."""
     fields: dict[str, Any] = {"asked_at": BEGAN, "patience": 5.0, "page_bytes": 16_384, **more}
     scan = SummaryScan.from_json(SummaryScan(workflow_id="wf_1", job_id=job_id, **fields).to_json())
     found: dict[str, Any] = orjson.loads(workflow.app().read_summary(scan))

@@ -62,7 +62,6 @@ def workflow(store: Store, tmp_path: Path) -> Workflow:
 
 
 def profile(app: ScanApp, job_id: str, **fields: Any) -> dict[str, Any]:
-    """A job's profile."""
     common: dict[str, Any] = {"workflow_id": "wf_1", "job_id": job_id, "asked_at": NOW, "patience": 1e9}
     scan = ProfileScan(**(common | fields))
     found: dict[str, Any] = orjson.loads(app.read_profile(ProfileScan.from_json(scan.to_json())))
@@ -70,7 +69,6 @@ def profile(app: ScanApp, job_id: str, **fields: Any) -> dict[str, Any]:
 
 
 def summary(app: ScanApp, job_id: str) -> dict[str, Any]:
-    """A job's summary."""
     scan = SummaryScan(workflow_id="wf_1", job_id=job_id, asked_at=NOW, patience=1e9, page_bytes=16_384)
     found: dict[str, Any] = orjson.loads(app.read_summary(scan))
     return found

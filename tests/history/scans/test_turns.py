@@ -20,7 +20,6 @@ SHORT_SECONDS: Final = 0.1
 
 @pytest.fixture
 def file() -> Iterator[int]:
-    """The file of the turns."""
     descriptor = os.memfd_create("turns")
     yield descriptor
     os.close(descriptor)

@@ -41,7 +41,6 @@ def scan(**fields: Any) -> WorkflowScan:
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> FileObjectStore:
-    """The archive of all tests."""
     return FileObjectStore(tmp_path_factory.mktemp("archive"))
 
 
@@ -70,7 +69,6 @@ def logs(server: RedisServer, objects: FileObjectStore) -> Iterator[tuple[Store,
 
 
 def pages(app: ScanApp, **fields: Any) -> Iterator[JobsPage]:
-    """All pages of a search."""
     start = None
     for _ in range(2_000):
         # A scan that has waited gets no turn. Here the clock advances constantly.
