@@ -1,13 +1,10 @@
 """A viewer on a clock that the tests move: first frames, replay, live lines, and every way in which a stream ends."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ShareExceeded, StoreError, StoreUnavailable
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
@@ -17,7 +14,6 @@ from chronoverse.live.tail import CHECK_SECONDS, Tail
 from chronoverse.live.viewer import CURSOR_SECONDS, RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.live.workflow_viewer import WorkflowViewer
 from chronoverse.store import Store
-from tests.support.archives import archive_up_to
 from tests.support.reading import Clock, ControlledStore, drain, drained, events, redis_fields
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
@@ -783,17 +779,6 @@ def test_a_replay_is_throttled_between_its_segments(rig: Rig) -> None:
     sizes = [len(chunk) for chunk in chunks if names(chunk)[0].startswith("log")]
     assert throttled == sizes[: len(throttled)]
     assert throttled
-
-
-def test_lines_that_were_archived_before_the_tail_read_them_are_no_gap(rig: Rig, tmp_path: Path) -> None:
-    objects = FileObjectStore(tmp_path)
-    rig.replay_cache = ReplayCache(rig.source, ArchiveReader(objects, rig.store.chunks.chunk), clock=rig.clock)
-    attempt = write_as_own_runner(rig, 2)
-    viewer = started(rig)
-    rig.store.append(attempt, [Line(number, STAMP, f"line {number}", "stdout") for number in range(3, 8)])
-    archive_up_to(rig.store, objects, JOB, 5, trim=True)
-    rig.run_tail_once()
-    assert names(drained(viewer)) == [f"log {number}" for number in range(3, 8)]
 
 
 @pytest.mark.parametrize(("entries", "span"), [(1, (2, 2)), (0, (1, 3))], ids=["in the list", "lost"])
