@@ -67,3 +67,16 @@ def filter_by_many_expressions() -> None:
 def test_the_states_of_many_expressions_need_little_memory() -> None:
     """Cached matchers stay as long as their streams."""
     assert bytes_left_by(filter_by_many_expressions) < 20 * 2**20
+
+
+def test_changes_pass_by_status_and_labels_of_their_jobs() -> None:
+    """A deleted job passes whatever its labels were, if nobody knows them."""
+    main, other = (("branch", "main"),), (("branch", "other"),)
+    jobs = [("FAILED", main), ("FAILED", other), ("RUNNING", main), ("DELETED", ()), ("DELETED", other), ("FAILED", ())]
+    for wanted, passing in (
+        (LineFilter(status="FAILED"), [0, 1, 5]),
+        (LineFilter(labels=main), [0, 2, 3]),
+        (LineFilter(status="FAILED", labels=main), [0]),
+    ):
+        selected = wanted.select([(None, job) for job in jobs])
+        assert [at for at, passes in enumerate(selected) if passes] == passing

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Final
 
@@ -172,6 +173,12 @@ def test_the_scan_server_learns_of_a_redaction_of_an_ended_log(rig: Rig, store: 
     viewer.close()
     told = [each.is_redacted for each in rig.asked]
     assert (told[0], set(told[1:])) == (False, {True})
+    # With that, it reads the lines again.
+    reads = list[int]()
+    for is_redacted in (False, False, True):
+        rig.scan(replace(rig.asked[0], is_redacted=is_redacted), "")
+        reads.append(rig.source.calls["read"])
+    assert reads[0] == reads[1] < reads[2]
 
 
 def test_a_late_answer_is_not_cached_for_longer(rig: Rig) -> None:

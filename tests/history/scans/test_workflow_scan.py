@@ -1,5 +1,6 @@
 """A workflow's search finds all matches in its jobs, over any number of pages, and names unreadable jobs."""
 
+import contextlib
 import itertools
 import json
 import random
@@ -23,7 +24,7 @@ from chronoverse.store import Store
 from chronoverse.store.listing import ListedJob
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
-from tests.support.bench import NOW
+from tests.support.bench import NOW, NOW_SECONDS, write_ended
 from tests.support.scans import BEGAN, scan_app, write_job
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
@@ -238,3 +239,14 @@ def test_a_page_can_end_among_deleted_jobs() -> None:
     assert page.position is not None
     assert page.position.job_id == f"gone_{1_000_000 - int(float(page.position.created))}"
     assert next(listed).created_ms > 999_900
+
+
+def test_jobs_of_several_workflows_that_began_together_are_found_once(server: RedisServer, prefix: str) -> None:
+    """Wherever a page ends among them."""
+    with contextlib.closing(Store(server.url, prefix=prefix, clock=lambda: NOW_SECONDS)) as store:
+        refs = [JobRef(workflow_id, job_id) for workflow_id in ("wf_3", "wf_2", "wf_1") for job_id in ("b", "a")]
+        for ref in refs:
+            write_ended(store, ref, 2, text="needle")
+        seen = pages(scan_app(store, None), workflow_id="", prefixes=["wf"], limit=1)
+        jobs = [json.loads(job) for page in seen for job in page.jobs]
+    assert [JobRef(job["workflow_id"], job["id"]) for job in jobs] == refs
