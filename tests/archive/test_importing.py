@@ -30,7 +30,7 @@ from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
 from chronoverse.joblog.watches import Watch
 from chronoverse.store import Store
 from chronoverse.store.changes import read_change
-from tests.support.archivers import all_entries, archive, line_numbers, stepped
+from tests.support.archivers import DAY, all_entries, archive, line_numbers, set_ended, stepped
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, NOW, Bench, make_lines, ticking, write_ended
 from tests.support.commands import chronoverse_argv, environ
@@ -719,3 +719,13 @@ def test_objects_that_decompress_to_gigabytes_are_reported(
     assert "1 jobs imported" in done.stdout, done.stderr
     assert all(f"{name}: {name} does not match what was archived" in done.stderr for name in names), done.stderr
     assert "wf_1/ended: the record of a chunk of wf_1/ended has sizes that no object has" in done.stderr
+
+
+def test_an_end_in_the_future_is_moved_to_now(bench: Bench, objects: FileObjectStore) -> None:
+    """Otherwise a wrong clock would extend the retention."""
+    write_ended(bench.store)
+    assert archive(bench.store, objects, hot_seconds=0) == 0
+    set_ended(bench, objects, JOB, -DAY)
+    empty(bench)
+    assert made(run_import(bench.store, objects)) == {JOB.job_id}
+    assert int(bench.hash()["end_seen_ms"]) <= 1_000 * time.time()

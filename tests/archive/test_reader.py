@@ -164,7 +164,7 @@ def test_plain_lines_are_the_same_bytes_as_from_the_store(tmp_path: Path) -> Non
 
 
 def test_lines_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
-    """For a missing number, or a trimmed beginning."""
+    """For a missing number or a trimmed beginning, even if all following lines are plain: the gap comes first."""
     builder = ArchiveBuilder.in_directory(tmp_path, first=4)
     builder.add([raw_line(4, "four"), raw_line(6, "six")])
     archive = builder.reader()
@@ -172,11 +172,7 @@ def test_lines_with_gaps_are_left_to_entries(tmp_path: Path) -> None:
     assert archive.json_lines(JOB, 0, 9) == []
     entries = archive.entries(JOB, 1, 9)
     assert [each for each in entries if isinstance(each, Gap)] == [Gap(2, 3, "trimmed"), Gap(5, 5, "missing")]
-
-
-def test_lines_after_a_trimmed_beginning_are_left_to_entries(tmp_path: Path) -> None:
-    """Even if all following lines are plain: readers must get the gap first."""
-    builder = ArchiveBuilder.in_directory(tmp_path, first=4)
+    builder.chunks.clear()
     builder.add([raw_line(number, "plain") for number in (4, 5, 6)])
     archive = builder.reader()
     assert archive.json_lines(JOB, 1, 9) == []

@@ -16,7 +16,7 @@ from chronoverse.live.tail import Tail, redacted_since
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store
 from tests.support.examples import examples
-from tests.support.reading import SMALL_RING, Clock, ControlledStore, StreamCheck, drain
+from tests.support.reading import SMALL_RING, Bystander, Clock, ControlledStore, StreamCheck, drain
 from tests.support.servers import RedisServer
 
 STAMP: Final = "2026-03-03T10:00:05.123Z"
@@ -242,26 +242,21 @@ def test_a_job_that_begins_during_a_request_is_not_gone(answers: type[Answers]) 
     world.teardown()
 
 
-def test_lines_reported_only_by_a_replaced_master_are_not_missing(answers: type[Answers]) -> None:
-    """A live viewer gets them once the new master has them."""
+@pytest.mark.parametrize("is_live", [True, False], ids=["live", "replay"])
+def test_lines_reported_only_by_a_replaced_master_are_not_missing(answers: type[Answers], is_live: bool) -> None:
+    """Viewers get them once the new master has them."""
     world = answers()
-    world.connect(0)
+    if is_live:
+        world.connect(0)
     world.append(2)
-    world.read()
-    world.let_a_replaced_master_answer("check", 3)
-    world.poll()
-    assert [check.cursor for _, check in world.viewers] == [2]
-    world.teardown()
-
-
-def test_lines_reported_only_by_a_replaced_master_are_not_missing_in_a_replay(answers: type[Answers]) -> None:
-    """A viewer of older lines gets them once the new master has them."""
-    world = answers()
-    world.append(2)
-    old = world.job_of_a_replaced_master(3)
-    world.source.late["get_job"] = lambda _: old
-    world.connect(0)
-    world.source.late["get_job"] = lambda _: old
+    if is_live:
+        world.read()
+        world.let_a_replaced_master_answer("check", 3)
+    else:
+        old = world.job_of_a_replaced_master(3)
+        world.source.late["get_job"] = lambda _: old
+        world.connect(0)
+        world.source.late["get_job"] = lambda _: old
     world.poll()
     assert [check.cursor for _, check in world.viewers] == [2]
     world.teardown()
@@ -283,12 +278,6 @@ def test_no_redaction_is_hidden_by_a_later_one(store: Store, server: RedisServer
     assert (2, 2) in redacted_since(store, before, now)
 
 
-class _Waiter:
-    due, line_filter, is_replaying = float("inf"), None, False
-
-    def wake(self) -> None: ...
-
-
 def test_lines_that_arrive_while_changes_are_read_hide_no_redaction(
     store: Store, server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +287,7 @@ def test_lines_that_arrive_while_changes_are_read_hide_no_redaction(
     store.append(attempt, [Line(number, STAMP, "text", "stdout") for number in (1, 2)])
     tail = Tail(source, clock=Clock())
     jobs = [each for each in store.get_jobs([workflow, ref]) if isinstance(each, Job)]
-    feeds = [tail.join(each.ref, each, _Waiter()) for each in jobs]
+    feeds = [tail.join(each.ref, each, Bystander()) for each in jobs]
     server.ask("RPUSH", f"{prefix}:{{wf}}:watched:audit", '{"from":1,"to":1,"count":1}')
     server.ask("HINCRBY", f"{prefix}:{{wf}}:watched:job", "redactions", "1")
 

@@ -37,7 +37,7 @@ from tests.support.reading import (
     StreamCheck,
     redis_fields,
 )
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 #: Seconds of a lease, longer than any test: leases end only when the adversary ends them.
@@ -477,13 +477,6 @@ class Reading(RuleBasedStateMachine):
                 self.look_behind_the_scenes()
         if not self.ended:
             self._foreign_end(0, "COMPLETED")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server that ends a blocked read at its timeout, not at its next tenth of a second."""
-    with running(tmp_path_factory.mktemp("server"), None, "--hz", "500") as server:
-        yield server
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from chronoverse.live.tail import (
 from chronoverse.live.viewer import Viewer
 from chronoverse.store import Store, live_reader
 from chronoverse.store.driver import set_changed_keys_handler
-from tests.support.reading import ControlledStore, StreamCheck
+from tests.support.reading import Bystander, ControlledStore, StreamCheck
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
@@ -363,16 +363,6 @@ def test_many_lines_after_a_foreign_end_do_not_undo_it(world: World) -> None:
     world.server.ask("EVAL", f"redis.call('XADD', KEYS[1], '2-0', 'event', 'end') {script}", 1, key)
     wait_until(lambda: watched.viewer.done, SOON, "the stream ends")
     assert watched.viewer.reason == "end"
-
-
-class Bystander:
-    """A waiter that does nothing when woken."""
-
-    due = float("inf")
-    line_filter = None
-    is_replaying = False
-
-    def wake(self) -> None: ...
 
 
 def test_the_end_of_a_log_waits_for_its_last_lines(world: World) -> None:

@@ -15,7 +15,7 @@ from chronoverse.live.viewer import CURSOR_SECONDS, RETRY_READ_SECONDS, STORE_PA
 from chronoverse.live.workflow_viewer import WorkflowViewer
 from chronoverse.store import Store
 from tests.support.reading import Clock, ControlledStore, drain, drained, events, redis_fields
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
 #: The lease time that readers assume. They decide that a runner is lost only when the server has run for longer.
@@ -75,16 +75,6 @@ class Rig:
         for _ in range(seconds):
             self.clock.now += 1
             self.run_tail_once()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server that ends a blocked read within 2 ms of its timeout.
-
-    By default it checks only every tenth of a second.
-    """
-    with running(tmp_path_factory.mktemp("server"), None, "--hz", "500") as server:
-        yield server
 
 
 @pytest.fixture

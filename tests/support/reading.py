@@ -38,6 +38,16 @@ class Clock:
         return self.now
 
 
+class Bystander:
+    """A waiter that does nothing when woken."""
+
+    due = float("inf")
+    line_filter = None
+    is_replaying = False
+
+    def wake(self) -> None: ...
+
+
 class _Hooks:
     """Hooks before and after the calls of a :class:`ControlledStore`, and call counts."""
 
