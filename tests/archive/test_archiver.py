@@ -281,7 +281,10 @@ def test_a_new_run_of_a_job_that_the_store_lost(bench: Bench, objects: FileObjec
     os.utime(tmp_path / "archive" / earlier, (NOW_SECONDS - 600, NOW_SECONDS - 600))
     bench.ask("DEL", *bench.keys())
     run("later")
-    objects.put(f"{JOB.workflow_id}/{JOB.job_id}/orphan", b"")
+    orphan = f"{JOB.workflow_id}/{JOB.job_id}/orphan"
+    objects.put(orphan, b"")
+    # By a clock that is a little behind.
+    os.utime(tmp_path / "archive" / orphan, (NOW_SECONDS - 30, NOW_SECONDS - 30))
     for _ in range(2):
         assert archive(bench.store, objects) == 0
     found = [name for name in names(objects) if not name.endswith("/job.json")]

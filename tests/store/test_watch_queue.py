@@ -6,9 +6,10 @@ from typing import Final
 
 import pytest
 
+from chronoverse.errors import BadRequest
 from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
-from chronoverse.store.watches import CLAIM_SECONDS, KeptWatch
+from chronoverse.store.watches import CLAIM_SECONDS, MAX_WATCHES, KeptWatch
 from tests.support.bench import Bench
 from tests.support.waiting import wait_until
 
@@ -152,3 +153,13 @@ def test_the_state_of_deliveries(state: tuple[int, int, str], now: float, word: 
     assert (shown["state"], shown["waiting"], shown["dropped"]) == (word, 3, 4)
     assert (shown["failing_since"] is None) == (not state[0])
     assert "whsec_" not in str(shown)
+
+
+def test_the_number_of_watches_is_limited(bench: Bench) -> None:
+    """Existing ones can still be replaced."""
+    watches = [replace(WATCH, id=f"watch_{number}") for number in range(MAX_WATCHES)]
+    for watch in (*watches, watches[0]):
+        bench.store.watches.put(watch)
+    with pytest.raises(BadRequest, match=f"at most {MAX_WATCHES} watches"):
+        bench.store.watches.put(WATCH)
+    assert len(bench.store.watches.read("wf_1")) == MAX_WATCHES
