@@ -488,6 +488,12 @@ def test_a_changed_file_applies_immediately(
     with pytest.raises(Unauthorized, match="invalid token"):
         verified(verifier, issuer.token(GITLAB))
     assert issuer.requests == asked
+    # With another URL, the keys at the first one no longer count.
+    path.write_text(block(issuer, TEAM).replace("AUDIENCE", AUDIENCE))
+    verified(verifier, issuer.token(GITLAB))
+    path.write_text(block(issuer, TEAM, jwks_url=json.dumps(f"{other.name}/keys")).replace("AUDIENCE", AUDIENCE))
+    with pytest.raises(Unauthorized):
+        verified(verifier, issuer.token(GITLAB))
 
 
 def test_a_worker_that_starts_with_an_invalid_file_answers_503(trust: Trust, issuer: OidcIssuer) -> None:

@@ -29,7 +29,7 @@ from chronoverse.store import Store
 from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 from tests.support.archivers import DAY, append, archive, set_ended
 from tests.support.bench import Bench, make_lines
-from tests.support.reading import Clock, ControlledStore, redis_fields
+from tests.support.reading import Bystander, Clock, ControlledStore, redis_fields
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -271,17 +271,6 @@ class MemoryObjects:
                 yield StoredObject(name, len(self._objects[name]), time.time())
 
 
-class Waiting:
-    """A viewer that is never due."""
-
-    line_filter = None
-    is_replaying = False
-    due = float("inf")
-
-    def wake(self) -> None:
-        pass
-
-
 class World:
     """Good jobs in two workflows, bad ones in one of them, and what the service does with them."""
 
@@ -343,7 +332,7 @@ class World:
 
     def watch(self) -> None:
         for job in (*self.bad_values, *(ref for state in GOOD_STATES for ref in self.good(state))):
-            self.feeds[job] = self.tail.join(job, self.store.get_job(job), Waiting())
+            self.feeds[job] = self.tail.join(job, self.store.get_job(job), Bystander())
 
     def follow(self) -> None:
         """Does the tail's work of several seconds."""
