@@ -279,17 +279,22 @@ def test_an_unavailable_or_forbidden_store_changes_nothing(issuer: Issuer, caplo
     assert "the keys of other nodes cannot be read" in caplog.text
 
 
-def test_a_clock_that_is_set_back_causes_a_fetch(issuer: Issuer) -> None:
-    """Times in the future cannot be used to calculate an age."""
+@pytest.mark.parametrize("is_down", [False, True])
+def test_a_clock_that_is_set_back_causes_a_fetch(issuer: Issuer, is_down: bool) -> None:
+    """Times in the future cannot be used to calculate an age, not even that of a failed fetch."""
     issuer.keys = [published(EC, "k1")]
     clock = Clock()
     keys = PublishedKeys(issuer.url, clock=clock)
     keys.get("k1")
-    clock.now -= 500
+    if is_down:
+        issuer.keys = None
+        clock.now += REFRESH_SECONDS + 1
+        keys.get("k1")
+    clock.now -= 200 if is_down else 500
 
     issuer.keys = [published(OTHER, "k2")]
     assert keys.get("k2").key_id == "k2"
-    assert issuer.requests == 2
+    assert issuer.requests == 2 + is_down
 
 
 def test_a_withdrawn_key_is_refused_in_time(issuer: Issuer) -> None:

@@ -152,6 +152,14 @@ def test_entries_after_the_end_are_not_read(rig: Rig) -> None:
         assert log.after(position, 2).entries == []
 
 
+def test_a_line_that_shares_its_number_is_not_lost(rig: Rig) -> None:
+    """A page ends between the line and a foreign runner's entry that follows it."""
+    rig.write(5)
+    rig.ask("XADD", rig.key, "5-1", "message", "nowhere")
+    log = TieredLog(rig.store, rig.archive, rig.get_job())
+    assert [(line.sequence_num, line.message) for line in log.before(6, 1).lines] == [(5, "line 5")]
+
+
 def test_without_an_archive_archived_lines_are_unavailable(rig: Rig) -> None:
     """Lines in the store can still be read."""
     rig.write(20)
