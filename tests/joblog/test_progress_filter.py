@@ -93,12 +93,12 @@ def test_a_state_that_was_shown_for_a_while_is_a_line() -> None:
 
 
 @pytest.mark.parametrize("hostile", long_after(2, [b"\r\r\n", b"x" * 5_000 + b"\r", b"\r", b"\rx", b"x\r"]))
-def test_four_megabytes_of_returns_take_linear_time(hostile: bytes) -> None:
+def test_a_megabyte_of_returns_takes_linear_time(hostile: bytes) -> None:
     """In one chunk and in many."""
-    data = hostile * (4_000_000 // len(hostile))
+    data = hostile * (1_000_000 // len(hostile))
     started = time.process_time()
-    for size in (4_000_000, 10_000):
+    for size in (1_000_000, 10_000):
         progress_filter = ProgressFilter()
         for start in range(0, len(data), size):
             progress_filter.feed(data[start : start + size])
-    assert time.process_time() - started < 8
+    assert time.process_time() - started < 2
