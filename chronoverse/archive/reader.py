@@ -109,23 +109,28 @@ class ArchiveReader:
             is_early = frame.latest < (since or "")
             return bool(frame.latest) and (is_early or (until is not None and frame.earliest > until))
 
-        def read_wanted(chunk: Chunk) -> tuple[Sequence[Frame], int, bytes | None]:
+        def read_wanted(chunk: Chunk) -> tuple[str, Sequence[Frame], int, bytes | None]:
             index = chunk.frame_index(number)
             frames = chunk.frames[index::-1] if descending else chunk.frames[index:]
             wanted = _wanted(frames, skip)
             if not wanted:
-                return frames[:1], 0, None
+                return chunk.name, frames[:1], 0, None
             low, high = (wanted[-1], wanted[0]) if descending else (wanted[0], wanted[-1])
-            return wanted, low.offset, self._read_frames(chunk, low, high, math.inf)
+            return chunk.name, wanted, low.offset, self._read_frames(chunk, low, high, math.inf)
 
         while (number := cursor - 1 if descending else cursor + 1) > 0 and (
             found := self._read_chunk(job, number, read_wanted)
         ):
-            frames, start, data = found
+            name, frames, start, data = found
             if descending and frames[0].first > number:
                 return
             for frame in frames:
-                lines = frame_filter(frame_text(frame, data, start)) if data is not None else []
+                try:
+                    lines = frame_filter(frame_text(frame, data, start)) if data is not None else []
+                except ArchiveDamaged:
+                    # The object may be repaired.
+                    self._forget_bytes(name)
+                    raise
                 if descending:
                     lines = [line for line in reversed(lines) if line.sequence_num < cursor]
                     cursor = frame.first
@@ -198,14 +203,17 @@ class ArchiveReader:
         try:
             return read(chunk)
         except ArchiveDamaged:
-            self._read_cache.forget(lambda key: key[0] == chunk.name)
-            self._ahead.forget(lambda key: key[0] == chunk.name)
+            self._forget_bytes(chunk.name)
             # A redaction may have replaced the chunk: the old object is then gone, and a new one is recorded.
             fresh = self.record_cache.fresh_chunk(job, number)
             if fresh is not None and fresh.name == chunk.name:
                 metrics.ARCHIVE_DAMAGED.inc()
                 raise
             return read(fresh) if fresh else None
+
+    def _forget_bytes(self, name: str) -> None:
+        self._read_cache.forget(lambda key: key[0] == name)
+        self._ahead.forget(lambda key: key[0] == name)
 
     def _load_lines(self, chunk: Chunk, index: int) -> tuple[list[bytes], int]:
         """A frame's JSON Lines, and their memory in bytes. Also reads the frames around it."""

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 
 from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.prefilter import matching_lines
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
 from chronoverse.joblog.entries import Entry, RawEntry, plain_frames, read_entries
 from chronoverse.joblog.events import LOG_FRAME
+from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Gap, JobRef, Line
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
@@ -259,6 +262,27 @@ def test_a_repaired_object_is_read_again(tmp_path: Path) -> None:
             (line,) = fresh.entries(JOB, after, 1)
             assert isinstance(line, Line)
             assert line.message.startswith(f"line {after + 1}")
+
+
+@pytest.mark.parametrize("is_searched", [True, False])
+def test_a_repaired_object_that_was_read_ahead_is_searched(tmp_path: Path, is_searched: bool) -> None:
+    """Whether a search or another read found that it was damaged."""
+    builder = ArchiveBuilder.in_directory(tmp_path)
+    builder.fill([raw_line(number, f"line {number}") for number in range(1, 11)], 20, 300)
+    name = builder.chunks[0].name
+    whole = builder.objects.get(name)
+    builder.objects.put(name, b"\0" * len(whole))
+    archive = builder.reader()
+
+    def search() -> list[int]:
+        batches = archive.search(JOB, partial(matching_lines, Matcher("line")), 0)
+        return [line.sequence_num for batch in batches for line in batch.lines]
+
+    archive.read_ahead(JOB)
+    with pytest.raises(ArchiveDamaged):
+        search() if is_searched else archive.entries(JOB, 0, 1)
+    builder.objects.put(name, whole)
+    assert search() == [*range(1, 11)]
 
 
 def test_a_chunk_that_is_replaced_during_a_read(tmp_path: Path) -> None:
