@@ -403,6 +403,21 @@ def test_a_changed_retention_is_applied_within_a_minute(
     assert bench.store.get_job(other) is not None
 
 
+def test_a_job_is_deleted_as_soon_as_its_retention_ends(bench: Bench, objects: FileObjectStore) -> None:
+    """An archiver checks an archived job every five minutes, and then."""
+    write_ended(bench.store)
+    for _ in range(2):
+        assert archive(bench.store, objects, retention_seconds=DAY) == 0
+    set_ended(bench, objects, JOB, DAY - 100)
+    clock = Clock()
+    running = archiver(bench.store, objects, retention_seconds=DAY, monotonic=clock)
+    running.run_once()
+    set_ended(bench, objects, JOB, DAY + 1)
+    clock.now += 101
+    running.run_once()
+    assert bench.store.get_job(JOB) is None
+
+
 def test_a_changed_retention_leaves_archived_jobs_to_the_archiver(bench: Bench, objects: FileObjectStore) -> None:
     """Their keys must not expire before their objects are deleted."""
     write_ended(bench.store)
