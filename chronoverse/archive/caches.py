@@ -4,9 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
-from cachetools import FIFOCache, LRUCache
+from cachetools import LRUCache
 
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk
@@ -91,13 +92,14 @@ class ChunkRecordCache:
         self._find: Final = find
         self._clock: Final = clock
         self._lock = threading.Lock()
-        self._records: FIFOCache[tuple[JobRef, int], tuple[Chunk, float]] = FIFOCache(RECORDS)
+        self._records: dict[tuple[JobRef, int], tuple[Chunk, float]] = {}
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk with line ``number``, or the next one. The record can be :data:`RECORD_SECONDS` old."""
         earliest = self._clock() - RECORD_SECONDS
         with self._lock:
-            for (ref, last), (chunk, asked_at) in self._records.items():
+            # The newest first: a search loads twenty records, and then uses each once.
+            for (ref, last), (chunk, asked_at) in reversed(self._records.items()):
                 if ref == job and chunk.first <= number <= last and asked_at >= earliest:
                     return chunk
         return self.fresh_chunk(job, number)
@@ -105,18 +107,23 @@ class ChunkRecordCache:
     def load(self, find: Callable[[], Mapping[JobRef, Chunk]]) -> None:
         """Caches the records that ``find`` reads at once."""
         asked_at = self._clock()
-        found = find()
-        with self._lock:
-            self._records.update({(job, chunk.last): (chunk, asked_at) for job, chunk in found.items()})
+        self._add(find(), asked_at)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
         """Like :meth:`chunk`, but always reads the store. Caches the record."""
         asked_at = self._clock()
         chunk = self._find(job, number)
         if chunk is not None:
-            with self._lock:
-                self._records[job, chunk.last] = chunk, asked_at
+            self._add({job: chunk}, asked_at)
         return chunk
+
+    def _add(self, found: Mapping[JobRef, Chunk], asked_at: float) -> None:
+        with self._lock:
+            for job, chunk in found.items():
+                self._records.pop((job, chunk.last), None)
+                self._records[job, chunk.last] = chunk, asked_at
+            for key in [*islice(self._records, max(len(self._records) - RECORDS, 0))]:
+                del self._records[key]
 
     def forget(self, job: JobRef) -> None:
         with self._lock:
