@@ -36,7 +36,7 @@ def read_jobs_page(
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
-    wanted = _ahead(_wanted(scan, listed), read_ahead)
+    wanted = _ahead(_wanted(scan, listed), read_ahead, lambda: scan.limit - len(jobs))
     for number, (created_ms, ref, job) in enumerate(wanted):
         if len(jobs) == scan.limit or (number and budget.is_used_up()):
             return JobsPage(jobs, position)
@@ -75,8 +75,12 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
         yield each if is_wanted and time_range.has(started) else each._replace(job=None)
 
 
-def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None]) -> Iterator[ListedJob]:
-    """``listed``, unchanged. Passes jobs to ``read_ahead`` up to twelve jobs before their search."""
+def _ahead(
+    listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None], room: Callable[[], int]
+) -> Iterator[ListedJob]:
+    """``listed``, unchanged. Passes jobs to ``read_ahead`` up to twelve jobs before their search, but not more than
+    there is ``room`` for on the page.
+    """
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:
@@ -89,7 +93,7 @@ def _ahead(listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None]
     try:
         for each in listed:
             waiting.append((each, read_ahead(each.job) if each.job and waiting else None))
-            if len(waiting) > 12:
+            while len(waiting) > max(0, min(12, room() - 1)):
                 yield begin()
         while waiting:
             yield begin()
