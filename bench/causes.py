@@ -161,7 +161,8 @@ def cpu(messages: list[str], reader: LineReader) -> list[float]:
     errors = FoundLines(lambda text: others.hashes([text])[0], lambda _: -1, 1, len(lines))
     known: set[int] = set()
     times = [time.process_time()]
-    for line in (line for frame in frames for line in matching_lines(reader.signal, frame)):
+    found = (Batch([], 0, False, matching_lines(reader.signal, frame)) for frame in frames)
+    for line in (line for batch in found for line in batch.lines):
         features, is_error = reader.read(line.message)
         clues.add(line.sequence_num, features)
         if is_error:

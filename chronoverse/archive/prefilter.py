@@ -1,23 +1,39 @@
-"""Finds matching lines in a frame's JSON Lines. Searches the bytes, and decodes only the *candidates* that it finds:
+"""Finds matching lines in a frame's JSON Lines. Searches the bytes, and decodes only what that leaves undecided:
 decoding a line takes 0.7 µs.
 """
 
+import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from chronoverse.archive.codec import decode_lines
 from chronoverse.errors import SearchTooExpensive
-from chronoverse.joblog.matcher import Matcher, strip_sequences
+from chronoverse.joblog.entries import Match
+from chronoverse.joblog.matcher import Matcher, Span, strip_sequences
 from chronoverse.joblog.model import Line
 
 PART_BYTES: Final = 16 * 2**10
+#: The JSON of a line whose message is the same there: short, ASCII, and without escapes.
+_PLAIN: Final = re.compile(
+    rb'\{"timestamp":"[^"\\]*","message":"([^"\\\x80-\xff]{0,4096})","sequence_num":([0-9]+),"stream":"\w+"'
+    rb'(?:,"partial":true)?\}\n'
+)
 
 
-def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
-    for candidates in _searches(matcher, text) if matcher.is_feasible(len(text)) else ():
-        if candidates is not None:
-            return _verify(matcher, candidates)
-    lines: list[Line] = []
+class _Candidates(NamedTuple):
+    """``matches``, and JSON Lines that may match."""
+
+    matches: list[Match]
+    lines: dict[bytes, None]
+
+
+def matching_lines(matcher: Matcher, text: bytes) -> list[Line | Match]:
+    """The lines of a frame that match. Those whose matches the search has found are a :class:`Match`."""
+    for found in _searches(matcher, text) if matcher.is_feasible(len(text)) else ():
+        if found is not None:
+            verified = _verify(matcher, b"".join(found.lines)) if found.lines else []
+            return sorted([*found.matches, *verified], key=_number) if verified else [*found.matches]
+    lines: list[Line | Match] = []
     start = 0
     while start < len(text):
         # Small parts: a match across several lines is searched for again from each of them.
@@ -29,42 +45,72 @@ def matching_lines(matcher: Matcher, text: bytes) -> list[Line]:
     return lines
 
 
-def _searches(matcher: Matcher, text: bytes) -> Iterator[bytes | None]:
+def _searches(matcher: Matcher, text: bytes) -> Iterator[_Candidates | None]:
     """Searches for all candidates. Each search is slower than the one before, but excludes more lines."""
     if in_json := matcher.in_json:
-        yield _candidates(text, in_json(text), matcher.in_interrupted_json(text))
+        is_whole = matcher.is_whole_in_json
+        yield _candidates(text, is_whole, in_json(text), matcher.in_interrupted_json(text))
         # The last pattern is rarely needed, and takes 0.2 ms to compile.
-        yield _candidates(text, matcher.in_any_json(text))
+        yield _candidates(text, is_whole, matcher.in_any_json(text))
     elif in_line := matcher.in_unescaped_json:
-        yield _candidates(text, in_line(text), _escapes(text))
+        found = _candidates(text, True, in_line(text))
+        yield found and _add_escaped(text, found)
 
 
-def _escapes(text: bytes) -> Iterator[tuple[int, int]]:
-    """The first backslash of each line that has one, as a span."""
-    position = text.find(b"\\")
+def _add_escaped(text: bytes, found: _Candidates) -> _Candidates | None:
+    """Adds all lines with a backslash. None if there are many."""
+    lines, find = found.lines, text.find
+    position = find(b"\\")
     while position >= 0:
-        yield position, position + 1
-        position = text.find(b"\\", text.find(b"\n", position) + 1 or len(text))
+        stop = find(b"\n", position) + 1 or len(text)
+        lines[text[text.rfind(b"\n", 0, position) + 1 : stop]] = None
+        if len(lines) > 32 and len(lines) > stop // 1024:
+            return None
+        position = find(b"\\", stop)
+    return found
 
 
-def _candidates(text: bytes, *searches: Iterator[tuple[int, int]]) -> bytes | None:
-    """The lines in which a span of ``searches`` starts. None if there are many spans: decoding all lines is faster."""
-    candidates: dict[int, bytes] = {}
+def _candidates(text: bytes, is_whole: bool, *searches: Iterator[Span]) -> _Candidates | None:
+    """The lines in which a span of ``searches`` starts. None if there are many spans: decoding all lines is faster.
+
+    ``is_whole``: a span in a line without escapes is a whole match.
+    """
+    lines: dict[int, tuple[int, list[Span]]] = {}
     for spans in searches:
         position = 0
+        same_line: list[Span] = []
         for count, (start, end) in enumerate(spans):
             if start >= position:
                 line_start = text.rfind(b"\n", position, start) + 1 or position
                 position = text.find(b"\n", start) + 1 or len(text)
-                candidates[line_start] = text[line_start:position]
+                same_line = []
+                _, same_line = lines.setdefault(line_start, (position, same_line))
             # The next match starts after this one, so a match across lines can hide others.
-            if count >= max(32, position // 1024) or end > position:
+            if (count >= 32 and count >= position // 1024) or end > position:
                 return None
-    return b"".join([candidates[line_start] for line_start in sorted(candidates)])
+            same_line.append((start, end))
+    found = _Candidates([], {})
+    for line_start, (stop, same_line) in sorted(lines.items()) if len(searches) > 1 else lines.items():
+        plain = _PLAIN.match(text, line_start) if is_whole else None
+        if plain is None:
+            found.lines[text[line_start:stop]] = None
+            continue
+        # The quotation marks around a message are no part of a word, so the same matches are in the message alone.
+        first, last = plain.span(1)
+        inside = [(start - first, end - first) for start, end in same_line if first <= start < end <= last]
+        if len(inside) < len(same_line) and any(
+            start == end or (start < first < end) or (start < last < end) for start, end in same_line
+        ):
+            found.lines[text[line_start:stop]] = None
+        elif inside:
+            found.matches.append(Match(int(plain[2]), text[line_start : stop - 1], inside))
+    return found
 
 
 def _verify(matcher: Matcher, lines: bytes) -> list[Line]:
     decoded = decode_lines(lines)
+    if not matcher.may_match(each["message"] for each in decoded):
+        return []
     if matcher.in_joined_lines is not None:
         return [Line.from_json(each) for each in _joined_matches(matcher, decoded)]
     return [Line.from_json(each) for each in decoded if matcher.matches(each["message"])]
@@ -87,3 +133,7 @@ def _joined_matches(matcher: Matcher, decoded: list[dict[str, Any]]) -> Iterator
         if found < stop and ((is_exact and joined.find(b"\n", found, end) < 0) or matcher.matches(line["message"])):
             yield line
         start = stop
+
+
+def _number(found: Line | Match) -> int:
+    return found.sequence_num

@@ -13,7 +13,7 @@ from chronoverse.archive.derived import read_shape_set, read_timeline
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
 from chronoverse.joblog.chunk import Chunk, Frame
-from chronoverse.joblog.entries import Batch, Entry, missing_numbers
+from chronoverse.joblog.entries import Batch, Entry, Match, missing_numbers
 from chronoverse.joblog.model import MAX_NUMBER, Gap, Job, JobRef, Line, TimeRange
 from chronoverse.joblog.shapes import PackedShapes
 from chronoverse.joblog.timelines import Timeline
@@ -28,7 +28,7 @@ SHAPES_BYTES: Final = 32 * 2**20
 _SEARCH_BYTES: Final = 2**20
 
 _Result = TypeVar("_Result")
-FrameFilter = Callable[[bytes], list[Line]]
+FrameFilter = Callable[[bytes], Sequence[Line | Match]]
 
 
 class ArchiveReader:
@@ -137,7 +137,7 @@ class ArchiveReader:
                 else:
                     lines = [line for line in lines if line.sequence_num > cursor]
                     cursor = frame.last
-                yield Batch([*lines], cursor, is_last=False, is_match=True)
+                yield Batch([], cursor, is_last=False, matches=lines)
 
     def read_ahead(self, job: JobRef) -> None:
         """Caches what a :meth:`search` of the whole log of ``job`` would read first. Thread-safe."""

@@ -121,7 +121,7 @@ def line_json(line: Line, **more: object) -> bytes:
     """A line's JSON on a page, with the fields ``more`` added. Truncates and marks a message that is too long."""
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
-    return orjson.dumps({**line.to_json(), **more}) if more else line.encode()
+    return b"%b,%b" % (line.encode()[:-1], orjson.dumps(more)[1:]) if more else line.encode()
 
 
 def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:

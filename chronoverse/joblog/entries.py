@@ -28,21 +28,35 @@ Entry = Line | Gap | End | OutOfSequence
 RawEntry = Sequence[Any]
 
 
+class Match(NamedTuple):
+    """A matching line: its number, its JSON as :meth:`Line.encode` returns it, and the matches in its message."""
+
+    sequence_num: int
+    json: bytes
+    spans: Sequence[tuple[int, int]]
+
+
 class Batch(NamedTuple):
     """Entries in the requested order.
 
-    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. ``is_match``: every
-    line is known to match the search.
+    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. ``matches``: instead
+    of entries, lines that are known to match a search.
     """
 
     entries: list[Entry]
     position: int
     is_last: bool
-    is_match: bool = False
+    matches: Sequence["Line | Match"] | None = None
+
+    @property
+    def is_match(self) -> bool:
+        return self.matches is not None
 
     @property
     def lines(self) -> list[Line]:
-        """The entries that are lines."""
+        """The entries that are lines, or the matches."""
+        if self.matches is not None:
+            return [each if isinstance(each, Line) else Line.decode(each.json) for each in self.matches]
         return [entry for entry in self.entries if type(entry) is Line]
 
 

@@ -23,6 +23,7 @@ MAX_JOINED_PROGRAM: Final = 200
 
 #: Terminal control sequences: CSI, and string sequences such as OSC. Each ends at the next ESC, for linear time.
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
+_STRING_SEQUENCE: Final = re.compile("\x1b[]PX^_]")
 
 #: Matches control sequences in a JSON string, and some other text. A case-sensitive beginning is ten times as fast.
 _JSON_SEQUENCE: Final = (
@@ -36,8 +37,10 @@ _TOKENS: Final = re.compile(r"(?s)\\.|\[\^|.")
 #: Anchors match at the ends of a line, but not at the same places in its JSON. ``\Q`` can hide an anchor.
 _ANCHORS: Final = frozenset({"^", "$", r"\A", r"\z", r"\Q"})
 
+#: A match, as [start, end).
+Span = tuple[int, int]
 #: Finds spans in JSON Lines.
-SpanFinder = Callable[[bytes], Iterator[tuple[int, int]]]
+SpanFinder = Callable[[bytes], Iterator[Span]]
 
 _TOO_EXPENSIVE: Final = "is too expensive a regular expression: use smaller repetitions and fewer classes"
 
@@ -94,7 +97,10 @@ class Matcher:
         """Searches all ``texts`` at once. False if certainly none matches; True can be wrong."""
         joined = "\n".join(texts)
         if "\x1b" in joined:
-            return True
+            if _STRING_SEQUENCE.search(joined):
+                return True
+            # Other sequences end within a line.
+            joined = f"{joined}\n{strip_sequences(joined)}"
         if self._lowercase is not None and joined.isascii():
             return self._lowercase in joined.lower()
         pattern = self.in_joined_lines if self._regex else self._pattern
@@ -133,6 +139,11 @@ class Matcher:
     def in_any_json(self) -> SpanFinder:
         """Finds the text in a line's JSON, even if control sequences interrupt it. Half as fast as :attr:`in_json`."""
         return _finder(_compiled(f"(?:{_JSON_SEQUENCE})*".join(self._in_json), False, self._max_bytes))
+
+    @property
+    def is_whole_in_json(self) -> bool:
+        """Whether these functions search for the whole text."""
+        return len(self._query) <= 40
 
     @property
     def _in_json(self) -> list[str]:

@@ -39,6 +39,9 @@ def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: 
     matches, cursors = [], [position]
     for batch in builder.reader().search(JOB, partial(matching_lines, matcher), position, descending=descending):
         matches += [f"{line.sequence_num} {line.message}" for line in batch.lines]
+        for match, line in zip(batch.matches or (), batch.lines, strict=True):
+            known = (line.encode(), sorted({span for span in matcher.spans(line.message) if span}))
+            assert isinstance(match, Line) or match[1:] == known
         cursors.append(batch.position)
     assert cursors[1:] == sorted(set(cursors[1:]), reverse=descending)
     return matches
