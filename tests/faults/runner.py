@@ -19,18 +19,17 @@ _EMITTER: Final = str(Path(__file__).with_name("emitter.py"))
 
 
 class Runner:
-    """Publishes what ``writer`` prints as ``job`` to the store at ``url``.
+    """Publishes what writer ``a`` prints as ``job`` to the store at ``url``.
 
     ``settings`` are environment variables in lower case, without ``CHRONOVERSE_``.
     """
 
-    def __init__(self, directory: Path, url: str, job: JobRef, rate: float, writer: str = "a", **settings: Any) -> None:
+    def __init__(self, directory: Path, url: str, job: JobRef, rate: float, **settings: Any) -> None:
         self.job = job
-        self.writer = writer
-        self._progress = directory / f"{job.job_id}-{writer}.progress"
+        self._progress = directory / f"{job.job_id}.progress"
         self._errors = self._progress.with_suffix(".err")
-        emitter = (sys.executable, "-S", "-E", _EMITTER, str(self._progress), writer, str(rate))
-        ours = {"redis_url": url, "data_dir": directory / f"{job.job_id}-{writer}.data", **settings}
+        emitter = (sys.executable, "-S", "-E", _EMITTER, str(self._progress), "a", str(rate))
+        ours = {"redis_url": url, "data_dir": directory / f"{job.job_id}.data", **settings}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(

@@ -106,17 +106,13 @@ def test_a_corruption_of_the_log_itself_is_found(broken: str) -> None:
 
 @pytest.mark.parametrize("missing", [0, LINES - 1])
 def test_a_missing_first_or_last_line_is_found(missing: int) -> None:
-    """In a viewer's stream, and in the log itself."""
+    """In a viewer's stream, and in the log itself. A viewer that got nothing has lost all."""
+    assert len(judge(PRINTED, {"viewer": []}, seen_of(clean_lines())).lost) >= LINES
     lines = clean_lines()
     del lines[missing]
     assert judge(PRINTED, {"viewer": seen_of(lines)}, seen_of(clean_lines())).lost
     renumbered = seen_of([each._replace(sequence_num=number) for number, each in enumerate(lines, start=1)])
     assert judge(PRINTED, {}, renumbered).lost
-
-
-def test_a_viewer_that_received_nothing_has_lost_all_lines() -> None:
-    """An empty view is not clean."""
-    assert len(judge(PRINTED, {"viewer": []}, seen_of(clean_lines())).lost) >= LINES
 
 
 def test_a_line_with_two_different_times_is_changed() -> None:

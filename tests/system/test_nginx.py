@@ -10,16 +10,16 @@ from typing import Final
 
 import pytest
 
-from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.joblog.model import Attempt, JobRef, Status
 from chronoverse.joblog.sse import Decoder, ServerSentEvent
 from chronoverse.store import Store
+from tests.support.bench import make_lines
 from tests.support.nginx import Nginx
 from tests.support.service import Service, serving
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
 
 PATIENCE_SECONDS: Final = 10.0
-TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 #: curl's exit codes for a truncated body, in HTTP/1.1 and HTTP/2.
 CUT_OFF: Final = (18, 92)
 #: A text that the test puts wherever a client can mistakenly put a token. It must not be in any log.
@@ -91,11 +91,6 @@ def stream(nginx: Nginx, embedded_service: Service, tmp_path: Path) -> Iterator[
         each.close()
 
 
-def line(number: int) -> Line:
-    """A line with this number."""
-    return Line(number, TIMESTAMP, f"line {number}", "stdout")
-
-
 def test_the_configuration_is_valid_and_has_no_warnings(nginx: Nginx) -> None:
     """With ``nginx -t``, like an operator."""
     messages = nginx.check()
@@ -116,7 +111,7 @@ def test_lines_arrive_one_by_one_and_the_end_ends_the_response(
     delays = []
     for number in range(1, 21):
         started = time.monotonic()
-        embedded_store.append(attempt, [line(number)])
+        embedded_store.append(attempt, make_lines(number, 1))
         curl.wait_for(b"id: %d\n\n" % number)
         delays.append(time.monotonic() - started)
     embedded_store.finish(attempt, Status.COMPLETED, 0, 0, 21)
@@ -136,7 +131,7 @@ def test_a_quiet_stream_gets_its_heartbeats(stream: Callable[..., Curl], embedde
 def opened(store: Store, name: str) -> Attempt:
     """Starts a job and appends one line."""
     attempt = store.open(JobRef("nginx", name), "token")
-    store.append(attempt, [line(1)])
+    store.append(attempt, make_lines(1, 1))
     return attempt
 
 
@@ -150,7 +145,7 @@ def test_a_reload_disconnects_no_stream(nginx: Nginx, stream: Callable[..., Curl
     wait_until(lambda: nginx.workers() - before, PATIENCE_SECONDS, "new workers")
     with nginx.client() as client:
         assert client.get("/healthz").status_code == 200
-    embedded_store.append(attempt, [line(2)])
+    embedded_store.append(attempt, make_lines(2, 1))
     embedded_store.finish(attempt, Status.COMPLETED, 0, 0, 3)
 
     assert curl.process.wait(PATIENCE_SECONDS) == 0
@@ -211,7 +206,7 @@ def test_a_killed_node_disconnects_only_its_own_streams_and_fails_no_request(
     wait_until(lambda: sum(c.process.poll() in CUT_OFF for c in curls) == cut, PATIENCE_SECONDS, f"{cut} cuts")
     with nginx.client() as client:
         answers = [client.get("/readyz").status_code for _ in range(10)]
-    embedded_store.append(attempt, [line(2)])
+    embedded_store.append(attempt, make_lines(2, 1))
     embedded_store.finish(attempt, Status.COMPLETED, 0, 0, 3)
 
     assert 0 < cut < len(curls)
