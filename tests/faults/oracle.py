@@ -80,11 +80,7 @@ class Verdict:
         return " | ".join(kinds) or f"clean: {self.checked} lines"
 
 
-def judge(
-    printed: Mapping[str, Printed],
-    views: Mapping[str, Sequence[Seen]],
-    history: Sequence[Seen],
-) -> Verdict:
+def judge(printed: Mapping[str, Printed], views: Mapping[str, Sequence[Seen]], history: Sequence[Seen]) -> Verdict:
     """Checks each view, which is what a viewer received, and ``history``, the log as returned by its pages.
 
     A view runs from line 1 to the end of the log. Pages omit lost lines: their gaps are those of the first view.
