@@ -254,6 +254,8 @@ def test_numbers_without_a_line_are_reported(mcp: McpProgram) -> None:
     assert [(gap["from"], gap["to"]) for gap in newest["gaps"]] == gaps
     part = mcp.call("read_lines", **job("job_1", "mcp_gaps"), first=6, last=7)
     assert (numbers(part["logs"]), part["gaps"][0]["from"], part["gaps"][0]["to"]) == ([6], 7, 7)
+    waited = mcp.call("wait_for", **job("job_1", "mcp_gaps"), q="x", cursor=6)
+    assert (waited["log"]["sequence_num"], [(gap["from"], gap["to"]) for gap in waited["gaps"]]) == (9, [(7, 8)])
 
 
 def test_a_search_in_one_job(mcp: McpProgram) -> None:
@@ -426,6 +428,7 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
         ("read_lines", {**job("bad"), "cursor": "x"}, "Bad Request", "cursor: not a cursor of read_lines"),
         ("search", {**job("bad"), "q": "(", "regex": True}, "Bad Request", "q: "),
         ("search", {**job("bad"), "q": "x", "status": "LOST"}, "Bad Request", "status: cannot be combined"),
+        ("search", {**job("bad"), "q": "x", "label": ["a=b"]}, "Bad Request", "label: cannot be combined"),
         ("search", {**job("bad"), "q": "x", "cursor": "x"}, "Bad Request", "cursor: not a cursor of a search"),
         ("wait_for", {**job("bad"), "regex": True}, "Bad Request", "regex, stream: require q"),
         ("wait_for", {**job("bad"), "timeout": 51}, "Bad Request", "timeout: 51 is greater than the maximum of 50"),
