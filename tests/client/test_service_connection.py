@@ -14,10 +14,11 @@ from tests.support.scripted import ScriptedService, answer
 
 
 def test_a_pipeline_ends_with_an_answer_that_closes_the_connection() -> None:
-    """The next request is not sent in vain."""
+    """The next request is not sent in vain. The service's URL can end with a slash."""
     with ScriptedService(*[answer("200 OK", b"1")] * 2) as scripted:
-        service = ServiceConnection(scripted.url, None, ca_file=None, connect_seconds=10, read_seconds=10)
-        assert [service.post_ahead("/", {}, b"")() for _ in range(2)] == [b"1", b"1"]
+        service = ServiceConnection(f"{scripted.url}/", None, ca_file=None, connect_seconds=10, read_seconds=10)
+        assert [service.post_ahead("/jobs", {}, b"")() for _ in range(2)] == [b"1", b"1"]
+    assert [asked.path for asked in scripted.requests] == ["/jobs", "/jobs"]
 
 
 def test_a_connection_with_unread_bytes_is_closed() -> None:

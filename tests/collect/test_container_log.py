@@ -40,7 +40,12 @@ class SlowStore(Store):
     """Accepts lines at once. They are safe when the test says so."""
 
     is_safe = True
+    renewals = 0
     was_asked = threading.Event()
+
+    def renew(self, attempt: Attempt) -> None:
+        self.renewals += 1
+        super().renew(attempt)
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
         self.was_asked.set()
@@ -57,7 +62,7 @@ class Run:
         self.said: list[str] = []
         self.failures: list[Exception] = []
         checkpoints = Checkpoints(self._path, self.said.append)
-        settings = Settings(data_dir=directory)
+        settings = Settings(data_dir=directory, lease_seconds=1)
         self.around = Surroundings(
             lambda: store, self._read_end, checkpoints, self.said.append, settings, SecretForms()
         )
@@ -190,6 +195,13 @@ def test_a_killed_agent_continues_where_it_stopped(run: Run) -> None:
     run.writer.print(*texts(5, 3))
     run.finish()
     assert run.log() == texts(5)
+
+
+def test_the_lease_of_a_quiet_container_is_renewed(run: Run) -> None:
+    """Three times in the time that is set for it."""
+    log = run.begin()
+    wait_until(lambda: run.store.renewals > 6, SOON, "the lease is renewed")
+    log.close(0.0)
 
 
 def test_a_file_whose_lines_are_safe_can_be_removed(run: Run) -> None:
