@@ -70,6 +70,11 @@ def test_the_program_does_not_keep_our_listening_sockets_open(path: Path) -> Non
             socket.create_connection(address, PATIENCE_SECONDS)
 
 
+def test_the_program_gets_the_file_as_descriptor_3(path: Path, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file, supervising(path, f"os.write(3, b'x')\n{READ}", file=file.fileno()):
+        wait_until((tmp_path / "file").read_bytes, PATIENCE_SECONDS, "the program has written to it")
+
+
 def test_a_program_that_hangs_is_killed_with_its_group_and_restarted(path: Path) -> None:
     """It has read once, and then no more."""
     dead: list[int] = []

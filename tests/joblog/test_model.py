@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, Final
 
@@ -120,6 +121,14 @@ LOST: Final = End(8, Status.LOST, None, 7, 3, NOW)
 )
 def test_the_published_bytes_of_a_frame(frame: bytes, published: bytes) -> None:
     assert frame == published
+
+
+@pytest.mark.parametrize(("cursor", "lost"), [(6, None), (7, ""), (8, "8 to 8"), (20, "8 to 20")])
+def test_a_reader_past_the_end_has_lines_that_the_store_lost(cursor: int, lost: str | None) -> None:
+    """The log ends with number 8, after seven lines. Before the last one, more lines follow."""
+    frames = replace(RUNNING, end=LOST).end_of_log(cursor, 30)
+    ends = {None: None, "": RUNNING.closing_frames(LOST, 30)}
+    assert frames == ends.get(lost, f"event: error\ndata: the store lost lines {lost} of this log\n\n".encode())
 
 
 def test_a_jobs_json_has_the_published_keys() -> None:
