@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -320,6 +321,16 @@ def test_a_lease_waits_for_a_loading_server(data_dir: Path, tmp_path: Path) -> N
         redis.Redis.from_url(lease.url, retry=Retry(NoBackoff(), 0)) as client,
     ):
         assert client.dbsize() == 10_000
+
+
+def test_a_lease_waits_for_a_supervisor_that_is_stopping_its_server(data_dir: Path) -> None:
+    """It has locked the leases' file meanwhile."""
+    data_dir.mkdir()
+    lock = open(data_dir / "holders", "wb")  # noqa: SIM115
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    threading.Timer(0.3, lock.close).start()
+    with ServerLease(data_dir) as lease:
+        assert ask(lease.url, "PING")
 
 
 # Data directories
