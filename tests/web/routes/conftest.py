@@ -1,6 +1,7 @@
 """Fixtures: one service and one store, shared by all tests that do not damage them."""
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,16 +113,17 @@ def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture
-def in_process(service: Service, tmp_path: Path) -> Callable[..., httpx.Client]:
+@pytest.fixture(scope="module")
+def in_process(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., httpx.Client]:
     """Makes a client of an application in this process, with these settings and a token for everything.
 
-    Its transport's ``app`` is the application.
+    The applications of a module with equal settings are the same.
     """
 
+    @functools.cache
     def make(**settings: Any) -> httpx.Client:
-        known = {"data_dir": tmp_path, "redis_url": service.redis_url, "jwt_secret": service.secret}
-        app = create_app(Settings(**{**known, **settings}))
+        known = {"redis_url": service.redis_url, "jwt_secret": service.secret}
+        app = create_app(Settings(data_dir=tmp_path_factory.mktemp("data"), **{**known, **settings}))
         headers = {"Authorization": f"Bearer {service.token(scopes=(READ, WRITE, ADMIN))}"}
         return httpx.Client(base_url="http://localhost", headers=headers, transport=httpx.WSGITransport(app))
 

@@ -69,14 +69,6 @@ def test_the_headers_are_those_of_the_contract(endpoint: Endpoint, auth: dict[st
     }
 
 
-def test_the_reconnection_time_differs_between_connections(client: httpx.Client, ten: Foreign) -> None:
-    """So that clients that were disconnected together do not reconnect together."""
-    times = {client.get(f"{ten.path}/events?offset=10").content.split(b"\n")[2] for _ in range(8)}
-
-    assert len(times) > 1
-    assert all(re.fullmatch(rb"retry: ([1-4]\d{3}|5000)", time) for time in times)
-
-
 @pytest.mark.parametrize(
     ("query", "start", "expected"),
     [
@@ -112,14 +104,6 @@ def test_a_stream_starts_where_requested(
     assert not stream.cut
 
 
-def test_skipped_lines_advance_the_cursor(open_stream: OpenStream, job: Foreign) -> None:
-    """In a block with only an id, so that a reconnect does not read them again."""
-    job.lines(["out"]).lines(["err"] * 5, ("stderr",))
-    stream = open_stream(job, "?stream=stdout").wait_for(b"\n\nid: 6\n\n")
-
-    assert stream.numbers() == [1]
-
-
 @pytest.mark.parametrize("query", ["", "?offset=2", "?offset=latest", "?tail=9", "?offset=99&stream=stderr"])
 def test_the_last_event_id_takes_precedence(open_stream: OpenStream, ten: Foreign, query: str) -> None:
     """Over the query, which a browser repeats when it reconnects."""
@@ -144,18 +128,6 @@ def test_a_reconnect_before_the_end_gets_the_end(open_stream: OpenStream, ten: F
     assert [block.get("event") for block in stream.blocks()] == ["connected", "job", "job", "end"]
 
 
-@pytest.mark.parametrize(("status", "exit_code"), [("FAILED", 3), ("CANCELED", 130)])
-def test_every_status_ends_with_an_end_event(
-    open_stream: OpenStream, job: Foreign, status: str, exit_code: int
-) -> None:
-    """The preceding ``job`` block contains the status."""
-    job.lines(["x"]).end(status, exit_code)
-    last, end = open_stream(job).wait_end().blocks()[-2:]
-
-    assert (last["data"]["status"], last["data"]["exit_code"]) == (status, exit_code)
-    assert end["event"] == "end"
-
-
 def test_a_lost_job_ends_with_an_error_that_stops_the_client(
     open_stream: OpenStream, client: httpx.Client, job: Foreign
 ) -> None:
@@ -168,14 +140,6 @@ def test_a_lost_job_ends_with_an_error_that_stops_the_client(
     assert client.get(f"{job.path}/events", headers={"Last-Event-ID": "2"}).status_code == 204
 
 
-def test_a_job_without_lines_has_only_an_end(open_stream: OpenStream, job: Foreign) -> None:
-    """Its number is 1."""
-    stream = open_stream(job.end()).wait_end()
-
-    assert stream.blocks()[-1]["id"] == "1"
-    assert stream.numbers() == []
-
-
 def test_head_has_the_headers_and_starts_no_stream(service: Service, client: httpx.Client, job: Foreign) -> None:
     """The job is running, so a stream would stay open."""
     job.line("x")
@@ -186,16 +150,6 @@ def test_head_has_the_headers_and_starts_no_stream(service: Service, client: htt
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert response.headers["last-event-id"] == "1"
     assert service.metric("chronoverse_streams_open") <= before
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "TRACE"])
-def test_other_methods_are_rejected(client: httpx.Client, ten: Foreign, method: str) -> None:
-    """405 with ``Allow``."""
-    response = client.request(method, f"{ten.path}/events")
-
-    assert response.status_code == 405
-    assert {"GET", "HEAD"} <= set(re.split(r",\s*", response.headers["allow"])) <= {"GET", "HEAD", "OPTIONS"}
-    assert response.headers["content-type"] == "application/problem+json"
 
 
 def test_a_client_that_accepts_compression_gets_lines_immediately(

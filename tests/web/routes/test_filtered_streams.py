@@ -11,7 +11,6 @@ from tests.web.routes.wire import Stream
 
 #: Every third line contains the word.
 WORDS: Final = ("hay", "hay", "a NEEDLE")
-LINES: Final = 900
 
 
 def numbers(body: bytes) -> list[int]:
@@ -31,19 +30,6 @@ def test_only_matching_lines_are_sent(open_stream: Callable[..., Stream], job: F
     stream.wait_for(b"event: end")
     assert numbers(stream.body) == [2, 4]
     assert b"\n\nid: 7\n\nevent: job" in stream.body
-
-
-@both_ways
-def test_an_expression_is_matched_against_the_start_of_a_long_line(
-    open_stream: Callable[..., Stream], job: Foreign
-) -> None:
-    """Stored or new, and the stream continues after it. Plain text is found anywhere in a line."""
-    lines = ["b 1", "b" + "a" * 70_000, "a" * 70_000 + "b", "b 2"]
-    job.lines(lines)
-    stream = open_stream(job, "?q=b%5Cb%7Cba&regex=true").wait_for(b"id: 4\n\n")
-    job.lines(lines).end()
-    assert numbers(stream.wait_for(b"event: end").body) == [1, 2, 4, 5, 6, 8]
-    assert numbers(open_stream(job, "?q=b").wait_for(b"event: end").body) == [*range(1, 9)]
 
 
 def test_a_resumed_stream_misses_nothing(open_stream: Callable[..., Stream], job: Foreign) -> None:

@@ -7,7 +7,6 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 
 from tests.support.servers import RedisServer
@@ -134,19 +133,6 @@ def test_slow_viewers_get_every_line(service: Service, auth: dict[str, str], job
             while not body.endswith(b"0\r\n\r\n") and (chunk := viewer.recv(1_000_000)):
                 body += chunk
             assert re.findall(rb"\nid: ([0-9]+)\n", body) == [b"%d" % number for number in range(1, job.last + 2)]
-
-
-def test_a_stream_ends_with_its_token(service: Service, job: Foreign) -> None:
-    """One error when the token expires, and nothing of the job after it."""
-    job.line("one")
-    token = service.token(ttl=3)
-    with Stream(service, f"{job.path}/events", {"Authorization": f"Bearer {token}"}) as stream:
-        stream.wait_for(b"id: 1\n\n").wait_end(4.5)
-
-        assert stream.body.endswith(b"event: error\ndata: token expired\n\n")
-        assert not stream.cut
-    again = httpx.get(f"{service.url}{job.path}/events", headers={"Authorization": f"Bearer {token}"}, verify=False)
-    assert again.status_code == 401
 
 
 def test_a_pipelined_request_does_not_break_the_stream(service: Service, auth: dict[str, str], job: Foreign) -> None:

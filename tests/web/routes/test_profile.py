@@ -61,17 +61,6 @@ def test_where_the_time_of_a_job_went(client: httpx.Client, job: Foreign) -> Non
     assert (labelled["compared_with"], labelled["usual"], labelled["slower"]) == (None, None, [])
 
 
-def test_the_strip_has_the_first_line_after_a_gap(client: httpx.Client, job: Foreign) -> None:
-    """For both ends of a gap, as for both ends of a pause."""
-    write(job, 0, 1)
-    job.last = 90
-    write(job, 20, 40, 5).end()
-    wait_until(lambda: client.get(f"{job.path}/profile").status_code == 200, 60, "the scan server answers")
-    strip = client.get(f"{job.path}/profile").json()["strip"]
-    assert [number for _, number in strip] == [1, 2, 91, 92, 93]
-    assert [round(strip[at][0] - strip[at - 1][0], 3) for at in (1, 3, 4)] == [1, 40, 5]
-
-
 def test_a_page_does_not_wait_for_scans_of_the_same_token(service: Service, client: httpx.Client, job: Foreign) -> None:
     """The job's page sends as many requests at once. No scan proceeds meanwhile."""
     write(job, 0, 1, 1).end()

@@ -1,15 +1,11 @@
 """Redaction and deletion over HTTP, in every tier and with connected viewers."""
 
-import random
 import secrets
-import socket
-from collections.abc import Iterator
 
 import httpx
 import pytest
 import redis
 
-from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.model import JobRef
 from tests.support.servers import RedisServer
 from tests.web.routes.foreign import Foreign
@@ -152,72 +148,6 @@ def test_viewers_get_one_redact_event(site: Site) -> None:
         "more",
     ]
     assert len([block for block in late if block["event"] == "log"]) == 51
-
-
-class Download:
-    """A download of which only the head is read, so that the rest waits for room in the socket."""
-
-    def __init__(self, site: Site, job: Foreign, accepted: str) -> None:
-        headers = {**site.headers, "Host": "localhost", "Accept-Encoding": accepted, "Connection": "close"}
-        asked = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
-        self.client = socket.socket()
-        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-        self.client.settimeout(20)
-        self.client.connect((site.service.host, site.service.port))
-        self.client.sendall(f"GET {job.path}/logs/raw HTTP/1.1\r\n{asked}\r\n".encode())
-        self.received = self.client.recv(1_000)
-        assert b"200 OK" in self.received
-
-    def is_complete(self) -> bool:
-        """Reads the rest and returns whether the download is complete."""
-        with self.client:
-            while part := self.client.recv(1 << 20):
-                self.received += part
-        return self.received.endswith(b"\r\n0\r\n\r\n")
-
-
-def noise() -> Iterator[str]:
-    """Lines that exceed a socket's buffer even with gzip."""
-    source = random.Random(1)
-    return (source.randbytes(50_000).hex() for _ in range(300))
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("archived", [0, 299])
-@pytest.mark.parametrize("accepted", ["identity", "gzip"])
-def test_the_download_of_a_log_is_cut_off_when_it_is_deleted(site: Site, archived: int, accepted: str) -> None:
-    """The client can tell that it is incomplete, wherever the lines were."""
-    job = site.job().lines(noise())
-    if archived:
-        site.archive_up_to(job, archived, trim=True)
-    job.end()
-    download = Download(site, job, accepted)
-
-    assert site.client.delete(job.path).status_code == 204
-
-    assert not download.is_complete()
-
-
-@pytest.mark.parametrize(
-    ("archived", "lines"),
-    [(0, 10), (0, 400), *(pytest.param(299, lines, marks=pytest.mark.long) for lines in (10, 400))],
-)
-def test_the_download_of_a_log_is_cut_off_when_it_is_replaced(site: Site, archived: int, lines: int) -> None:
-    """The job was deleted and created again, with more lines or fewer."""
-    job = site.job().lines(noise())
-    ref = JobRef(job.workflow_id, job.job_id)
-    site.store.register(ref)
-    if archived:
-        site.archive_up_to(job, archived, trim=True)
-    job.end()
-    download = Download(site, job, "identity")
-
-    delete_job(site.store, site.objects, ref)
-    site.store.register(ref)
-    job.last = 0
-    job.lines(f"another {number}" for number in range(lines)).end()
-
-    assert not download.is_complete()
 
 
 @pytest.mark.long

@@ -222,41 +222,6 @@ def test_a_paused_archiver_leaves_nothing_of_the_old_text(site: Site, step: str,
         assert site.store.chunks.garbage(ref(job)) == set()
 
 
-def test_a_late_record_is_rejected(site: Site) -> None:
-    """On a slow store, the script can run after the caller has timed out and the object is deleted."""
-    job, archived = write(site), site.store.chunks
-    site.archive_up_to(job, 10, trim=False)
-    (chunk,) = archived.chunks(ref(job))
-    late = chunk._replace(first=11, last=20).with_unique_name("0123")
-    with archive_lock(site.store, ref(job)) as token:
-        archived.begin_upload(ref(job), token, late.name)
-        assert late.name in archived.mark_garbage(ref(job), token)
-        with pytest.raises(Fenced):
-            archived.commit_chunk(ref(job), token, late)
-        with pytest.raises(Fenced):
-            site.store.chunks.redact(ref(job), token, late, {"from": 11, "to": 20, "count": 1})
-    assert len(archived.chunks(ref(job))) == 1
-
-
-def test_an_interrupted_redaction_reports_its_progress(site: Site) -> None:
-    """The number of redacted lines, and the number to continue from."""
-    job = write(site)
-    site.archive_up_to(job, 40, trim=True)
-    site.archive_up_to(job, 80, trim=True)
-    _, second = site.store.chunks.chunks(ref(job))
-    lost = site.objects.get(second.name)
-    site.objects.delete(second.name)
-
-    first = redact(site, job)
-
-    assert first.status_code == 200, first.text
-    assert (first.json()["redacted"], first.json()["through"], first.json()["next"]) == (20, 40, 41)
-    assert redact(site, job, **{"from": 41}).status_code == 502
-    site.objects.put(second.name, lost)
-    assert redact(site, job, **{"from": 41}).json()["redacted"] == 30
-    assert with_secret(site.objects, job) == []
-
-
 # A failing object store
 
 

@@ -164,17 +164,6 @@ def test_the_end_of_a_job_with_many_waiters_takes_few_reads_of_the_store(
 
 
 @both_ways
-def test_an_expression_is_matched_against_the_start_of_a_long_line(ask: Asking, job: Foreign) -> None:
-    """In stored lines and new ones. The wait continues after it."""
-    query = {"q": "ab\\b", "regex": "true", "timeout": 20}
-    job.line("b")
-    waiting = ask(job, **query)
-    job.lines(["a" * 70_000 + "b", "ab"])
-    for wait in (waiting, ask(job, **query)):
-        assert wait.result(2 * LATE).json()["log"]["sequence_num"] == 3
-
-
-@both_ways
 def test_many_gaps_do_not_end_the_wait(service: Service, ask: Asking, job: Foreign) -> None:
     """The answer lists the first gaps and counts the others. It is sent on a match or on timeout."""
     ask_all(job.url, [("XADD", job.key, f"{2 * number}-0", "message", "hay") for number in range(1, 251)])

@@ -179,31 +179,6 @@ def test_a_store_that_has_lost_its_changes(
     open_workflow("", "1").wait_for(b"event: reset").wait_for(b"job_2")
 
 
-def test_a_store_is_restored_to_the_change_of_a_client(
-    open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
-) -> None:
-    """Its jobs were read after its change number and are newer, so every client discards them."""
-    key = f"chronoverse:{{{workflow}}}:changes"
-    pattern = f"chronoverse:{{{workflow}}}:*"
-    store.register(JobRef(workflow, "job_1"))
-    with redis.Redis.from_url(redis_server.url) as raw:
-        saved = {name: raw.dump(name) for name in raw.scan_iter(pattern)}
-        store.register(JobRef(workflow, "job_2"))
-        # job_2 was added after reading the number of changes, before reading the jobs.
-        raw.restore(key, 0, saved[key.encode()], replace=True)
-        stream = open_workflow().wait_for(b"\n\nid: 1\n\n")
-        assert known(stream) == ["job_1", "job_2"]
-        raw.delete(*raw.scan_iter(pattern))
-        for name, value in saved.items():
-            raw.restore(name, 0, value)
-        # By the previous process.
-        raw.delete(key)
-        raw.xadd(key, {"id": "job_1", "status": "PENDING", "state": "", "server": "before"}, "1-0")
-    for each in (stream, open_workflow()):
-        wait_until(partial(has_time, each), PATIENCE_SECONDS, "the newest change comes again")
-        assert known(each) == ["job_1"]
-
-
 def test_a_store_that_might_have_lost_changes(
     open_workflow: OpenWorkflow, store: Store, workflow: str, redis_server: RedisServer
 ) -> None:
@@ -275,7 +250,7 @@ def test_a_head_request_has_only_headers(client: httpx.Client, workflow: str) ->
 
 
 def test_a_change_that_only_another_worker_knows_is_kept(
-    in_process: Callable[..., httpx.Client], store: Store, workflow: str
+    in_process: Callable[..., httpx.Client], store: Store, workflow: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client can reconnect to a worker whose tail is some milliseconds behind."""
     client: Any = in_process()
@@ -283,7 +258,7 @@ def test_a_change_that_only_another_worker_knows_is_kept(
     (before,) = store.get_jobs([JobRef(workflow, "")])
     for number in (1, 2):
         store.register(JobRef(workflow, f"job_{number}"))
-    tail.known_job = lambda ref: before
+    monkeypatch.setattr(tail, "known_job", lambda ref: before)
     for given, start in (("0", "0"), ("2", "2"), ("3", "2")):
         head = client.head(f"/workflows/{workflow}/events", headers={"Last-Event-ID": given})
         assert head.headers["last-event-id"] == start
@@ -304,17 +279,6 @@ def test_heartbeats_and_the_metrics_of_streams(
         stream.wait_for(b"\nid: 3\n\n")
     wait_until(lambda: service.metric(names[1]) == changed + 9, PATIENCE_SECONDS, "three viewers had three changes")
     assert service.metric(names[0]) == lines
-
-
-def known(stream: Stream) -> list[str]:
-    """The jobs that a client knows from the stream."""
-    found: dict[str, None] = {}
-    for block in stream.blocks():
-        if block.get("event") == "reset":
-            found.clear()
-        elif block.get("event") == "job":
-            found[block["data"]["id"]] = None
-    return list(found)
 
 
 def test_jobs_that_were_read_before_a_change_are_not_sent_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
