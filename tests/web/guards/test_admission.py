@@ -47,7 +47,6 @@ class Rig:
         self._leaves_at: dict[StreamTicket, int] = {}
 
     def open_stream(self) -> None:
-        """Opens one more stream."""
         ticket = StreamTicket("ada", "192.0.2.1", "r", self.clock())
         self.admission.enter(ticket)
         self._open[ticket] = viewer = FakeViewer(self.clock)

@@ -39,7 +39,6 @@ def run_loop() -> None:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Our end and the peer's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
@@ -116,7 +115,6 @@ class Client:
         return read
 
     def close(self) -> None:
-        """Closes both ends."""
         self.sock.close()
         self.connection.close()
 
@@ -129,7 +127,6 @@ def connections() -> Connections:
 
 @pytest.fixture
 def client(connections: Connections) -> Iterator[Client]:
-    """A connected client."""
     client = Client(connections)
     yield client
     client.close()

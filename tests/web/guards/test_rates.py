@@ -82,7 +82,6 @@ def test_no_token_exceeds_the_rate_plus_a_burst(appends: list[tuple[float, int]]
 
 
 def test_without_a_rate_there_is_no_limit() -> None:
-    """Nor is anything counted."""
     buckets = publish_throttle(None)
     spend(buckets, "ada", [SECOND] * 1_000)
 
@@ -113,7 +112,6 @@ def test_full_buckets_are_evicted() -> None:
 
 
 def test_new_jobs_have_a_burst_and_a_rate() -> None:
-    """Per subject."""
     clock = Clock()
     throttle = new_job_throttle(clock)
     for subject in ("ada", "bob"):

@@ -46,7 +46,6 @@ class Worker:
 
 @pytest.mark.parametrize("replays", [1, FEW_REPLAYS - 1])
 def test_a_few_replays_never_pause(replays: int) -> None:
-    """However fast they are."""
     worker = Worker(replays)
 
     assert worker.replay(3) > 10 * RATE
@@ -70,7 +69,6 @@ def test_the_rate_applies_from_the_start() -> None:
 
 
 def test_below_the_rate_no_replay_pauses() -> None:
-    """However many they are."""
     worker = Worker(100, rate=2 * int(SEGMENT / WORK_SECONDS))
     worker.replay(2)
 

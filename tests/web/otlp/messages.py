@@ -36,7 +36,6 @@ def record(body: Any, *, time: int = TIME, severity: Any = 9, **attributes: Any)
 
 
 def request(resource: Mapping[str, Any], *records: LogRecord) -> ExportLogsServiceRequest:
-    """A request with one resource's records."""
     scopes = [ScopeLogs(log_records=records)]
     return ExportLogsServiceRequest(
         resource_logs=[ResourceLogs(resource=Resource(attributes=pairs(resource)), scope_logs=scopes)]

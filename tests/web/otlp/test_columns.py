@@ -15,7 +15,6 @@ WANTED = frozenset({"path", "number", "stream"})
 
 
 def decoded(*records: LogRecord) -> list[Record | str]:
-    """The records of one request."""
     parts = decode(bytearray(request({}, *records).SerializeToString()), PROTOBUF, WANTED, lambda: None)
     return [each for _, found in parts for each in found]
 

@@ -265,7 +265,6 @@ def test_alike_records_are_split_into_batches_of_fixed_size(first: int | None) -
 
 @pytest.mark.parametrize("first", [2, None])
 def test_alike_records_stop_at_the_limit_of_a_request(first: int | None) -> None:
-    """The rest is rejected."""
     slices = [alike(64, first and first + n) for n in range(0, MAX_LINES + 100, 64)]
     found, refused = made_of(slices, together=True)
     assert (found, refused) == made_of(slices, together=False)
@@ -273,7 +272,6 @@ def test_alike_records_stop_at_the_limit_of_a_request(first: int | None) -> None
 
 
 def varint(number: int) -> bytes:
-    """A protobuf varint."""
     return bytes([number & 0x7F | 0x80, *varint(number >> 7)] if number > 0x7F else [number])
 
 

@@ -33,7 +33,6 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The store of the shared service."""
     with running(tmp_path_factory.mktemp("store")) as server:
         yield server
 
@@ -102,7 +101,6 @@ def endpoint(request: pytest.FixtureRequest, service: Service) -> Endpoint:
 
 @pytest.fixture(scope="session")
 def auth(service: Service) -> dict[str, str]:
-    """The header with a token for everything."""
     return {"Authorization": f"Bearer {service.token()}"}
 
 

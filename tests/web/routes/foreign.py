@@ -25,7 +25,6 @@ class Foreign:
 
     @property
     def path(self) -> str:
-        """The job's route."""
         return f"/workflows/{self.workflow_id}/jobs/{self.job_id}"
 
     def add(self, entry_id: str, *fields: str | bytes) -> None:
@@ -58,7 +57,6 @@ class Foreign:
         return self
 
     def end(self, status: str = "COMPLETED", exit_code: int = 0, *more: str) -> "Foreign":
-        """Adds the terminal entry."""
         self.add(f"{self.last + 1}-0", "event", "end", "status", status, "exit_code", str(exit_code), *more)
         return self
 

@@ -30,7 +30,6 @@ class Entry(NamedTuple):
     start: int = 0
 
     def fields(self) -> list[str]:
-        """The entry's fields in the store's stream."""
         stamp = [] if self.timestamp is None else ["timestamp", self.timestamp]
         if self.kind == "malformed":
             return [*stamp, "note", "nothing to show"]
@@ -116,7 +115,6 @@ class Log:
 
     @property
     def kept(self) -> tuple[Entry, ...]:
-        """The remaining entries."""
         return tuple(each for each in self.entries if each.number > self.trimmed)
 
     @property
@@ -126,7 +124,6 @@ class Log:
 
     @property
     def first(self) -> int:
-        """The first readable number."""
         if not self.kept:
             return self.last + 1
         return self.kept[0].start if self.kept[0].kind == "lost" else self.kept[0].number

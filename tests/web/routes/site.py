@@ -39,7 +39,6 @@ class Site:
         self._numbers = itertools.count(1)
 
     def job(self) -> Foreign:
-        """A new job without lines."""
         return Foreign(str(self.service.redis_url), self.workflow_id, f"job_{next(self._numbers)}")
 
     def archive_up_to(self, job: Foreign, to: int, *, trim: bool) -> None:

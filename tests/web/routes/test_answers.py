@@ -36,13 +36,11 @@ STARTS: Final = [
 
 @pytest.fixture
 def running(job: Foreign) -> Foreign:
-    """A running job with ten lines."""
     return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr"))
 
 
 @pytest.fixture
 def ended(job: Foreign) -> Foreign:
-    """An ended job with ten lines."""
     return job.lines([f"line {number}" for number in range(1, 11)], ("stdout", "stderr")).end("FAILED", 3)
 
 

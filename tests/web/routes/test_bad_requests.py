@@ -192,13 +192,11 @@ BODIES: Final[dict[str, tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]]
 
 @pytest.fixture(scope="module")
 def job(service: Service) -> Foreign:
-    """A running job with two lines."""
     return Foreign(str(service.redis_url), "bad", "job_1").lines(["one", "two"])
 
 
 @pytest.fixture
 def client(service: Service, client: httpx.Client) -> httpx.Client:
-    """Its token has all scopes."""
     client.headers["Authorization"] = f"Bearer {service.token(scopes=(READ, WRITE, ADMIN))}"
     return client
 

@@ -336,8 +336,6 @@ def longest_turn(read: Callable[[], None]) -> float:
 
 
 class Parts:
-    """A body in ``parts``."""
-
     def __init__(self, parts: list[bytes]) -> None:
         self._parts = iter(parts)
 

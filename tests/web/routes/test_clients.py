@@ -75,7 +75,6 @@ Lines = list[tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def written(service: Service) -> Foreign:
-    """The job, with its terminal entry."""
     job = Foreign(str(service.redis_url), "clients", "hostile")
     partial = range(len(HOSTILE) + 1, len(HOSTILE) + len(PARTS))
     commands: list[tuple[str | bytes, ...]] = []
@@ -95,7 +94,6 @@ def expected() -> Lines:
 
 
 def message(data: str) -> str:
-    """The message in a log event's data."""
     found: str = orjson.loads(data)["message"]
     return found
 
@@ -108,7 +106,6 @@ def curl(url: str, token: str) -> Lines:
 
 
 def httpx_sse_client(url: str, token: str) -> Lines:
-    """Reads with httpx-sse."""
     headers = {"Authorization": f"Bearer {token}"}
     with (
         httpx.Client(timeout=PATIENCE_SECONDS, verify=False) as client,

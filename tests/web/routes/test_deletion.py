@@ -35,7 +35,6 @@ def keys(site: Site, job: Foreign) -> set[str]:
 
 
 def deleted(site: Site) -> Foreign:
-    """A deleted job of three lines."""
     job = site.job().lines(["secret 1", "secret 2", "secret 3"]).end()
     assert site.client.delete(job.path).status_code == 204
     return job

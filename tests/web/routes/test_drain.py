@@ -36,13 +36,11 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A new job for each test, with three lines."""
     return Foreign(redis_server.url, "drain", f"job_{next(_numbers)}").lines(["x"] * 3)
 
 
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with low limits and a short drain."""
     with serving(
         tmp_path_factory.mktemp("limited"),
         redis_server.url,
@@ -55,13 +53,11 @@ def limited(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer)
 
 @pytest.fixture(scope="module")
 def limited_nginx(tmp_path_factory: pytest.TempPathFactory, limited: Service) -> Iterator[Nginx]:
-    """nginx in front of the limited service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(limited.host, limited.port)]) as nginx:
         yield nginx
 
 
 def token(subject: str) -> str:
-    """A token of ``subject``."""
     return mint(SECRET, subject, ("logs:read",), ("*",), 600, time.time())
 
 

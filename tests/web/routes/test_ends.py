@@ -18,7 +18,6 @@ RUNNER: Final = secrets.token_hex(16)
 
 @pytest.fixture
 def end(client: httpx.Client, job: Foreign) -> Callable[..., httpx.Response]:
-    """Ends the job."""
     return lambda status, exit_code=None, **more: client.post(
         f"{job.path}/end", json={"status": status, "exit_code": exit_code, **more}
     )
@@ -41,7 +40,6 @@ def open_attempt(client: httpx.Client, job: Foreign, next_number: int | None = N
 
 
 def of_records(client: httpx.Client, job: Foreign) -> None:
-    """Starts the job with a log record."""
     names = {"chronoverse.workflow": job.workflow_id, "chronoverse.job": job.job_id}
     attributes = [{"key": key, "value": {"stringValue": value}} for key, value in names.items()]
     records = [{"timeUnixNano": "1800000000000000000", "body": {"stringValue": "one"}}]
@@ -50,7 +48,6 @@ def of_records(client: httpx.Client, job: Foreign) -> None:
 
 
 def admin(service: Service) -> dict[str, str]:
-    """The header with an administrator's token."""
     return {"Authorization": f"Bearer {service.token(scopes=['logs:admin'])}"}
 
 
@@ -138,7 +135,6 @@ def test_the_keys_of_an_ended_job_expire_after_its_workflows_retention(
 def test_an_unknown_job_is_not_ended(
     service: Service, client: httpx.Client, job: Foreign, end: Callable[..., httpx.Response]
 ) -> None:
-    """Nor created."""
     assert end("COMPLETED", 0).status_code == 404
     assert client.get(job.path).status_code == 404
     job.line("one")

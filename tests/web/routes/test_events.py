@@ -27,7 +27,6 @@ TRANSPORT: Final = {"server", "date", "connection", "transfer-encoding", "x-requ
 
 @pytest.fixture
 def published(job: Foreign) -> Foreign:
-    """The job of the published example."""
     job.line("Starting workflow execution", timestamp="2026-03-03T10:00:05.123Z")
     job.line("Loading configuration", timestamp="2026-03-03T10:00:06.456Z")
     job.line("Warning: deprecated option used", "stderr", timestamp="2026-03-03T10:00:07.789Z")

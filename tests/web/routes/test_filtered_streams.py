@@ -14,7 +14,6 @@ WORDS: Final = ("hay", "hay", "a NEEDLE")
 
 
 def numbers(body: bytes) -> list[int]:
-    """The line numbers in a stream."""
     return [int(each) for each in re.findall(rb"event: log\ndata: [^\n]*\nid: ([0-9]+)\n\n", body)]
 
 

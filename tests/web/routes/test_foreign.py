@@ -33,7 +33,6 @@ def is_silent(stream: Stream) -> bool:
 
 
 def named(stream: Stream, event: str) -> list[Any]:
-    """The data of all blocks of this event."""
     return [block["data"] for block in stream.blocks() if block.get("event") == event]
 
 

@@ -46,12 +46,10 @@ def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100
 
 
 def everything(client: httpx.Client, path: str, key: str = "logs") -> list[Any]:
-    """The elements of all pages."""
     return [*itertools.chain.from_iterable(pages(client, path, key))]
 
 
 def numbers(client: httpx.Client, path: str) -> list[int]:
-    """The line numbers of all pages."""
     return [line["sequence_num"] for line in everything(client, path)]
 
 
@@ -92,7 +90,6 @@ def test_a_page_can_start_anywhere(client: httpx.Client, big: Foreign, query: st
 def test_a_cursor_is_valid_only_for_its_own_listing(
     service: Service, client: httpx.Client, big: Foreign, other: str
 ) -> None:
-    """400 for another job, workflow, order or filter."""
     for workflow, name in (("history", "other"), ("elsewhere", "big")):
         if client.get(f"/workflows/{workflow}/jobs/{name}").status_code == 404:
             Foreign(str(service.redis_url), workflow, name).lines(MESSAGES[:20]).end()
@@ -105,7 +102,6 @@ def test_a_cursor_is_valid_only_for_its_own_listing(
 
 
 def forged(*values: object) -> str:
-    """A cursor in the correct encoding."""
     return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
 
 
@@ -137,7 +133,6 @@ def forged(*values: object) -> str:
     ],
 )
 def test_an_invalid_cursor_is_rejected(client: httpx.Client, big: Foreign, cursor: str) -> None:
-    """400, whatever it contains."""
     assert client.get(f"{big.path}/logs", params={"cursor": cursor}).status_code == 400
 
 
@@ -204,7 +199,6 @@ def test_jobs_are_listed_newest_first(client: httpx.Client, listed: list[str], l
 @pytest.mark.parametrize("limit", [1, 2, 4, 100])
 @pytest.mark.parametrize("status", ["FAILED", "PENDING", "RUNNING"])
 def test_jobs_are_listed_by_status(client: httpx.Client, listed: list[str], status: str, limit: int) -> None:
-    """Across pages."""
     jobs = everything(client, f"/workflows/listing/jobs?limit={limit}&status={status}", "jobs")
 
     failed = [name for name in listed if int(name[4:]) % 5 == 0]
@@ -213,7 +207,6 @@ def test_jobs_are_listed_by_status(client: httpx.Client, listed: list[str], stat
 
 
 def test_a_listing_cursor_is_bound_to_its_filter(client: httpx.Client, listed: list[str]) -> None:
-    """And to its workflow."""
     cursor = client.get("/workflows/listing/jobs?limit=3").json()["cursor"]
 
     assert client.get(f"/workflows/listing/jobs?limit=3&cursor={cursor}").status_code == 200

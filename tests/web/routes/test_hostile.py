@@ -74,13 +74,11 @@ NOT_IDENTIFIERS: Final = {
 
 @pytest.fixture(scope="module")
 def token(service: Service) -> str:
-    """A token for all workflows."""
     return service.token()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def a_job(service: Service) -> None:
-    """A finished job of ten lines."""
     Foreign(str(service.redis_url), "hostile", "job_1").lines(["x"] * 10).end()
 
 

@@ -97,7 +97,6 @@ def test_a_label_cannot_be_changed(client: httpx.Client, job: Foreign) -> None:
 
 
 def test_jobs_are_selected_by_all_of_the_labels(client: httpx.Client, job: Foreign) -> None:
-    """On every page. The cursor is bound to the labels."""
     names = [f"job_{number}" for number in range(30)]
     for number, name in enumerate(names):
         each = job.sibling(name)

@@ -26,7 +26,6 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def job(redis_server: RedisServer) -> Foreign:
-    """A new job for each test, with three lines."""
     return Foreign(redis_server.url, "lifecycle", f"job_{next(_numbers)}").lines(["x"] * 3)
 
 

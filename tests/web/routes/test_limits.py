@@ -11,6 +11,7 @@ import pytest
 from chronoverse.web.guards.admission import StreamTicket
 from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.web.otlp.messages import record, request
 from tests.web.routes.foreign import Foreign, ask_all
 from tests.web.routes.test_publish import Runner
 
@@ -79,6 +80,27 @@ def test_a_download_that_fails_leaves_no_slot(in_process: InProcess, job: Foreig
     ask_all(job.url, [("HSET", job.key.replace(":log", ":job"), "archived", "2", "archived_first", "1")])
     assert client.get(f"{job.path}/logs/raw").status_code == 503
     assert len(deps_of(client).admission) == 0
+
+
+def test_publishing_too_fast_is_rejected(in_process: InProcess, service: Service, job: Foreign) -> None:
+    """With a time to retry. The token can still renew its lease and end the job, and other tokens do not wait."""
+    client = in_process(max_publish_rate_per_token=100)
+    runner = Runner(client, job)
+    assert runner.open().status_code == 200
+    # Ten seconds' worth are accepted at once.
+    assert [runner.append(number, "x" * 500).status_code for number in (1, 2)] == [200, 200]
+    refused = runner.append(3, "x")
+    assert (refused.status_code, "publish rate exceeded" in refused.json()["detail"]) == (429, True)
+    assert 1 <= int(refused.headers["Retry-After"]) <= 2
+    names = {"service.name": job.workflow_id, "service.instance.id": "records"}
+    body = request(names, record("x" * 2_000)).SerializeToString()
+    ours: dict[str, str] = {"Content-Type": "application/x-protobuf"}
+    theirs = {**ours, "Authorization": f"Bearer {service.token(subject='other')}"}
+    answers = [client.post("/v1/logs", content=body, headers=each) for each in (ours, theirs, theirs)]
+    assert [each.status_code for each in answers] == [429, 200, 429]
+    assert int(answers[2].headers["Retry-After"]) >= 10
+    assert runner.append(3).json() == {"next": None}
+    assert runner.end(3).status_code == 204
 
 
 def test_lines_over_a_quota_count_towards_the_rate(

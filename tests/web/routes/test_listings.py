@@ -16,7 +16,6 @@ JOBS: Final = 2_500
 
 @pytest.fixture(scope="module")
 def large(redis_server: RedisServer) -> str:
-    """A workflow with many pending jobs."""
     commands: list[tuple[str, ...]] = []
     for number in range(JOBS):
         key = f"chronoverse:{{large}}:job_{number}:job"

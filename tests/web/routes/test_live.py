@@ -28,7 +28,6 @@ def no_open_streams(service: Service) -> None:
 
 @contextlib.contextmanager
 def silent_viewer(service: Service, job: Foreign, token: str) -> Iterator[socket.socket]:
-    """Opens a stream and never reads from it."""
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect((service.host, service.port))
@@ -37,7 +36,6 @@ def silent_viewer(service: Service, job: Foreign, token: str) -> Iterator[socket
 
 
 def test_an_awaited_job_is_followed_from_its_start(open_stream: OpenStream, job: Foreign) -> None:
-    """All of its lines, its status and its end."""
     stream = open_stream(job, "?wait=300").wait_for(b"\n\n")
     job.line("one")
     stream.wait_for(b"id: 1\n\n")

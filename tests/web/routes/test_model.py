@@ -73,7 +73,6 @@ def write_foreign(job: Foreign, log: Log) -> None:
 
 
 def write_own(site: Site, ref: JobRef, log: Log) -> Attempt:
-    """Writes the log as our own runner."""
     attempt = site.store.open(ref, "token")
     for each in log.entries:
         if each.kind == "lost":

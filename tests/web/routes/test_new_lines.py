@@ -23,7 +23,6 @@ def failed(client: httpx.Client, job: Foreign) -> Foreign:
 
 
 def new_lines(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
-    """The answer to a request for new lines."""
     return client.get(f"{job.path}/logs/new", params=query)
 
 

@@ -26,14 +26,12 @@ PROBLEM: Final = "application/problem+json"
 
 @pytest.fixture
 def anonymous(service: Service) -> Iterator[httpx.Client]:
-    """A client without a token."""
     with httpx.Client(base_url=service.url, verify=service.verify, timeout=5) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def document(service: Service) -> dict[str, Any]:
-    """The service's OpenAPI document."""
     found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json", verify=service.verify).json()
     return found
 
@@ -177,7 +175,6 @@ def documented(document: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every path and method, with its operation."""
     for path, method in documented(document):
         yield path, method, document["paths"][path][method.lower()]
 
@@ -282,7 +279,6 @@ def test_answers_are_as_documented(
 
 
 def bearer(service: Service, token: str) -> dict[str, str]:
-    """The headers with a token of that kind."""
     if token == "none":
         return {}
     scopes = ("logs:read",) if token == "read" else ("logs:read", "logs:write")

@@ -30,8 +30,6 @@ PROTOBUF = {"Content-Type": "application/x-protobuf"}
 
 
 class Sender:
-    """Sends the records of one job."""
-
     def __init__(self, client: httpx.Client, workflow_id: str) -> None:
         self.client = client
         self.resource = {"service.name": workflow_id, "service.instance.id": "job_1"}

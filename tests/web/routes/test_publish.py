@@ -26,8 +26,6 @@ OpenStream = Callable[..., Stream]
 
 
 class Runner:
-    """The requests of one attempt at a job."""
-
     def __init__(self, client: httpx.Client, job: Foreign) -> None:
         self.token = secrets.token_hex(16)
         self.attempt = 1
@@ -58,19 +56,16 @@ class Runner:
 
 @pytest.fixture
 def runner(client: httpx.Client, job: Foreign) -> Runner:
-    """A runner that has not opened its job yet."""
     return Runner(client, job)
 
 
 @pytest.fixture
 def opened(runner: Runner) -> Runner:
-    """A runner that has opened its job."""
     assert runner.open().status_code == 200
     return runner
 
 
 def messages(client: httpx.Client, job: Foreign) -> list[str]:
-    """The messages in the log."""
     return [line["message"] for line in client.get(f"{job.path}/logs?limit=1000").json()["logs"]]
 
 
@@ -180,7 +175,6 @@ def test_known_lines_at_the_start_of_a_batch_are_skipped(client: httpx.Client, j
 
 
 def test_an_append_without_lines_renews_the_lease(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """``next`` is null."""
     lease = job.key.replace(":log", ":lease")
     ask_all(redis_server.url, [("PEXPIRE", lease, "1000")])
 

@@ -15,7 +15,6 @@ LATER = "2026-03-03T10:00:06.000Z"
 
 @pytest.fixture
 def opened(client: httpx.Client, job: Foreign) -> Runner:
-    """A runner that has opened its job."""
     runner = Runner(client, job)
     assert runner.open().status_code == 200
     return runner
@@ -80,7 +79,6 @@ def test_secrets_known_by_their_form_are_masked(client: httpx.Client, job: Forei
 
 
 def test_an_append_without_runs_renews_the_lease(opened: Runner) -> None:
-    """Like one without lines."""
     assert publish(opened, 1).json() == {"next": None}
     assert publish(opened, 1, run()).json() == {"next": None}
 

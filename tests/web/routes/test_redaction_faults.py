@@ -79,7 +79,6 @@ def with_secret(objects: ObjectStore, job: Foreign) -> list[str]:
 
 @pytest.fixture(scope="module")
 def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server with an append-only file."""
     directory = tmp_path_factory.mktemp("store")
     with RedisServer(directory, None, "--appendonly", "yes", "--appendfsync", "everysec") as server:
         yield server
@@ -87,7 +86,6 @@ def store_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, store_server: RedisServer) -> Iterator[Site]:
-    """A service with that server."""
     directory = tmp_path_factory.mktemp("faults")
     folder = directory / "archive"
     with (

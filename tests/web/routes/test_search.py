@@ -36,7 +36,6 @@ def log(service: Service) -> Foreign:
 
 
 def find(client: httpx.Client, job: Foreign, at_most: int = 100, **query: Any) -> Iterator[list[dict[str, Any]]]:
-    """The pages of a search, by ``Link``."""
     response = client.get(f"{job.path}/logs/search", params=query)
     for _ in range(at_most):
         assert response.status_code == 200, response.text
@@ -51,7 +50,6 @@ def find(client: httpx.Client, job: Foreign, at_most: int = 100, **query: Any) -
 
 
 def numbers(client: httpx.Client, job: Foreign, **query: Any) -> list[int]:
-    """The numbers of all matching lines."""
     return [line["sequence_num"] for line in itertools.chain(*find(client, job, **query))]
 
 
@@ -104,7 +102,6 @@ def test_a_cursor_is_valid_only_for_its_own_query(client: httpx.Client, log: For
 
 
 def raw(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
-    """A download."""
     return client.get(f"{job.path}/logs/raw", params=query)
 
 
@@ -123,7 +120,6 @@ def test_a_download_is_what_was_written(client: httpx.Client, log: Foreign) -> N
 
 
 def test_a_download_can_be_filtered(client: httpx.Client, log: Foreign) -> None:
-    """By stream, text or expression."""
     found = numbers(client, log, q="error", stream="stderr")
     lines = raw(client, log, q="error", stream="stderr", format="json").json()
 
@@ -161,7 +157,6 @@ def test_a_text_has_no_control_sequences_unless_asked(client: httpx.Client, job:
 
 
 def test_a_head_request_starts_no_download(client: httpx.Client, log: Foreign) -> None:
-    """It returns only the headers."""
     response = client.head(f"{log.path}/logs/raw")
 
     assert (response.status_code, response.content) == (200, b"")

@@ -25,7 +25,6 @@ RUNNER: Final = "ab" * 16
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service with two workers."""
     directory = tmp_path_factory.mktemp("seen")
     with serving(directory, redis_server.url, workers=2) as service:
         wait_until(lambda: len(service.worker_pids()) == 2, PATIENCE_SECONDS, "the second worker is there too")
@@ -33,7 +32,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) ->
 
 
 def now() -> str:
-    """The current time as a runner's timestamp."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -58,7 +58,6 @@ class Attack:
         return any(process.poll() is None for process in self._processes)
 
     def stop(self) -> None:
-        """Kills all of them."""
         for process in self._processes:
             process.kill()
             process.wait()

@@ -30,7 +30,6 @@ LONG: Final = b"\x01" * 65_536
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    """A service for these tests only."""
     with serving(tmp_path_factory.mktemp("stalled"), redis_server.url) as service:
         yield service
 

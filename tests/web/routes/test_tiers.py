@@ -78,7 +78,6 @@ def test_new_lines_are_the_same(site: Site, plain: Foreign, tiered: Foreign, que
 
 @pytest.mark.parametrize("query", ["format=txt", "format=json", "format=jsonl&stream=stderr", "format=txt&q=line+2"])
 def test_downloads_are_the_same(site: Site, plain: Foreign, tiered: Foreign, query: str) -> None:
-    """Byte for byte."""
     found = site.client.get(f"{tiered.path}/logs/raw?{query}")
 
     assert found.status_code == 200

@@ -133,13 +133,11 @@ def ask(endpoint: Endpoint, method: str, path: str, authorization: str | None) -
 
 
 def named(authorization: str | None) -> dict[str, str]:
-    """The Authorization header, if any."""
     return {} if authorization is None else {"Authorization": authorization}
 
 
 @pytest.fixture
 def anonymous(endpoint: Endpoint) -> Iterator[httpx.Client]:
-    """A client without a token."""
     with PatientClient(base_url=endpoint.url, verify=endpoint.verify, timeout=30) as client:
         yield client
 

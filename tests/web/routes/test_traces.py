@@ -30,8 +30,6 @@ EVENTS: Final = "GET /workflows/{workflow_id}/jobs/{job_id}/events"
 
 
 class Span(NamedTuple):
-    """A span as the collector receives it."""
-
     name: str
     trace_id: str
     parent_id: str
@@ -53,7 +51,6 @@ class Collector(Receiver):
         return f"http://127.0.0.1:{self.port}"
 
     def spans(self) -> list[Span]:
-        """All received spans."""
         return [span for message in self.messages for span in _read(message.body)]
 
     def named(self, request_id: str) -> Span:

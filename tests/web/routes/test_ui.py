@@ -28,7 +28,6 @@ IMPORT: Final = re.compile(r"""^(?:import|export) .*?from ["'](.+?)["'];""", re.
 
 @pytest.fixture
 def anybody(service: Service) -> Iterator[httpx.Client]:
-    """A client without a token."""
     with httpx.Client(base_url=service.url, verify=False) as client:
         yield client
 

@@ -51,13 +51,11 @@ def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
 
 @pytest.fixture(scope="module")
 def small_nginx(tmp_path_factory: pytest.TempPathFactory, small: Service) -> Iterator[Nginx]:
-    """nginx in front of the small service."""
     with Nginx(tmp_path_factory.mktemp("nginx"), [(small.host, small.port)]) as nginx:
         yield nginx
 
 
 def token(subject: str, seconds: int = 600) -> str:
-    """A token for reading everything."""
     return mint(SECRET, subject, ("logs:read",), ("*",), seconds, time.time())
 
 
@@ -68,7 +66,6 @@ def ask(service: Service, path: str, subject: str) -> httpx.Response:
 
 
 def memory(service: Service) -> int:
-    """The workers' memory in bytes."""
     return sum(int(psutil.Process(pid).memory_info().rss) for pid in service.worker_pids())
 
 

@@ -25,7 +25,6 @@ Asking = Callable[..., Future[httpx.Response]]
 
 @pytest.fixture
 def ask(client: httpx.Client) -> Iterator[Asking]:
-    """Sends a request in another thread."""
     with ThreadPoolExecutor(64) as pool:
 
         def ask(job: Foreign, **query: Any) -> Future[httpx.Response]:

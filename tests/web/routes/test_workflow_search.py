@@ -26,7 +26,6 @@ def workflow(client: httpx.Client, job: Foreign) -> Foreign:
 
 
 def search(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
-    """The answer to a search of the job's workflow."""
     return client.get(f"/workflows/{job.workflow_id}/logs/search", params=query)
 
 

@@ -29,7 +29,6 @@ def names(redis_server: RedisServer) -> list[str]:
 
 
 def ask(service: Service, query: str = "", workflows: tuple[str, ...] = ("*",), scope: str = "logs:read") -> Any:
-    """The answer for a token of these workflows."""
     token = mint(SECRET, "reader", (scope,), workflows, 600, time.time())
     headers = {"Authorization": f"Bearer {token}"}
     return httpx.get(f"{service.url}/workflows{query}", headers=headers, timeout=10, verify=service.verify)
@@ -47,7 +46,6 @@ def pages(service: Service, query: str, workflows: tuple[str, ...] = ("*",)) -> 
 
 
 def ids_on(pages: Iterable[list[dict[str, Any]]]) -> list[str]:
-    """The ids on all pages."""
     return [each["id"] for page in pages for each in page]
 
 

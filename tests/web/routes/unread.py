@@ -35,7 +35,6 @@ class Attack:
         self._poll = select.epoll()
 
     def run(self, seconds: float) -> None:
-        """Runs for ``seconds``."""
         until, is_reported = time.monotonic() + seconds, False
         while time.monotonic() < until:
             for _ in range(min(self._connections - len(self._open), OPENED_AT_ONCE)):
@@ -74,7 +73,6 @@ class Attack:
 
 
 def main(what: str, host: str, port: str, connections: str, seconds: str, certificate: str = "") -> None:
-    """The command line."""
     context = ssl.create_default_context(cafile=certificate) if certificate else None
     if context:
         context.check_hostname = False

@@ -97,11 +97,9 @@ class Stream:
         return blocks(self.body)
 
     def numbers(self) -> list[int]:
-        """The line numbers so far."""
         return [block["data"]["sequence_num"] for block in self.blocks() if block.get("event") == "log"]
 
     def close(self) -> None:
-        """Closes the connection."""
         sock = self._connection.sock
         for end in (sock, getattr(getattr(self._response.fp, "raw", None), "_sock", None)):
             if end is not None:
@@ -158,7 +156,6 @@ def exchange(
 
 
 def receive(sock: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Reads one answer from ``sock``."""
     response = http.client.HTTPResponse(sock)
     response.begin()
     headers = {name.lower(): value for name, value in response.getheaders()}

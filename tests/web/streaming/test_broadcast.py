@@ -103,7 +103,6 @@ def make_group(feed: Feed, count: int, **options: Any) -> tuple[BroadcastGroup, 
 
 
 def test_all_members_receive_a_new_line_once(feed: Feed) -> None:
-    """They joined at the same position."""
     _, members = make_group(feed, 3)
     publish(feed, 2)
 

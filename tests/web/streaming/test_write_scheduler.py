@@ -11,6 +11,7 @@ import pytest
 from chronoverse.web.guards.connection import STALL_SECONDS
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.streaming.stream_writer import StreamWriter, WriteScheduler
+from tests.support.reading import Clock
 
 #: Time limit of any wait, in seconds.
 MAX_WAIT_SECONDS: Final = 5.0
@@ -63,15 +64,6 @@ class FullSocket:
         self.theirs.close()
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -79,7 +71,6 @@ def clock() -> Clock:
 
 @pytest.fixture
 def full_sockets(clock: Clock) -> Iterator[tuple[FullSocket, FullSocket]]:
-    """Two full sockets of one scheduler."""
     scheduler = WriteScheduler(clock)
     both = FullSocket(scheduler), FullSocket(scheduler)
     yield both
@@ -89,7 +80,6 @@ def full_sockets(clock: Clock) -> Iterator[tuple[FullSocket, FullSocket]]:
 
 
 def wait_for(each: FullSocket, call: str) -> None:
-    """Waits for ``call`` to be made."""
     with gevent.Timeout(MAX_WAIT_SECONDS):
         while call not in each.calls:
             gevent.sleep(0.01)
@@ -102,7 +92,6 @@ def run_loop() -> None:
 
 
 def test_only_a_socket_with_room_is_written_to(full_sockets: tuple[FullSocket, FullSocket]) -> None:
-    """The other one stays full."""
     full_sockets[1].make_room()
     wait_for(full_sockets[1], "write more")
 
@@ -145,9 +134,9 @@ def test_a_queued_socket_closed_by_another_is_not_written_to(
 def test_a_socket_that_stays_full_is_given_up_on(full_sockets: tuple[FullSocket, FullSocket], clock: Clock) -> None:
     """Unless its write was renewed meanwhile: each write has its own timeout."""
     run_loop()
-    clock.now = STALL_SECONDS - 1
+    clock.now += STALL_SECONDS - 1
     full_sockets[1].renew()
-    clock.now = STALL_SECONDS + 1
+    clock.now += 2
     wait_for(full_sockets[0], "give up")
     run_loop()
 
