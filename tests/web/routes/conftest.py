@@ -17,6 +17,7 @@ from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.web.routes.foreign import Foreign
+from tests.web.routes.runner import Runner
 from tests.web.routes.site import Site, open_site
 from tests.web.routes.wire import Endpoint, Stream
 
@@ -111,6 +112,15 @@ def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def admin(service: Service) -> Iterator[httpx.Client]:
+    """A client of ``ada`` with a token for workflows that begin with ``wf_``, ``team.`` or ``watched.``."""
+    token = service.token("wf_*", "team.*", "watched.*", scopes=(READ, WRITE, ADMIN), subject="ada")
+    headers = {"Authorization": f"Bearer {token}"}
+    with httpx.Client(base_url=service.url, headers=headers, timeout=10) as client:
+        yield client
+
+
 @pytest.fixture(scope="module")
 def in_process(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., httpx.Client]:
     """Makes a client of an application in this process, with these settings and a token for everything.
@@ -148,3 +158,14 @@ def open_stream(service: Service, auth: dict[str, str]) -> Iterator[Callable[...
     yield open_stream
     for stream in opened:
         stream.close()
+
+
+@pytest.fixture
+def runner(client: httpx.Client, job: Foreign) -> Runner:
+    return Runner(client, job)
+
+
+@pytest.fixture
+def opened(runner: Runner) -> Runner:
+    assert runner.open().status_code == 200
+    return runner

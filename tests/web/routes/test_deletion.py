@@ -15,8 +15,8 @@ from tests.support.archivers import stepped
 from tests.support.commands import start_chronoverse
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
+from tests.web.routes.runner import Runner
 from tests.web.routes.site import Site
-from tests.web.routes.test_publish import Runner
 
 GONE: Final = b"event: error\ndata: the log is gone from the store: it expired or was deleted\n\n"
 

@@ -36,55 +36,6 @@ def named(stream: Stream, event: str) -> list[Any]:
     return [block["data"] for block in stream.blocks() if block.get("event") == event]
 
 
-@pytest.mark.parametrize(
-    ("fields", "shown"),
-    [
-        (("message", "x"), {"timestamp": "1970-01-01T00:00:00.000Z", "message": "x", "stream": "stdout"}),
-        (
-            ("stream", "stderr", "message", "x", "timestamp", "now"),
-            {"timestamp": "now", "message": "x", "stream": "stderr"},
-        ),
-        ((*LINE, "color", "red"), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"}),
-        (
-            ("message", "x", "stream", "stdlog", "timestamp", TIMESTAMP),
-            {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"},
-        ),
-        (
-            ("timestamp", b"\xff", "message", b"a\x00\x1b[31m\xffb\xed\xa0\x80", "stream", "stdout"),
-            {"timestamp": "\ufffd", "message": "a\x00\x1b[31m\ufffdb\ufffd\ufffd\ufffd", "stream": "stdout"},
-        ),
-        ((*LINE, "partial", "1"), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout", "partial": True}),
-        ((*LINE, "partial", "0"), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"}),
-        (("event", "note", *LINE), {"timestamp": TIMESTAMP, "message": "x", "stream": "stdout"}),
-    ],
-    ids=[
-        "no more than a message",
-        "another order",
-        "one field more",
-        "no such stream",
-        "bytes",
-        "partial",
-        "whole",
-        "event",
-    ],
-)
-def test_an_entry_that_can_be_shown_is_shown(
-    open_stream: OpenStream, job: Foreign, fields: tuple[str | bytes, ...], shown: dict[str, Any]
-) -> None:
-    """In order, between the lines before and after it."""
-
-    def write() -> None:
-        job.line("before")
-        job.add("2-0", *fields)
-        job.last = 2
-        job.line("after")
-        job.end()
-
-    for stream in replayed_and_live(open_stream, job, write):
-        assert stream.numbers() == [1, 2, 3]
-        assert named(stream, "log")[1] == shown | {"sequence_num": 2}
-
-
 def test_ids_made_by_the_server_are_shown_after_a_gap(open_stream: OpenStream, job: Foreign) -> None:
     """``*`` generates numbers of 13 digits. The lines are shown, and the missing numbers are a gap."""
 
@@ -157,19 +108,6 @@ def test_a_line_after_the_end_is_in_no_answer(client: httpx.Client, open_stream:
         assert (stream.numbers(), stream.blocks()[-1]["event"]) == (seen, "end"), query
     waited = client.get(f"{job.path}/wait?q=two&timeout=5").json()
     assert (waited["outcome"], waited["log"], waited["job"]["status"]) == ("ended", None, "FAILED")
-
-
-@pytest.mark.parametrize("exit_code", ["", "abc", "1e9", "99999999999999999999", "-1", b"\xff"])
-def test_an_invalid_exit_code_is_null(
-    open_stream: OpenStream, client: httpx.Client, job: Foreign, exit_code: str | bytes
-) -> None:
-    """An invalid number of lines is ignored, too."""
-    job.line("one")
-    job.add("2-0", "event", "end", "status", "FAILED", "exit_code", exit_code, "lines", "NaN", "dropped", "-1")
-    stream = open_stream(job).wait_end()
-
-    assert stream.blocks()[-2]["data"]["exit_code"] == (-1 if exit_code == "-1" else None)
-    assert client.get(job.path).json()["lines"] == 1
 
 
 def test_a_key_of_another_type_is_rejected(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:

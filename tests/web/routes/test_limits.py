@@ -13,7 +13,7 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.otlp.messages import record, request
 from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.test_publish import Runner
+from tests.web.routes.runner import Runner
 
 InProcess = Callable[..., httpx.Client]
 

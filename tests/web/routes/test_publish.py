@@ -1,9 +1,8 @@
 """The routes for runners: valid, repeated, rejected, oversized and malformed requests."""
 
 import gzip
-import secrets
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
@@ -14,6 +13,7 @@ from tests.support.memory import peak_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.runner import Runner
 from tests.web.routes.wire import Endpoint, Stream
 
 #: The service's defaults.
@@ -23,46 +23,6 @@ MAX_LINE: Final = 65_536
 LEASE_MS: Final = 30_000
 
 OpenStream = Callable[..., Stream]
-
-
-class Runner:
-    def __init__(self, client: httpx.Client, job: Foreign) -> None:
-        self.token = secrets.token_hex(16)
-        self.attempt = 1
-        self._client = client
-        self._path = job.path
-
-    def open(self) -> httpx.Response:
-        return self.post("attempts", {"token": self.token})
-
-    def append(self, first: int, *messages: str, **more: Any) -> httpx.Response:
-        return self.post("logs", self.lines(first, *messages, **more))
-
-    def lines(self, first: int, *messages: str, **more: Any) -> dict[str, Any]:
-        lines = [{"timestamp": TIMESTAMP, "message": message, "stream": "stdout"} for message in messages]
-        return {"token": self.token, "attempt": self.attempt, "first": first, "lines": lines, **more}
-
-    def end(self, end_number: int, **more: Any) -> httpx.Response:
-        body = {"token": self.token, "attempt": self.attempt, "status": "COMPLETED", "exit_code": 0, "dropped": 0}
-        return self.post("end", {**body, "next": end_number, **more})
-
-    def post(self, route: str, body: Any) -> httpx.Response:
-        return self.post_bytes(route, orjson.dumps(body))
-
-    def post_bytes(self, route: str, content: bytes | Iterator[bytes], **headers: str) -> httpx.Response:
-        named = {"Content-Type": "application/json", **{n.replace("_", "-"): value for n, value in headers.items()}}
-        return self._client.post(f"{self._path}/{route}", content=content, headers=named)
-
-
-@pytest.fixture
-def runner(client: httpx.Client, job: Foreign) -> Runner:
-    return Runner(client, job)
-
-
-@pytest.fixture
-def opened(runner: Runner) -> Runner:
-    assert runner.open().status_code == 200
-    return runner
 
 
 def messages(client: httpx.Client, job: Foreign) -> list[str]:

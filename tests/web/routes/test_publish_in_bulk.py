@@ -8,16 +8,10 @@ import pytest
 
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.web.routes.foreign import TIMESTAMP, Foreign
-from tests.web.routes.test_publish import MAX_LINE, Runner, messages
+from tests.web.routes.runner import Runner
+from tests.web.routes.test_publish import MAX_LINE, messages
 
 LATER = "2026-03-03T10:00:06.000Z"
-
-
-@pytest.fixture
-def opened(client: httpx.Client, job: Foreign) -> Runner:
-    runner = Runner(client, job)
-    assert runner.open().status_code == 200
-    return runner
 
 
 def run(*texts: Any, **more: Any) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Watches over HTTP: permissions, visible fields, and invalid requests."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.tokens import ADMIN
 from chronoverse.settings import Settings
 from chronoverse.store.watches import MAX_WATCHES
 from chronoverse.web.app import create_app
@@ -18,13 +17,6 @@ from tests.web.routes.test_workflow_settings import recorded
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 URL: Final = "https://hooks.example/T0/B0?x=1"
 BODY: Final = {"on": "end", "url": URL, "secret": SECRET}
-
-
-@pytest.fixture
-def admin(service: Service) -> Iterator[httpx.Client]:
-    token = service.token("wf_*", "watched.*", scopes=(READ, WRITE, ADMIN), subject="ada")
-    with httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {token}"}, timeout=10) as client:
-        yield client
 
 
 def test_a_watch_is_created_changed_listed_and_deleted(admin: httpx.Client, redis_server: RedisServer) -> None:

@@ -1,28 +1,17 @@
 """A workflow's own retention and quotas over HTTP, for teams without access to the store."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import httpx
-import pytest
 import redis
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.tokens import ADMIN
 from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 
 NONE: Final = {"retention_seconds": None, "job_bytes": None, "bytes_per_day": None}
-
-
-@pytest.fixture
-def admin(service: Service) -> Iterator[httpx.Client]:
-    """A client with a token for workflows that begin with ``wf_`` or ``team.``."""
-    token = service.token("wf_*", "team.*", scopes=(READ, WRITE, ADMIN), subject="ada")
-    headers = {"Authorization": f"Bearer {token}"}
-    with httpx.Client(base_url=service.url, headers=headers, timeout=10) as client:
-        yield client
 
 
 def recorded(client: httpx.Client, workflow_id: str) -> list[tuple[str, str, str]]:
