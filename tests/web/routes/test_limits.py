@@ -4,11 +4,13 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 
-from chronoverse.web.guards.admission import StreamTicket
+from chronoverse.errors import StoreRefused
+from chronoverse.web.guards.admission import LATE_ACCEPT_SECONDS, StreamTicket
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.otlp.messages import record, request
@@ -120,9 +122,31 @@ def test_lines_over_a_quota_count_towards_the_rate(
 def test_an_unreachable_store_is_not_described(in_process: InProcess, job: Foreign) -> None:
     """The answer is 503 with Retry-After. Its address and its own message are for operators only."""
     client = in_process(redis_url="unix:///secret/redis.sock")
-    for path in ("", "/logs", "/events", "/wait", "/logs/raw"):
-        answer = client.get(job.path + path)
+    assert client.get("/healthz").json() == {"status": "ok"}
+    paths = (job.path + path for path in ("", "/logs", "/events", "/wait", "/logs/raw"))
+    for path in (*paths, f"/workflows/{job.workflow_id}/jobs", "/workflows", "/readyz"):
+        answer = client.get(path)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "2")
         assert answer.headers["content-type"] == "application/problem+json"
         assert "secret" not in answer.text
         assert "sock" not in answer.text
+
+
+def test_a_node_is_ready_with_a_store_that_rejects_writes(
+    in_process: InProcess, job: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other node could write either, and all can serve readers. A node that shuts down is not ready."""
+    client = in_process()
+    deps = deps_of(client)
+    monkeypatch.setattr(type(deps.scans), "is_down", False)
+    assert client.get("/readyz").json() == {"status": "ready"}
+    monkeypatch.setattr(deps.store, "ping", Mock(side_effect=StoreRefused("MISCONF")))
+    monkeypatch.setattr(type(deps.scans), "is_down", True)
+    answer = client.get("/readyz")
+    assert (answer.status_code, answer.json()["status"]) == (200, "ready")
+    assert answer.json()["warning"] == "Searches are unavailable. The store rejects writes; reads work."
+    job.lines(["x"]).end()
+    monkeypatch.setattr(deps.admission, "_draining_since", time.monotonic())
+    assert [client.get(path).status_code for path in ("/readyz", f"{job.path}/events")] == [503, 200]
+    monkeypatch.setattr(deps.admission, "_draining_since", time.monotonic() - LATE_ACCEPT_SECONDS - 1)
+    assert client.get(f"{job.path}/events").status_code == 503

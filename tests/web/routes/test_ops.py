@@ -1,8 +1,6 @@
 """The operators' routes: health, readiness and metrics; and the OpenAPI document against the service's responses."""
 
-import os
 import re
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,9 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
-from tests.conftest import KINDS, binary
-from tests.support.servers import RedisServer
-from tests.support.service import SECRET, Service, serving
+from tests.support.service import SECRET, Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
@@ -51,61 +47,6 @@ def valid(document: dict[str, Any], operation: dict[str, Any], response: httpx.R
     if kind.endswith("json"):
         schema = documented["content"][kind]["schema"]
         Draft202012Validator(schema | {"components": document["components"]}).validate(response.json())
-
-
-@pytest.fixture(scope="module")
-def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RedisServer, Service]]:
-    """A server that tests break and repair, with a service."""
-    directory = tmp_path_factory.mktemp("frail")
-    options = ("--appendonly", "yes", "--appendfsync", "always")
-    with (
-        RedisServer(directory / "store", binary(KINDS[1]), *options) as store,
-        serving(directory / "service", store.url, heartbeat_seconds=1) as service,
-    ):
-        yield store, service
-
-
-@pytest.mark.long
-def test_a_node_whose_store_rejects_writes_is_ready_with_a_warning(frail: tuple[RedisServer, Service]) -> None:
-    """MISCONF after a real failed snapshot. Everything stored can be read, and streams continue."""
-    store, service = frail
-    # Otherwise its append-only file would exceed the limit, too.
-    store.ask("CONFIG", "SET", "appendonly", "no")
-    headers = {"Authorization": f"Bearer {service.token()}"}
-    job = Foreign(store.url, "wf_2", "job_1").lines(["x"] * 3)
-    with Stream(service, f"{job.path}/events", headers) as stream:
-        stream.wait_for(b"id: 3\n\n")
-        store.ask("CONFIG", "SET", "save", "3600 1")
-        store.ask("SET", "junk", os.urandom(3_000_000))
-        resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
-        store.ask("BGSAVE")
-        failed = b"rdb_last_bgsave_status:err"
-        wait_until(lambda: failed in store.ask("INFO", "persistence"), PATIENCE_SECONDS, "the snapshot failed")
-        ready = httpx.get(f"{service.url}/readyz", timeout=PATIENCE_SECONDS, verify=service.verify)
-        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
-        assert "rejects writes" in ready.json()["warning"]
-        beats = stream.body.count(b"\n:")
-        wait_until(lambda: stream.body.count(b"\n:") > beats + 1, PATIENCE_SECONDS, "heartbeats")
-        for path in (
-            job.path,
-            f"{job.path}/logs",
-            f"{job.path}/logs/search?q=x",
-            "/workflows",
-            "/workflows/wf_2/jobs",
-        ):
-            assert (path, httpx.get(service.url + path, headers=headers, verify=False).status_code) == (path, 200)
-        assert httpx.put(f"{service.url}/workflows/wf_2/jobs/new", headers=headers, verify=False).status_code == 503
-
-        resource.prlimit(store.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        store.ask("BGSAVE")
-        wait_until(
-            lambda: "warning" not in httpx.get(f"{service.url}/readyz", verify=False).json(),
-            PATIENCE_SECONDS,
-            "it writes",
-        )
-        job.line("after the fault")
-        job.end()
-        assert stream.wait_end().numbers() == [1, 2, 3, 4]
 
 
 def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.Client) -> None:
