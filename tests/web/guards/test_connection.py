@@ -174,6 +174,18 @@ def test_a_slow_reader_of_a_stream_receives_all_of_it(client: Client) -> None:
     assert reading.get() == len(LARGE)
 
 
+@pytest.mark.parametrize(("acknowledged", "why"), [(1, "expired"), (0, "slow")])
+def test_acknowledged_bytes_are_progress(
+    client: Client, monkeypatch: pytest.MonkeyPatch, acknowledged: int, why: str
+) -> None:
+    """Even while the buffer is too full to send more: a slow client's kernel acknowledges a little now and then."""
+    unsent = count(10**6, -acknowledged)
+    monkeypatch.setattr("chronoverse.web.guards.connection._unsent_bytes", lambda _: next(unsent))
+    client.connection.begin_long_answer(SendLimits(stall_seconds=0.2), time.monotonic() + 0.7)
+    with pytest.raises(ConnectionResetError, match=why):
+        client.connection.sendall(LARGE)
+
+
 def test_a_slow_reader_of_an_ordinary_answer_is_cut(client: Client) -> None:
     """Unlike a stream, it occupies memory until it is sent, so its total time is limited."""
     client.connection.begin_request(SendLimits(seconds=0.1, bytes_per_second=len(LARGE) * 5))

@@ -240,6 +240,8 @@ def test_values_are_counted_wherever_a_slice_ends() -> None:
             more = [has_more_values(orjson.dumps(texts), lambda: None, limit) for limit in (8, 9)]
             # Six quotation marks, two commas and a bracket.
             assert more == [True, False]
+    for unit in (b",", b"[", b"{", b'"'):
+        assert [has_more_values(unit * 10, lambda: None, limit) for limit in (9, 10)] == [True, False], unit
 
 
 def repeated(unit: bytes, before: bytes = b"", after: bytes = b"") -> bytes:

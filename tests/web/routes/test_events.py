@@ -103,6 +103,13 @@ def test_a_stream_starts_where_requested(
     assert not stream.cut
 
 
+def test_a_tail_does_not_reach_before_the_first_line(client: httpx.Client, ten: Foreign) -> None:
+    """Otherwise a viewer would get a gap for lines that it did not request."""
+    ten.trim(4)
+    for tail, start in ((5, "5"), (6, "4"), (8, "4"), (99, "4")):
+        assert client.head(f"{ten.path}/events?tail={tail}").headers["last-event-id"] == start
+
+
 @pytest.mark.parametrize("query", ["", "?offset=2", "?offset=latest", "?tail=9", "?offset=99&stream=stderr"])
 def test_the_last_event_id_takes_precedence(open_stream: OpenStream, ten: Foreign, query: str) -> None:
     """Over the query, which a browser repeats when it reconnects."""

@@ -208,10 +208,11 @@ def test_a_listing_cursor_is_bound_to_its_filter(client: httpx.Client, listed: l
 
 
 def test_an_expired_job_leaves_the_list(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:
-    """Although its id is still in the index."""
+    """And the index, so that no later listing reads it again."""
     client.put(job.path)
     client.put(job.sibling("job_2").path)
     redis_server.ask("DEL", f"chronoverse:{{{job.workflow_id}}}:job_1:job")
 
     listed = everything(client, f"/workflows/{job.workflow_id}/jobs?limit=1", "jobs")
     assert [each["id"] for each in listed] == ["job_2"]
+    assert redis_server.ask("ZRANGE", f"chronoverse:{{{job.workflow_id}}}:jobs", "0", "-1") == [b"job_2"]
