@@ -1,15 +1,17 @@
 """Authorisation: every kind of token on every route. No token ever appears in a log or an answer."""
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gevent
 import httpx
 import jwt
 import pytest
+from jsonschema import Draft202012Validator
 
 from chronoverse.auth import jwks
 from chronoverse.auth.tokens import ADMIN, READ, WRITE, mint
@@ -122,7 +124,10 @@ def jobs(service: Service, redis_server: object) -> None:
     assert isinstance(service.redis_url, str)
     for workflow in ("mine", "theirs"):
         httpx.put(f"{service.url}/workflows/{workflow}/jobs/job", headers=headers, verify=service.verify)
-        Foreign(service.redis_url, workflow, "job").lines(["secret of " + workflow]).end()
+        job = Foreign(service.redis_url, workflow, "job").lines(["secret of " + workflow])
+        job.add("2-0", "message", "half", "partial", "1")
+        job.last = 2
+        job.end("FAILED", 1)
     Foreign(service.redis_url, "theirs", "only_theirs").lines(["x"]).end()
 
 
@@ -142,12 +147,46 @@ def anonymous(endpoint: Endpoint) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def document(service: Service) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json", verify=service.verify).json()
+    return found
+
+
+def check_documented(document: dict[str, Any], response: httpx.Response) -> None:
+    """Fails unless ``document`` describes ``response``, down to every key."""
+    path = response.request.url.path
+    # A path without parameters is not an instance of one with them.
+    template = min(
+        (each for each in document["paths"] if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", each), path)),
+        key=lambda each: each.count("{"),
+    )
+    responses = document["paths"][template][response.request.method.lower()]["responses"]
+    documented = responses.get(str(response.status_code), responses.get("default"))
+    assert documented is not None, response.status_code
+    if "$ref" in documented:
+        documented = document["components"]["responses"][documented["$ref"].rpartition("/")[2]]
+    if "content" not in documented:
+        assert response.content == b""
+        return
+    kind = response.headers["content-type"].partition(";")[0]
+    assert kind in documented["content"]
+    if kind.endswith("json"):
+        schema = documented["content"][kind]["schema"]
+        Draft202012Validator(schema | {"components": document["components"]}).validate(response.json())
+
+
 @pytest.mark.parametrize("absent", [False, pytest.param(True, marks=pytest.mark.long)], ids=["exists", "absent"])
 @pytest.mark.parametrize("kind", MATRIX)
 def test_every_route_answers_every_token_as_documented(
-    service: Service, endpoint: Endpoint, anonymous: httpx.Client, kind: str, absent: bool
+    service: Service,
+    endpoint: Endpoint,
+    anonymous: httpx.Client,
+    document: dict[str, Any],
+    kind: str,
+    absent: bool,
 ) -> None:
-    """Status, media type, and the challenge of a 401. No refusal reveals what exists, and no log has the token."""
+    """As the document says. No refusal reveals what exists, and no log has the token."""
     make, expected = MATRIX[kind]
     before, headers = service.log_size(), named(make())
     for route, (method, path) in ROUTES.items():
@@ -157,8 +196,8 @@ def test_every_route_answers_every_token_as_documented(
             status = 201 if (route, status) == ("PUT", 200) else ABSENT.get(status, status)
         response = anonymous.request(method, path, headers=headers)
         assert (route, response.status_code) == (route, status)
+        check_documented(document, response)
         if response.status_code >= 400:
-            assert response.headers["content-type"] == "application/problem+json"
             assert response.json()["status"] == response.status_code
             assert b"secret" not in response.content
         if response.status_code == 401:
