@@ -22,7 +22,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import folder
-from chronoverse.joblog.model import Job, JobRef, Line
+from chronoverse.joblog.model import Gap, Job, JobRef, Line
 from chronoverse.live import tail
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.tail import Tail
@@ -158,6 +158,9 @@ def test_a_line_that_shares_its_number_is_not_lost(rig: Rig) -> None:
     rig.ask("XADD", rig.key, "5-1", "message", "nowhere")
     log = TieredLog(rig.store, rig.archive, rig.get_job())
     assert [(line.sequence_num, line.message) for line in log.before(6, 1).lines] == [(5, "line 5")]
+    # Numbers that the log does not have yet are not missing.
+    assert [line.sequence_num for line in log.before(99, 9).lines] == [5, 4, 3, 2, 1]
+    assert not [each for each in log.before(99, 9).entries if isinstance(each, Gap)]
 
 
 def test_without_an_archive_archived_lines_are_unavailable(rig: Rig) -> None:

@@ -278,3 +278,11 @@ def test_what_looks_like_an_error(message: str) -> None:
 )
 def test_what_does_not_look_like_an_error(message: str) -> None:
     assert not LineReader().read(message).is_error
+
+
+def test_a_line_that_only_reports_a_failure_is_no_better_cause_than_others() -> None:
+    """Of such hunks, the largest one is."""
+    found = FoundLines(hash, lambda message: int(message == "build failed"), 1, 9)
+    for number, message in ((1, "build failed"), (5, "x"), (6, "y")):
+        found.add(line(number, message))
+    assert found.best_hunk() == Hunk(5, 6, 2, 5, 0)
