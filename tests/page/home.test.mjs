@@ -8,7 +8,8 @@ import { $, until } from "./document.mjs";
 const ago = (minutes) => new Date(Date.now() - 60_000 * minutes).toISOString();
 const workflow = (id, recent, more = {}) => ({ id, recent, running: recent.filter((each) => each === "RUNNING").length, jobs: recent.length, last_job: `${id}-9`, last_job_at: ago(3), last_status: recent[0], ...more });
 const jobs = [["j3", "RUNNING", 1], ["j2", "FAILED", 60], ["j1", "LOST", 125], ["j0", "COMPLETED", 400]].map(([id, status, minutes]) => ({ id, status, started_at: ago(minutes), finished_at: status === "RUNNING" ? null : ago(minutes) }));
-const answers = { "/workflows": { workflows: [workflow("Good", ["COMPLETED", "FAILED"]), workflow("run", ["CANCELED"]), workflow("running", ["RUNNING"]), workflow("red", ["RUNNING", "FAILED"]), workflow("away", [], { jobs: null, last_job: null, running: null })], cursor: null }, "/workflows/red/jobs": { jobs, cursor: null } };
+const bad = [["n2", 5], ["n1", 50]].map(([id, minutes]) => ({ id, status: "FAILED", started_at: ago(minutes), finished_at: ago(minutes) }));
+const answers = { "/workflows": { workflows: [workflow("Good", ["COMPLETED", "FAILED"]), workflow("run", ["CANCELED"]), workflow("running", ["RUNNING"]), workflow("red", ["RUNNING", "FAILED"]), workflow("never", ["FAILED", "FAILED"]), workflow("away", [], { jobs: null, last_job: null, running: null })], cursor: null }, "/workflows/red/jobs": { jobs, cursor: null }, "/workflows/never/jobs": { jobs: bad, cursor: null } };
 const assigned = [];
 globalThis.addEventListener = () => {};
 globalThis.location = Object.assign(new URL("http://127.0.0.1/"), { assign: (address) => assigned.push(address) });
@@ -24,12 +25,12 @@ const rows = () => $("tbody").children;
 const shown = () => rows().map((row) => row.links[0].textContent);
 
 test("failing workflows come first, even while the next job runs; then running ones", async () => {
-  await until(() => shown().length === 5);
-  deepEqual(shown(), ["red", "running", "Good", "run", "away"]);
-  equal($("overview").textContent, "5 workflows · 1 failing");
-  deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 5", "Failing 1", "Running 2"]);
-  await until(() => rows()[0].querySelector(".since").textContent);
-  deepEqual(rows().slice(0, 2).map((row) => row.querySelector(".since").textContent), ["failing for 2 h", ""]);
+  await until(() => shown().length === 6);
+  deepEqual(shown(), ["red", "never", "running", "Good", "run", "away"]);
+  equal($("overview").textContent, "6 workflows · 2 failing");
+  deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 6", "Failing 2", "Running 2"]);
+  await until(() => rows()[1].querySelector(".since").textContent);
+  deepEqual(rows().slice(0, 3).map((row) => row.querySelector(".since").textContent), ["failing for 2 h", "failing for 50 min", ""]);
 });
 
 test("a name filters the list case-insensitively, and opens the exact match or the first one", () => {

@@ -9,7 +9,7 @@ import { $, renew, until } from "./document.mjs";
 const js = "../../chronoverse/web/static";
 const { List } = await import(`${js}/js/list.js`);
 const { cached } = await import(`${js}/js/causes.js`);
-const { Backoff, follow, page, StreamError, wait, end } = await import(`${js}/client/index.js`).then(async (all) => ({ ...all, ...(await import(`${js}/client/request.js`)) }));
+const { Backoff, follow, get, page, StreamError, wait, end } = await import(`${js}/client/index.js`).then(async (all) => ({ ...all, ...(await import(`${js}/client/request.js`)) }));
 
 const settle = (ms = 5) => new Promise((done) => setTimeout(done, ms));
 
@@ -278,6 +278,14 @@ test("a rejected token is replaced once per request", async () => {
   deepEqual([position, asked.map((each) => each.split(" ").at(-1))], [7, ["old", "new"]]);
   await rejects(page({ ...of, token: async () => "bad" }), { status: 401 });
   equal(asked.length, 4);
+});
+
+test("an aborted request throws the signal's reason", async () => {
+  globalThis.fetch = (_, { signal }) => new Promise((_, failed) => signal.addEventListener("abort", () => failed(signal.reason)));
+  const stop = new AbortController();
+  const asked = get("http://127.0.0.1/readyz", { signal: stop.signal });
+  setTimeout(() => stop.abort(new Error("enough")), 5);
+  await rejects(asked, { message: "enough" });
 });
 
 test("transient errors of pages are retried a few times", async () => {

@@ -235,6 +235,20 @@ test("groups of a stored log are requested page by page; lines after a skipped o
   equal(await new Groups(PATH).endOf(at(4, "--- b")), Infinity);
 });
 
+test("a live line that a pending request also returns is read once", async () => {
+  const nested = ["::group::A", "::group::B", "::endgroup::", "::endgroup::"].map((message, index) => at(index + 1, message));
+  let answer;
+  serve(nested, { gate: () => new Promise((done) => (answer = done)) });
+  const groups = new Groups(PATH);
+  groups.added(nested[0]);
+  const finding = groups.find(1);
+  await until(() => answer);
+  groups.added(nested[1]);
+  answer();
+  await finding;
+  deepEqual(known(groups).map(([start, end]) => [start, end]), [[1, 4], [2, 3]]);
+});
+
 // Scans.
 
 test("the criteria of a scan determine its route", () => {

@@ -10,6 +10,7 @@ const { copyAs, fromAddress, showPicked, toAddress, toQuery } = await import(`${
 const { Groups } = await import(`${js}/groups.js`);
 const { Steps } = await import(`${js}/steps.js`);
 const { showWatches } = await import(`${js}/watches.js`);
+const { hideLost, showLost } = await import(`${js}/status.js`);
 const { signedIn } = await import(`${js}/session.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
@@ -82,6 +83,13 @@ test("a step has its job's status if it contains the cause or is the last", () =
   equal(statuses({ status: "LOST", finished_at }, 1), "LO CO CO");
   equal(statuses({ status: "CANCELED", finished_at }), "CO CO CA");
   deepEqual(steps.shown.map(({ start, end, ms }) => [start, end, ms]), [[1, 2, 1000], [3, 5, 3000], [6, Infinity, 4000]]);
+});
+
+test("a connection that is restored at once was never lost", async () => {
+  showLost(new Error("closed"), 0);
+  hideLost();
+  await new Promise((done) => setTimeout(done, 800));
+  equal($("link").hidden, true);
 });
 
 test("watches are shown to readers who can send a test, with its result", async () => {

@@ -3,7 +3,7 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
+import { $, until } from "./document.mjs";
 
 const { causeText, reason, showSummary } = await import("../../chronoverse/web/static/js/summary.js");
 
@@ -34,6 +34,19 @@ test("the cause links to its most telling line, not to the first line of its con
     [["#L121", 121, "121"]],
   );
   equal(summary.textContent, "121E GatewayError: 409");
+});
+
+test("a late answer does not replace that of a later request", async () => {
+  const job = { workflow_id: "w", id: "j", status: "FAILED", exit_code: 1, last_sequence_num: 200 };
+  const answers = [];
+  globalThis.fetch = () => new Promise((done) => answers.push((message) => done(Response.json({ job, cause: { kind: "error", line: line(121, message) }, complete: true }))));
+  const asked = [1, 2].map(() => showSummary("http://127.0.0.1/workflows/w/jobs/j", () => {}));
+  await until(() => answers.length === 2);
+  answers[1]("now");
+  await asked[1];
+  answers[0]("before");
+  await asked[0];
+  equal($("summary").textContent, "121now");
 });
 
 test("a cause with low confidence is only the most likely one", async () => {
