@@ -10,11 +10,10 @@ const js = "../../chronoverse/web/static/js";
 const { contrast, indexed, paint } = await import(`${js}/colour.js`);
 const { age, ago, clock, count, elapsed, ended, many, outcome, span } = await import(`${js}/format.js`);
 const { ciAddress } = await import(`${js}/labels.js`);
-const { MAX_SHOWN, truncate } = await import(`${js}/line.js`);
 const { MARKERS, markup } = await import(`${js}/markup.js`);
 const { nearIds } = await import(`${js}/missing.js`);
 const { Ranges } = await import(`${js}/ranges.js`);
-const { findVisible, plain, segments, toUtf16Spans } = await import(`${js}/text.js`);
+const { findVisible, MAX_SHOWN, plain, segments, toUtf16Spans, truncate } = await import(`${js}/text.js`);
 const { excerpt } = await import(`${js}/match.js`);
 const time = await import(`${js}/timeline.js`);
 

@@ -7,8 +7,7 @@ import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreach
 /** @typedef {import("./index.js").Frame} Frame */
 /** @typedef {import("./index.js").FollowOptions} FollowOptions */
 
-//: The service's heartbeat interval in seconds, and how many heartbeats may be missed before a connection is considered
-//: dead.
+//: The service's heartbeat interval in seconds, and how many may be missed before a connection is considered dead.
 const HEARTBEAT_SECONDS = 15;
 const MISSED = 3;
 //: Seconds of continuous failures after which to give up.
@@ -21,7 +20,6 @@ const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end", "rese
 export const TOKEN_EXPIRED = "token expired";
 const NUMBER = /^[0-9]{1,15}$/;
 
-/** The log ended with an error: the job was lost, or its log is gone. `cursor` is the last line number. */
 export class StreamError extends Error {
   name = "StreamError";
 
@@ -36,12 +34,7 @@ export class StreamError extends Error {
   }
 }
 
-/**
- * Follows the log of a job until it ends. Yields each line number once and in order, or a `gap` that covers it. Ends
- * after the `end` frame. Otherwise throws: StreamError, Refused, Unreachable after `giveUpAfter` seconds, or the
- * signal's reason.
- * @type {typeof import("./index.js").follow}
- */
+/** @type {typeof import("./index.js").follow} */
 export function follow(options) {
   const { offset, tail } = options;
   const filters = { stream: options.stream, q: options.q, regex: options.regex || undefined };
@@ -52,10 +45,7 @@ export function follow(options) {
   return read(options, reader, backoff, urlOf);
 }
 
-/**
- * Follows the jobs of a workflow: the newest ones, then each change. Never ends. Throws what `follow` throws.
- * @type {typeof import("./index.js").followWorkflow}
- */
+/** @type {typeof import("./index.js").followWorkflow} */
 export function followWorkflow(options) {
   const { jobs, status, labels, after } = options;
   const backoff = new Backoff();
@@ -195,10 +185,7 @@ class FrameReader {
     return true;
   }
 
-  /**
-   * @param {Frame["event"]} event
-   * @param {any} data
-   */
+  /** @param {string} event @param {any} data */
   #give(event, data) {
     this.#frames.push(/** @type {Frame} */ ({ event, data, cursor: this.cursor }));
   }
@@ -225,7 +212,7 @@ class FrameReader {
       if (this.isOfWorkflow && this.hasJob && this.cursor === null) {
         // Not all jobs arrived over the previous connection, and those deleted since then will not be reported.
         this.#give("connected", data);
-        return this.#give(/** @type {any} */ ("reset"), { reason: "incomplete" });
+        return this.#give("reset", { reason: "incomplete" });
       }
     } else if (event === "log") {
       if (!this.#advance(data.sequence_num)) return;
@@ -242,6 +229,6 @@ class FrameReader {
       this.isOver = true;
       if (number !== null) this.#advance(number);
     }
-    this.#give(/** @type {Frame["event"]} */ (event), data);
+    this.#give(event, data);
   }
 }

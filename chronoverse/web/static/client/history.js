@@ -10,10 +10,7 @@ const WAIT_SECONDS = 20;
 //: Seconds for which a wait continues while the service does not respond.
 const GIVE_UP_SECONDS = 600;
 
-/**
- * One page of a log, or of the lines that match `q`. The result's `cursor` leads to the next page; null at the end.
- * @type {typeof import("./index.js").page}
- */
+/** @type {typeof import("./index.js").page} */
 export async function page(options) {
   const { token, signal, q, regex, stream, order, limit, offset, cursor, before, after } = options;
   const found = q === undefined ? {} : { q, regex: regex || undefined, before, after };
@@ -24,10 +21,7 @@ export async function page(options) {
   });
 }
 
-/**
- * Ends a job that no runner holds, and returns it. Idempotent for the same status.
- * @type {typeof import("./index.js").end}
- */
+/** @type {typeof import("./index.js").end} */
 export async function end(options) {
   const { token, signal, status, exitCode } = options;
   const url = jobUrl(options, "end", {});
@@ -55,12 +49,7 @@ export async function retry(signal, attempt) {
   }
 }
 
-/**
- * Waits until a line after `offset` matches `q`, the job ends, or `timeout` seconds have passed. Without `q`, waits for
- * the end. Sends as many requests as needed, even if the service responds early. Throws Refused with status 404 if the
- * job does not appear in time.
- * @type {typeof import("./index.js").wait}
- */
+/** @type {typeof import("./index.js").wait} */
 export async function wait(options) {
   const { token, signal, q, regex, stream, limit, timeout = 30, giveUpAfter = GIVE_UP_SECONDS } = options;
   const deadline = now() + timeout * 1000;

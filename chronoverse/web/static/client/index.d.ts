@@ -6,15 +6,18 @@
  */
 export type Token = string | ((refused?: Refused, used?: string) => string | Promise<string>);
 
-/** A job, and the token to access it with. */
-export interface JobOptions {
+/** A workflow, and the token to access it with. */
+export interface WorkflowOptions {
   /** The service's address, such as `https://logs.example`. Optional in a page of the service itself. */
   service?: string;
   workflow: string;
-  job: string;
   token?: Token;
   /** Aborts the call and closes its connection. The call then throws the signal's reason. */
   signal?: AbortSignal;
+}
+
+export interface JobOptions extends WorkflowOptions {
+  job: string;
 }
 
 /** Which lines to return. */
@@ -70,18 +73,8 @@ export interface Job {
 }
 
 /** A job's state in a stream. The optional fields are set once it has ended. */
-export interface JobState {
-  status: Status;
-  attempt: number;
-  first_sequence_num: number;
-  last_sequence_num: number;
-  started_at: string | null;
-  exit_code?: number | null;
-  lines?: number;
-  dropped?: number;
-  finished_at?: string | null;
-  labels: Record<string, string>;
-}
+export type JobState = Pick<Job, "status" | "attempt" | "first_sequence_num" | "last_sequence_num" | "started_at" | "labels"> &
+  Partial<Pick<Job, "exit_code" | "lines" | "dropped" | "finished_at">>;
 
 /**
  * `cursor` is the number of the last line that was returned or skipped. Pass it as the `offset` of another `follow` to
@@ -109,13 +102,8 @@ export type Frame =
   /** The filter has skipped all lines up to `cursor`. */
   | FrameOf<"cursor", null>;
 
-export interface FollowOptions extends JobOptions, Filter {
-  /** Start after this line number: 0 for the beginning, `latest` for new lines only. The default is 0. */
-  offset?: number | "latest";
-  /** Start with this many of the last lines. Cannot be combined with `offset`. */
-  tail?: number;
-  /** Seconds to wait for a job that does not exist yet. May be Infinity. The default is 0. */
-  wait?: number;
+/** How to keep a connection. */
+interface Following {
   /**
    * The service's heartbeat interval in seconds. A connection is considered dead after three missed heartbeats. Default
    * 15.
@@ -127,6 +115,15 @@ export interface FollowOptions extends JobOptions, Filter {
   onReconnect?: (failure: Error, delay: number) => void;
 }
 
+export interface FollowOptions extends JobOptions, Filter, Following {
+  /** Start after this line number: 0 for the beginning, `latest` for new lines only. The default is 0. */
+  offset?: number | "latest";
+  /** Start with this many of the last lines. Cannot be combined with `offset`. */
+  tail?: number;
+  /** Seconds to wait for a job that does not exist yet. May be Infinity. The default is 0. */
+  wait?: number;
+}
+
 /**
  * Follows the log of a job until it ends, reconnecting as needed. Yields each line number once and in order, or a `gap`
  * that covers it. Ends after the `end` frame. Throws StreamError if the log ended with an error, Refused if retrying
@@ -134,12 +131,7 @@ export interface FollowOptions extends JobOptions, Filter {
  */
 export function follow(options: FollowOptions): AsyncGenerator<Frame, void, undefined>;
 
-export interface FollowWorkflowOptions {
-  /** As in JobOptions. */
-  service?: string;
-  workflow: string;
-  token?: Token;
-  signal?: AbortSignal;
+export interface FollowWorkflowOptions extends WorkflowOptions, Following {
   /** Start with this many of the newest jobs, up to 1,000. The default is 100. */
   jobs?: number;
   /** Only jobs with this status. A job's change to another status is not reported. */
@@ -148,9 +140,6 @@ export interface FollowWorkflowOptions {
   labels?: Record<string, string>;
   /** The `cursor` of an earlier call, to resume after. */
   after?: number;
-  heartbeat?: number;
-  giveUpAfter?: number;
-  onReconnect?: (failure: Error, delay: number) => void;
 }
 
 /** A job in a workflow's stream. A deleted job has the status DELETED. */
@@ -250,14 +239,6 @@ export interface EndOptions extends JobOptions {
  */
 export function end(options: EndOptions): Promise<Job>;
 
-/** A workflow, and the token to access it with. The token needs `logs:admin`. */
-export interface WorkflowOptions {
-  service?: string;
-  workflow: string;
-  token?: Token;
-  signal?: AbortSignal;
-}
-
 /** What to report about a workflow's jobs, and where to send it. */
 export interface WatchBody {
   on: "end" | "change" | "silent";
@@ -292,7 +273,10 @@ export interface Watch extends Required<Omit<WatchBody, "seconds" | "secret">> {
   dropped: number;
 }
 
-/** A workflow's watches. These four functions make up to four attempts, and throw Refused or Unreachable. */
+/**
+ * A workflow's watches. These four functions need a token with `logs:admin`. They make up to four attempts, and throw
+ * Refused or Unreachable.
+ */
 export function watches(options: WorkflowOptions): Promise<Watch[]>;
 /** Adds or replaces a watch. */
 export function putWatch(options: WorkflowOptions, id: string, watch: WatchBody): Promise<Watch>;

@@ -16,7 +16,6 @@ const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
 
 const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
-/** A response other than 2xx. */
 export class Refused extends Error {
   name = "Refused";
 
@@ -34,7 +33,6 @@ export class Refused extends Error {
   }
 }
 
-/** The service does not respond, or the connection broke. */
 export class Unreachable extends Error {
   name = "Unreachable";
 }

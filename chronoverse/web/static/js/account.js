@@ -5,7 +5,6 @@ import { icon } from "./icons.js";
 import { issuer } from "./oidc.js";
 import { claims, isRenewed, signIn, signOut } from "./session.js";
 
-/** The workflow patterns in the token. */
 export const namedWorkflows = () => [claims().workflows ?? []].flat().map(String);
 
 /** Who is signed in, as a sentence. Empty if the token does not name its owner. */
@@ -33,7 +32,6 @@ export function showEmpty(isEmpty, hint, more = () => []) {
   $("empty").append(make("p", "", `${signedInAs()}This token is for ${scopeText()}. ${hint()}`), ...more(), tokenButtons());
 }
 
-/** Appends the button to the page header. */
 export function showAccount() {
   const { sub, exp } = claims();
   const opens = Object.assign(button(() => {}, icon("account")), { id: "account", title: "Account", ariaLabel: "Account" });

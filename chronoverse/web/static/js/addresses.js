@@ -1,6 +1,5 @@
 // The addresses of the pages. Ids come from the service and are untrusted, so they are encoded.
 
-/** A valid id of a workflow or a job. */
 export const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
 export const workflowPage = (workflow) => `/ui/workflows/${encodeURIComponent(workflow)}`;

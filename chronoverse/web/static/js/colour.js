@@ -11,7 +11,6 @@ const CACHE_SIZE = 2000;
 const parse = (hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
 
-/** The RGB value of a colour index from 16 to 255. */
 export function indexed(index) {
   if (index >= 232) return Array(3).fill(8 + (index - 232) * 10);
   const level = (n) => (n ? 55 + n * 40 : 0);

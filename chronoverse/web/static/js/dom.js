@@ -12,7 +12,6 @@ export function make(name, className, ...children) {
   return element;
 }
 
-/** A button with text or an icon. */
 export function button(clicked, ...children) {
   const element = make("button", "", ...children);
   element.type = "button";
@@ -29,7 +28,6 @@ export function fill(element, children) {
   return true;
 }
 
-/** A link with text or elements. */
 export function link(href, ...children) {
   const element = make("a", "", ...children);
   element.href = href;

@@ -80,7 +80,6 @@ class Filter extends Matches {
 export class Errors extends Filter {
   unknown = "not scanned";
 
-  /** `on` is as for `Matches`. */
   constructor(path, log, on) {
     const accepts = ({ message }) => message.length > LOOKED_AT || looksLikeError(message);
     super(path, log, on, { q: words, regex: true, accepts }, "error");
@@ -110,7 +109,6 @@ export class NewLines extends Filter {
   unknown = "not compared";
   #workflow;
 
-  /** `on` is as for `Matches`. */
   constructor(path, workflow, log, on) {
     super(path, log, on, { new: true, hunks: true }, "new");
     this.#workflow = workflow;
@@ -135,7 +133,6 @@ export class NewLines extends Filter {
     $("against").parentElement.hidden = !(own || chosen) || new URLSearchParams(location.search).has("against");
   }
 
-  /** Whether the line is marked as new. */
   has(number) {
     const { scan } = this;
     if (!scan) return false;

@@ -15,7 +15,6 @@ export class Find extends Matches {
   #local = null;
   #timer = 0;
 
-  /** `on` is as for `Matches`. */
   constructor(path, log, on) {
     super(path, log, on, { q: "", regex: false }, "previous", "next");
     $("q").addEventListener("input", () => this.#typed());

@@ -14,7 +14,6 @@ export const ended = (status) => status !== "PENDING" && status !== "RUNNING";
 const grouped = new Intl.NumberFormat("en-US");
 export const count = (number) => grouped.format(number);
 
-/** "1 workflow", "2 workflows". */
 export const many = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
 
 /** How a job ended, or its status, such as "Failed · exit 3" or "Completed". */
@@ -32,6 +31,7 @@ export function tookMs({ status, started_at: started, finished_at: finished }) {
 }
 
 const twoDigits = (number) => String(number).padStart(2, "0");
+const timeOfDay = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
 
 /** A duration in milliseconds as "37 ms", "0.3 s", "42 s", "3 min 07 s", "2 h 05 min" or "4 d 03 h". */
 export function span(ms) {
@@ -47,23 +47,17 @@ export function span(ms) {
 
 /** The time of day of an ISO 8601 time, in the reader's time zone. Empty for an invalid time. */
 export function clock(iso) {
-  const date = new Date(iso);
-  if (Number.isNaN(date.getTime()) || date.getTime() === 0) return "";
-  const ms = String(date.getMilliseconds()).padStart(3, "0");
-  return `${twoDigits(date.getHours())}:${twoDigits(date.getMinutes())}:${twoDigits(date.getSeconds())}.${ms}`;
+  const at = Date.parse(iso);
+  return at ? timeOfDay.format(at) : "";
 }
 
 /** The time from `start` to `iso`, such as "+1:02:03.456". Empty if either is invalid. */
 export function elapsed(iso, start) {
   const ms = Date.parse(iso) - Date.parse(start);
   if (Number.isNaN(ms) || Date.parse(iso) === 0) return "";
-  const sign = ms < 0 ? "-" : "+";
-  const all = Math.abs(ms);
-  const hours = Math.floor(all / 3_600_000);
-  const minutes = Math.floor(all / 60_000) % 60;
-  const rest = (all % 60_000) / 1000;
-  const seconds = `${twoDigits(minutes)}:${rest.toFixed(3).padStart(6, "0")}`;
-  return hours ? `${sign}${hours}:${seconds}` : `${sign}${seconds}`;
+  const hours = Math.floor(Math.abs(ms) / 3_600_000);
+  const minutes = new Date(Math.abs(ms)).toISOString().slice(14, 23);
+  return `${ms < 0 ? "-" : "+"}${hours ? `${hours}:` : ""}${minutes}`;
 }
 
 /** The time since `iso`, such as "5 min" or "3 d". */

@@ -92,7 +92,6 @@ export class Groups {
     return this.ended.filter(([start]) => !this.known.get(start).badLine && !this.known.get(start).isOpen);
   }
 
-  /** All groups that have ended, as such pairs. */
   get ended() {
     return [...this.known.values()].filter(({ end }) => end < Infinity).map(({ start, end }) => [start, end]);
   }

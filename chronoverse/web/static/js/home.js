@@ -66,7 +66,6 @@ function arrange(items) {
   return items.filter((each) => each.id.toLowerCase().includes(text) && KINDS[kind][2](each)).sort((a, b) => rank(a) - rank(b));
 }
 
-/** Shows the counts, as links and in the header. */
 function showKinds() {
   const { items } = list;
   const plus = list.hasMore ? "+" : "";

@@ -15,7 +15,6 @@ const ICONS = {
 };
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An icon, hidden from screen readers. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   const attributes = { class: "i", viewBox: "0 0 16 16", "aria-hidden": "true" };

@@ -50,29 +50,20 @@ maker.took = (number) => steps.shown.find(({ start, end }) => start === number &
 maker.isError = (line) => looksLikeError(line.message);
 const log = new Log(path, changed);
 const groups = new Groups(path);
-const scanned = {
-  changed: scanChanged,
-  jump: (number) => jump(number),
-  top: topNumber,
-  current: () => maker.current,
-  intend,
-};
+const scanned = { changed: scanChanged, jump, top: topNumber, current: () => maker.current, intend };
 const find = new Find(path, log, { ...scanned, changed: () => (scanChanged(), maker.renew()) });
 const newLines = new NewLines(path, workflow, log, scanned);
 const errors = new Errors(path, log, scanned);
 //: The filter buttons and their matches. At most one button is pressed.
 const FILTERS = new Map([[$("only"), find], [$("errors"), errors], [$("new"), newLines]]);
-const ruler = new Ruler(
-  log,
-  [
-    ["new-mark", () => (filtered ? [] : newLines.numbers)],
-    ["mark-now", () => (filtered ? [] : find.numbers)],
-    ["fault", () => (filtered || !errors.isAsked ? [] : errors.numbers)],
-  ],
-  (number) => jump(number),
-);
+const RULED = [
+  ["new-mark", () => (filtered ? [] : newLines.numbers)],
+  ["mark-now", () => (filtered ? [] : find.numbers)],
+  ["fault", () => (filtered || !errors.isAsked ? [] : errors.numbers)],
+];
+const ruler = new Ruler(log, RULED, jump);
 const viewport = new Viewport($("log"), log, maker, moved);
-const strip = new Strip((number) => jump(number), numbersInView);
+const strip = new Strip(jump, numbersInView);
 const profile = new Profile(path, log, strip);
 const steps = new Steps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
 tellProgress((foot, ms) => ((viewport.foot = foot), profile.showRunning(ms)));
@@ -114,7 +105,6 @@ function changed() {
   $("q").placeholder = log.last ? `Find in ${many(log.last, "line")}` : "Find";
 }
 
-/** Redraws all rows. */
 function redraw() {
   maker.renew();
   viewport.refresh();
@@ -142,7 +132,6 @@ function moved(isLarge) {
   showNewCount();
 }
 
-/** Updates the strip and the steps to the lines in view. */
 function inView() {
   strip.moved();
   const [from, to] = numbersInView();
@@ -192,7 +181,6 @@ function jump(number) {
   showNewCount();
 }
 
-/** Shows all lines, those of one stream, or those of a scan. */
 function filter() {
   topNumber();
   const stream = chosenStream();
@@ -240,7 +228,6 @@ function unpick() {
   picked();
 }
 
-/** Jumps to a line and picks it. */
 function goTo(number) {
   pick(Math.min(number, Math.max(log.last, 1)), false);
   jump(maker.picked.from);
@@ -263,7 +250,6 @@ async function fold(number) {
   if (end > number) log.fold(number, end);
 }
 
-/** Folds all known groups after searching for more, or unfolds all. */
 async function foldAll() {
   if (log.hasFolds) {
     log.foldAll([]);
@@ -327,7 +313,6 @@ $("name").addEventListener("click", () => $("name").classList.toggle("cut"));
 for (const button of [$("copy"), $("copylink"), $("copymarkdown"), $("copycause")]) {
   button.addEventListener("click", () => copyAs(button, path, maker.picked, chosenStream()).catch((error) => announce(`Not copied: ${error.message}`)));
 }
-/** Toggles a filter button, and releases the others. */
 function choose(button) {
   toggle(button);
   for (const [each, matches] of FILTERS) {
@@ -481,21 +466,11 @@ function showEnd(why) {
   showNewCount();
 }
 
-const yieldToBrowser = () => new Promise((done) => setTimeout(done, 0));
-
 /** Shows the live stream after line `offset` until it ends. Waits for a job that does not exist yet. */
 async function followStream(offset, isThere) {
   const heartbeat = Number(document.documentElement.dataset.heartbeat);
-  const frames = follow({
-    workflow,
-    job: name,
-    token: currentToken,
-    offset,
-    heartbeat,
-    wait: isThere ? 0 : Infinity,
-    giveUpAfter: Infinity,
-    onReconnect: showLost,
-  });
+  const waits = { wait: isThere ? 0 : Infinity, giveUpAfter: Infinity };
+  const frames = follow({ workflow, job: name, token: currentToken, offset, heartbeat, ...waits, onReconnect: showLost });
   let since = performance.now();
   try {
     for await (const { event, data } of frames) {
@@ -503,7 +478,7 @@ async function followStream(offset, isThere) {
       else events[event]?.(data);
       if (event === "log" && log.last === 1) notice(null);
       if (performance.now() - since > BUSY_MS) {
-        await yieldToBrowser();
+        await new Promise((done) => setTimeout(done, 0));
         since = performance.now();
       }
     }
@@ -515,14 +490,7 @@ async function followStream(offset, isThere) {
 }
 
 /** The job, or null if it does not exist yet. */
-async function fetchJob() {
-  try {
-    return (await get(path)).body;
-  } catch (error) {
-    if (error instanceof Refused && error.status === 404) return null;
-    throw error;
-  }
-}
+const fetchJob = () => get(path).then(({ body }) => body, (error) => (error.status === 404 ? null : Promise.reject(error)));
 
 const hasFailed = () => status === "FAILED" || status === "LOST";
 

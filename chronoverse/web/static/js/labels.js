@@ -13,7 +13,6 @@ export function ciAddress({ url }) {
   return address && ["http:", "https:"].includes(address.protocol) ? address.href : null;
 }
 
-/** A chip with a label that links to `href`. */
 export function chip(label, href, ...more) {
   const [key, value] = label;
   const name = key === "branch" ? [icon("branch"), make("span", "sr", "branch")] : [make("span", "quiet", key)];
@@ -23,10 +22,8 @@ export function chip(label, href, ...more) {
   return element;
 }
 
-/** A label as a chip that links to the workflow's jobs with this label. */
 export const filterChip = (workflow, label) => chip(label, `${workflowPage(workflow)}?${new URLSearchParams({ label: labelText(label) })}`);
 
-/** A commit, abbreviated to seven characters. */
 export function commitElement(commit) {
   const code = make("code", "commit", commit.slice(0, 7));
   code.title = `commit ${commit}`;

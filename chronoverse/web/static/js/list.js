@@ -15,7 +15,6 @@ const SHOW_MS = 100;
 const PAGE = 1000;
 
 export class List {
-  /** All listed items, newest first. */
   items = [];
   #options;
   #isLoaded = false;
@@ -87,7 +86,6 @@ export class List {
     });
   }
 
-  /** Refreshes after `ms`, or never if that is null. */
   #schedule(ms) {
     clearTimeout(this.#timer);
     this.#timer = ms === null ? 0 : setTimeout(() => (document.hidden ? this.#schedule(ms) : this.refresh()), ms);
@@ -150,7 +148,6 @@ export class List {
     else if (!this.hasMore) this.items.push(item);
   }
 
-  /** Renders the items, as currently arranged. */
   show() {
     if (!this.#isLoaded) return;
     const { arrange, empty, loaded, name } = this.#options;

@@ -2,10 +2,9 @@
 
 import { Backoff, isTransient } from "../client/request.js";
 import { markup } from "./markup.js";
-import { truncate, sameOpenLines, MAX_SHOWN } from "./line.js";
 import { get } from "./session.js";
 import { countBefore, Ranges } from "./ranges.js";
-import { plain } from "./text.js";
+import { MAX_SHOWN, plain, truncate } from "./text.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
 //: Lines per window, and so per request.
@@ -30,6 +29,9 @@ const CHANGING = /\d+(?:[.,]\d+)?\s?(?:%|(?:[kKMGT]i?B?|B)(?:\/s)?\b|it\/s|m?s\b
 
 /** What all states of a progress bar have in common. Null for any other line. */
 const barOf = (message) => (message.length < 500 && BAR.test(message) ? plain(message).replace(CHANGING, " ").replace(/ +/g, " ") : null);
+
+/** Whether both have the same unfinished long lines, by stream. */
+const sameOpenLines = (a, b) => a.stdout === b.stdout && a.stderr === b.stderr;
 
 export class Log {
   first = 1;
@@ -56,17 +58,14 @@ export class Log {
   #away = false;
   #backoff = Object.assign(new Backoff(), { retryMs: RETRY_MS });
   #load;
-  /** Resolves once the first lines have arrived. */
   loaded = new Promise((done) => (this.#load = done));
 
-  /** `path` is the job's route. `changed` is called after every change. */
   constructor(path, changed) {
     this.#path = path;
     this.#changed = changed;
   }
 
-  // Rows. Each number has a row, unless it is hidden.
-
+  // Each number has a row, unless it is hidden.
   get count() {
     return this.last - this.#hidden.below(this.last + 1);
   }
@@ -98,12 +97,9 @@ export class Log {
     return this.#parts.get(number) ?? [];
   }
 
-  /** The line with that number, if it is in memory. */
   get(number) {
     return this.#windows.get(Math.floor((number - 1) / WINDOW))?.lines[(number - 1) % WINDOW];
   }
-
-  // Additions and changes.
 
   /** Sets the log's first and last number, as reported by the service. */
   setExtent(first, last) {
@@ -128,19 +124,14 @@ export class Log {
     this.#load();
   }
 
-  /** Adds a gap: unavailable line numbers. */
   gap(from, to, reason) {
     this.last = Math.max(this.last, to);
     const touching = this.#gaps.filter((gap) => gap.from <= to + 1 && from <= gap.to + 1 && gap.reason === reason);
     this.#gaps = this.#gaps.filter((gap) => !touching.includes(gap));
-    const gap = {
-      from: Math.min(from, ...touching.map((each) => each.from)),
-      to: Math.max(to, ...touching.map((each) => each.to)),
-      reason,
-    };
-    this.#gaps.push(gap);
+    const [first, last] = [Math.min(from, ...touching.map((each) => each.from)), Math.max(to, ...touching.map((each) => each.to))];
+    this.#gaps.push({ from: first, to: last, reason });
     this.#gaps.sort((a, b) => a.from - b.from);
-    if (gap.to > gap.from) this.#hidden.add(gap.from + 1, gap.to);
+    if (last > first) this.#hidden.add(first + 1, last);
     this.#changed();
   }
 
@@ -159,8 +150,6 @@ export class Log {
     const gap = this.#gaps[countBefore(this.#gaps.length, (each) => this.#gaps[each].from <= number) - 1];
     return gap && number <= gap.to ? gap : null;
   }
-
-  // Windows.
 
   /** Fetches the missing lines in view and around it, nearest first. */
   load(top, bottom) {
@@ -351,8 +340,6 @@ export class Log {
     return { ...line, message: message.slice(0, MAX_SHOWN), more, parts: parts.length + 1 };
   }
 
-  // Progress bars.
-
   /** Hides a row if the next one is a later state of the same progress bar. */
   #hideState(number, next) {
     const [line, after] = [this.get(number), this.get(next)];
@@ -370,8 +357,6 @@ export class Log {
     this.#rehide();
     this.#changed();
   }
-
-  // Folds.
 
   /** Hides the numbers after `start` up to `end`. */
   fold(start, end) {

@@ -14,65 +14,54 @@ export function countBefore(length, isBefore) {
 
 /** Sorted disjoint ranges of integers, each with the count of all numbers in the previous ranges. */
 export class Ranges {
-  #from = [];
-  #to = [];
-  #before = [];
-  #stale = 0;
+  #all = [];
+  //: The counts are valid below this index.
+  #counted = 0;
 
   /** Adds the numbers `from` to `to`, both inclusive. `to` may be Infinity. */
   add(from, to) {
-    let low = this.#search(from - 1);
-    if (low >= 0 && this.#to[low] >= to) return;
-    if (low < 0 || this.#to[low] < from - 1) low += 1;
-    let high = low;
-    while (high < this.#from.length && this.#from[high] <= to + 1) high += 1;
-    if (high > low) {
-      from = Math.min(from, this.#from[low]);
-      to = Math.max(to, this.#to[high - 1]);
-    }
-    this.#from.splice(low, high - low, from);
-    this.#to.splice(low, high - low, to);
-    this.#before.length = Math.min(this.#before.length, low);
-    this.#stale = Math.min(this.#stale, low);
+    const all = this.#all;
+    const low = countBefore(all.length, (each) => all[each].to < from - 1);
+    if (all[low]?.from <= from && to <= all[low].to) return;
+    const high = countBefore(all.length, (each) => all[each].from <= to + 1);
+    const touching = all.slice(low, high);
+    const range = { from: Math.min(from, touching[0]?.from ?? from), to: Math.max(to, touching.at(-1)?.to ?? to), before: 0 };
+    all.splice(low, high - low, range);
+    this.#counted = Math.min(this.#counted, low);
   }
 
   clear() {
-    this.#from = [];
-    this.#to = [];
-    this.#before = [];
-    this.#stale = 0;
+    this.#all = [];
+    this.#counted = 0;
   }
 
   has(number) {
-    const at = this.#search(number);
-    return at >= 0 && number <= this.#to[at];
+    return number <= this.#at(number)?.to;
   }
 
   /** How many numbers below `number` are in the ranges. */
   below(number) {
-    const at = this.#search(number - 1);
-    if (at < 0) return 0;
-    this.#count();
-    return this.#before[at] + Math.min(number - 1, this.#to[at]) - this.#from[at] + 1;
+    const range = this.#at(number - 1);
+    return range ? range.before + Math.min(number - 1, range.to) - range.from + 1 : 0;
   }
 
   /** The number at `index`, counted from 0, among the positive numbers outside the ranges. */
   outside(index) {
-    this.#count();
-    const at = countBefore(this.#from.length, (each) => this.#from[each] - 1 - this.#before[each] <= index) - 1;
-    if (at < 0) return index + 1;
-    const skipped = this.#before[at] + this.#to[at] - this.#from[at] + 1;
-    return index + 1 + skipped;
+    const range = this.#last((each) => each.from - 1 - each.before <= index);
+    return index + 1 + (range ? range.before + range.to - range.from + 1 : 0);
   }
 
-  #search(number) {
-    return countBefore(this.#from.length, (each) => this.#from[each] <= number) - 1;
+  /** The last range that starts at or before `number`. */
+  #at(number) {
+    return this.#last(({ from }) => from <= number);
   }
 
-  #count() {
-    for (let i = this.#stale; i < this.#from.length; i += 1) {
-      this.#before[i] = i === 0 ? 0 : this.#before[i - 1] + this.#to[i - 1] - this.#from[i - 1] + 1;
+  #last(isBefore) {
+    for (let before = 0; this.#counted < this.#all.length; this.#counted += 1) {
+      const last = this.#all[this.#counted - 1];
+      if (last) before = last.before + last.to - last.from + 1;
+      this.#all[this.#counted].before = before;
     }
-    this.#stale = this.#from.length;
+    return this.#all[countBefore(this.#all.length, (each) => isBefore(this.#all[each])) - 1];
   }
 }

@@ -1,9 +1,9 @@
 // Finds all lines that match, are new, or belong to one stream, by paging through the service's results.
 
 import { againstLabels } from "./addresses.js";
-import { truncate } from "./line.js";
 import { countBefore } from "./ranges.js";
 import { get, persist, Refused } from "./session.js";
+import { truncate } from "./text.js";
 
 //: Lines per request.
 const PAGE = 1000;

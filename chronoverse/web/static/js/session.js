@@ -41,7 +41,6 @@ export function token() {
   return sessionStorage.getItem(KEY);
 }
 
-/** Whether the token is renewed automatically. */
 export const isRenewed = () => session() !== null;
 
 /** Stores the token and the data for renewing it; null for a pasted token. */
@@ -157,7 +156,6 @@ async function hear() {
   await moment;
 }
 
-/** Gets a token before the first request. */
 export async function begin() {
   takeFromFragment();
   // A link with a token was opened in a page that is open already. Its contents and requests belong to the previous token.
@@ -228,7 +226,6 @@ function issuerButton(isEmpty) {
   return button(begins, `Sign in at ${new URL(issuer).host}`);
 }
 
-/** Adds a token field to the form. Calls `done` once the service has accepted the token. */
 function askForToken(form, reason, done) {
   const input = make("input");
   Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });

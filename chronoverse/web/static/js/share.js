@@ -43,7 +43,6 @@ export function toQuery(values) {
   if (location.search !== search) history.replaceState(history.state, "", location.pathname + search + location.hash);
 }
 
-/** Shows which lines are picked, and the actions for them. */
 export function showPicked(picked) {
   $("picked").hidden = picked === null;
   if (!picked) return;
@@ -73,7 +72,6 @@ const COPIES = {
   copymarkdown: async (path, picked, stream) => markdown(await textOf(path, picked, stream), picked),
 };
 
-/** Text as a Markdown code block, with a link to its lines. */
 function markdown(text, { from, to }) {
   const where = to > from ? `lines ${from} to ${to}` : `line ${from}`;
   const address = location.href.replace(/[()]/g, (bracket) => (bracket === "(" ? "%28" : "%29"));

@@ -25,7 +25,6 @@ async function discover() {
   return oauth.processDiscoveryResponse(url, await oauth.discoveryRequest(url, options()));
 }
 
-/** Redirects to the issuer. */
 async function begin() {
   if (!isSecureContext) throw new Error("signing in requires HTTPS");
   const server = await discover();
@@ -71,7 +70,6 @@ async function finish(parameters) {
   return $("notice").replaceChildren("Signed in. You can close this tab. ", link("/", "All workflows"));
 }
 
-/** Why the sign-in failed, as a sentence. */
 function sentence(error) {
   if (error instanceof oauth.AuthorizationResponseError || error instanceof oauth.ResponseBodyError) {
     return `The issuer ${issuer} refuses: ${error.error_description ?? error.error}.`;

@@ -4,10 +4,8 @@ import { link, make } from "./dom.js";
 import { STATUS, outcome, span, tookMs } from "./format.js";
 import { icon } from "./icons.js";
 
-/** Whether the status needs attention. */
 export const isRed = (status) => status === "FAILED" || status === "LOST";
 
-/** The icon of a status, in its colour. */
 export function statusIcon(status, name = status in STATUS ? status : "PENDING") {
   const svg = icon(name);
   svg.dataset.status = status;
@@ -20,7 +18,6 @@ export function outcomeElement(job) {
   return make("span", "", word, ...(exit ? [make("span", "exit", ` · ${exit}`)] : []));
 }
 
-/** The status of a job, with its icon. */
 export function badgeElement(job) {
   const badge = make("span", "badge", statusIcon(job.status), outcomeElement(job));
   badge.dataset.status = job.status;

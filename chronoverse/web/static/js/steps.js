@@ -11,7 +11,6 @@ const MAX_STEPS = 300;
 const DRAW_MS = 500;
 
 export class Steps {
-  /** The steps that are shown. */
   shown = [];
   #groups;
   #job = {};
@@ -21,13 +20,11 @@ export class Steps {
   #items = new Map();
   #changed;
 
-  /** `changed()` is called when the steps have changed. */
   constructor(groups, changed) {
     this.#groups = groups;
     this.#changed = changed;
   }
 
-  /** Shows the steps of a job. */
   of(job) {
     this.#job = job;
     this.changed();
@@ -39,7 +36,6 @@ export class Steps {
     this.draw();
   }
 
-  /** Schedules a redraw. */
   changed() {
     if (this.#groups.known.size) this.#timer ||= setTimeout(() => this.draw(), this.#drawn ? DRAW_MS : 0);
   }

@@ -30,7 +30,6 @@ export function linkToLine(number, ...children) {
 /** A line's text without markup and colours. */
 export const textOfLine = ({ message }) => plain(message.slice(markup(message)?.skip ?? 0)).trim().replace(/\s+/g, " ").slice(0, SHOWN);
 
-/** A line's text as an element. */
 export function code(line) {
   const text = make("code", "");
   for (const segment of segments(textOfLine(line), [])) text.append(segmentElement({ ...segment, link: undefined }));
@@ -92,7 +91,6 @@ function show(body) {
   showRuns(job.workflow_id, number ? body.compared_with : null);
 }
 
-/** The menu of good runs. Each links to its page, and to a comparison with only that run. */
 export function showRuns(workflow, runs) {
   $("compare").hidden = $("good").hidden = $("viewruns").hidden = !runs;
   $("good").textContent = `${many(runs?.length ?? 0, "good run")} ▾`;

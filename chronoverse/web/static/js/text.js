@@ -12,6 +12,9 @@ const STRING = /\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)/y;
 const SHORT = /\x1b(?:[()*+][0-9A-Za-z]|[=>78cDEHMNOZ])/y;
 const URL_LIKE = /\bhttps?:\/\/[^\s<>"'`\\^{|}]+/gi;
 
+//: Characters of a message that are stored and shown. Only a download has the rest.
+export const MAX_SHOWN = 20_000;
+
 const NAMES = {
   0x7f: "^?", 0x85: "NEL", 0x61c: "ALM", 0x200b: "ZWSP", 0x200e: "LRM", 0x200f: "RLM", 0x2028: "LS", 0x2029: "PS",
   0x202a: "LRE", 0x202b: "RLE", 0x202c: "PDF", 0x202d: "LRO", 0x202e: "RLO", 0x2060: "WJ", 0x2066: "LRI",
@@ -106,7 +109,6 @@ function matchAt(form, message, index) {
   return form.exec(message);
 }
 
-/** The links in a text, as [start, end, address]. */
 function links(text) {
   const found = [];
   for (const match of text.matchAll(URL_LIKE)) {
@@ -167,6 +169,13 @@ export function findVisible(message, form) {
   }
   const toMessageIndex = (at) => at + (skipped.findLast(([from]) => from <= at)?.[1] ?? 0);
   return [...visible.matchAll(form)].map(({ index, 0: { length } }) => [toMessageIndex(index), toMessageIndex(index + length - 1) + 1]);
+}
+
+/** The line with its message truncated to MAX_SHOWN. `more` is true if something was cut off. */
+export function truncate(line) {
+  if (line.message.length <= MAX_SHOWN) return line;
+  // Copied through JSON, because a slice would keep the whole string in memory.
+  return { ...line, message: JSON.parse(JSON.stringify(line.message.slice(0, MAX_SHOWN))), more: true };
 }
 
 /** Converts spans in code points, as sent by the service, to UTF-16 units. */

@@ -36,7 +36,6 @@ export function wholeStrip(strip = [], ms, start, first) {
   return points.length && before >= 0 && points.at(-1)[0] <= ms / 1000 ? [...points, [ms / 1000, points.at(-1)[1]]] : strip;
 }
 
-/** The time of a line in seconds. */
 export const secondsOf = (strip, number) => between(strip, 1, 0, number);
 
 /** The last line number at that time. */
@@ -98,7 +97,6 @@ export function pauseAt(pauses, seconds, reach = 0) {
   return near[0] ?? pauses.find(({ from, to }) => from <= seconds && seconds < to) ?? null;
 }
 
-/** A duration in seconds, such as "12.4 s". */
 const duration = (seconds) => (seconds >= 10 && seconds < 60 ? `${seconds.toFixed(1)} s` : span(1000 * seconds));
 
 /** A rounded duration, such as "45 s", "4 min" or "2 h". */
@@ -109,7 +107,6 @@ const usually = (usual) => (!usual ? "" : usual.median < 0.001 ? "usually no pau
 /** The text about a pause: its duration, and the usual one. */
 export const pauseText = ({ seconds, usual, number }) => `${[`${duration(seconds)} here`, usually(usual)].filter(Boolean).join(", ")} · after line ${count(number)}`;
 
-/** The text about any other place. */
 export const placeText = (strip, seconds) => `${duration(seconds)} · line ${count(lineAt(strip, seconds))}`;
 
 /** The texts about a profile's worst pause, before and after the text of the line it links to. */

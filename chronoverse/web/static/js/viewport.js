@@ -91,7 +91,6 @@ export class Viewport {
     this.refresh();
   }
 
-  /** Text after the last row; empty for none. */
   set foot(text) {
     if (this.#foot.textContent === text) return;
     this.#keepEnd(() => (this.#foot.textContent = text));
@@ -101,7 +100,6 @@ export class Viewport {
     return this.#source.count && this.#foot.textContent ? ROW : 0;
   }
 
-  /** The first and the last row in view. */
   get view() {
     const end = Math.max(0, this.#source.count - 1);
     const top = Math.min(this.#row, end);
@@ -322,7 +320,6 @@ export class Viewport {
     }
   }
 
-  /** Synchronizes the scroll bar with the position. */
   #sync() {
     const scrollable = Math.max(0, this.#source.count * ROW + this.#footHeight - this.#height);
     const part = this.#px / this.#heightOf(this.#row);

@@ -24,7 +24,6 @@ let labels = [];
 let counts = null;
 let plus = "";
 
-/** The filters, as parameters of a request and of the page's address. */
 const filters = () => [...(status ? [["status", status]] : []), ...labels.map((label) => ["label", label])];
 
 function cells(job) {
@@ -53,7 +52,6 @@ function update(row, job) {
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
 
-/** A link to a job. */
 const linkTo = (job) => link(jobPage(workflow, job.id), job.id);
 
 /** In the header: how many jobs there are, since when they fail, and the last good one. */
@@ -74,7 +72,6 @@ function showOverview() {
   showKinds();
 }
 
-/** The status filters, with their counts. */
 function showKinds() {
   const kinds = ["", "FAILED", "RUNNING", "LOST", "COMPLETED", "CANCELED", ...(counts?.PENDING || status === "PENDING" ? ["PENDING"] : [])];
   const texts = kinds.map((kind) => [kind, kind, STATUS[kind] ?? "All", counts ? count(counts[kind] ?? 0) + plus : undefined]);
