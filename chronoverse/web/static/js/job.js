@@ -497,7 +497,7 @@ const hasFailed = () => status === "FAILED" || status === "LOST";
 /** Marks the new lines, and if `moves`, jumps to the cause of a failure. */
 function showCause({ cause, compared_with: runs, new: found }, moves) {
   // Marks would be useless if nearly all lines are new.
-  if (runs && found.count <= MARKED_SHARE * log.last) newLines.keep();
+  if (runs && found.count < MARKED_SHARE * log.last) newLines.keep();
   const number = maker.cause;
   if (!moves || !number || number === maker.current) return;
   jump(number);

@@ -80,7 +80,7 @@ function tick() {
   const took = tookMs(job);
   const facts = [];
   if (took !== null) facts.push(span(took));
-  if (start > 0) facts.push(timeElement(job.started_at));
+  if (start > 0) facts.push(make("span", "", make("span", "wide", "started "), timeElement(job.started_at)));
   facts.push(make("span", "wide", many(last, "line")));
   if (job.dropped) facts.push(`${many(job.dropped, "line")} dropped`);
   if (job.attempt > 1) facts.push(`attempt ${job.attempt}`);

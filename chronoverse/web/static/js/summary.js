@@ -27,8 +27,11 @@ export function linkToLine(number, ...children) {
   return element;
 }
 
-/** A line's text without markup and colours. */
-export const textOfLine = ({ message }) => plain(message.slice(markup(message)?.skip ?? 0)).trim().replace(/\s+/g, " ").slice(0, SHOWN);
+/** A line's text without colours, markup and the time before it. */
+export function textOfLine({ message }) {
+  const text = message.replace(/^\d{4}-\d\d-\d\dT[\d:.]+Z /, "");
+  return plain(text.slice(markup(text)?.skip ?? 0)).trim().replace(/\s+/g, " ").slice(0, SHOWN);
+}
 
 export function code(line) {
   const text = make("code", "");
