@@ -128,8 +128,10 @@ globalThis.Request = class extends Request {
     super(new URL(address, location), options);
   }
 };
-// Would keep the process alive.
-delete globalThis.BroadcastChannel;
+// Node.js's own keeps the process alive.
+globalThis.BroadcastChannel = class {
+  postMessage() {}
+};
 
 export const $ = (id) => document.getElementById(id);
 /** Replaces the page's element with this id with a new one, without listeners. */

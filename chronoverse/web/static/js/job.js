@@ -92,9 +92,7 @@ const chosenStream = () => (isPressed($("stderr")) ? "stderr" : "");
 function changed() {
   showLast(log.last, log.get(log.last)?.timestamp);
   $("log").style.setProperty("--digits", Math.max(4, String(log.last).length));
-  find.logGrew();
-  newLines.logGrew();
-  errors.logGrew();
+  for (const { scan } of FILTERS.values()) scan?.resume();
   own?.resume();
   showNewCount();
   findGroups();
@@ -251,10 +249,7 @@ async function fold(number) {
 }
 
 async function foldAll() {
-  if (log.hasFolds) {
-    log.foldAll([]);
-    return announce("Unfolded all groups");
-  }
+  if (log.hasFolds) return log.foldAll([]), announce("Unfolded all groups");
   await groups.find(GROUPS_OF_ALL);
   log.foldAll(groups.ended);
   return announce(`Folded ${many(groups.known.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
@@ -279,17 +274,14 @@ async function foldFirst() {
 $("log").addEventListener("click", (event) => {
   const row = event.target.closest(".row");
   if (!row) return;
-  if (event.target.closest("a.n")) {
-    if (event.metaKey || event.ctrlKey) return;
-    event.preventDefault();
-    pick(Number(row.dataset.number), event.shiftKey);
-  } else if (event.target.closest("button.fold")) {
-    fold(Number(row.dataset.number));
-  } else if (event.target.closest("button.updates")) {
-    log.showStates(Number(row.dataset.number));
-  }
+  const number = Number(row.dataset.number);
+  if (event.target.closest("button.fold")) fold(number);
+  if (event.target.closest("button.updates")) log.showStates(number);
+  if (!event.target.closest("a.n") || event.metaKey || event.ctrlKey) return;
+  event.preventDefault();
+  pick(number, event.shiftKey);
 });
-$("newer").addEventListener("click", () => toEnd());
+$("newer").addEventListener("click", toEnd);
 // After a mouse click on a button, return the keyboard focus to the log. After a key press the focus stays on the
 // button, unless that is now hidden: until the next frame, a hidden button still receives keys.
 for (const group of document.querySelectorAll("#tools, #card, #steps, #views, #picked, #newer")) {
@@ -434,7 +426,7 @@ function showState(state) {
   else notice(live ? "No lines yet." : "No output.");
   showJob(state, log.last);
   showLabels(state.labels);
-  if (live || hasFailed()) openCard(hasFailed() ? status : status === "RUNNING" ? status : null);
+  if (live || hasFailed()) openCard(hasFailed() || status === "RUNNING" ? status : null);
   else if (!$("card").hidden) openCard(null);
   strip.reserve(tookMs(state));
   steps.of(state);

@@ -73,11 +73,6 @@ export class Matches {
     this.changed();
   }
 
-  /** To be called when the log has grown. */
-  logGrew() {
-    this.scan?.resume();
-  }
-
   #begin() {
     this.scan?.stop();
     this.#fetchedWindows.clear();

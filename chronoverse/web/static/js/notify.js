@@ -19,8 +19,5 @@ export function notifyOfEnd(isLive, how, name) {
   if (isLive || $("notify").ariaPressed !== "true") return;
   toggle($("notify"), false);
   const shown = new Notification(`${name}: ${how}`, { body: location.host, tag: location.pathname });
-  shown.addEventListener("click", () => {
-    focus();
-    shown.close();
-  });
+  shown.addEventListener("click", () => (focus(), shown.close()));
 }

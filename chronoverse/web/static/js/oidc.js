@@ -60,15 +60,10 @@ const send = (endpoint, values, options) =>
 export async function renew(session) {
   if (!session.refresh) throw new SignedOut("the sign-in has expired");
   const at = Date.now();
-  let response;
-  let answer;
-  try {
-    const values = { grant_type: "refresh_token", refresh_token: session.refresh };
-    response = await send(session.token_endpoint, values, { signal: AbortSignal.timeout(ISSUER_MS) });
-    answer = await response.json();
-  } catch (error) {
-    throw new IssuerAway(`The issuer ${issuer} does not answer.`, { cause: error });
-  }
+  const values = { grant_type: "refresh_token", refresh_token: session.refresh };
+  const away = (error) => Promise.reject(new IssuerAway(`The issuer ${issuer} does not answer.`, { cause: error }));
+  const response = await send(session.token_endpoint, values, { signal: AbortSignal.timeout(ISSUER_MS) }).catch(away);
+  const answer = await response.json().catch(away);
   if (response.status >= 500 || response.status === 429) throw new IssuerAway(`The issuer ${issuer} answers ${response.status}.`);
   if (!response.ok) throw new SignedOut(`the issuer says: ${answer?.error_description ?? answer?.error ?? response.status}`);
   if (typeof answer?.access_token !== "string") throw new SignedOut("the issuer's answer has no token");

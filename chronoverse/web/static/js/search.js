@@ -10,7 +10,6 @@ import { badgeElement } from "./state.js";
 
 //: Jobs with a match after which the search pauses.
 const ENOUGH_JOBS = 20;
-
 //: Statuses that make a retry pointless.
 const FINAL = new Set([400, 403, 404]);
 
@@ -26,10 +25,7 @@ export class WorkflowSearch {
   constructor(workflow) {
     this.#workflow = workflow;
     $("stop").addEventListener("click", () => this.stop());
-    $("further").addEventListener("click", () => {
-      $("progress").focus({ preventScroll: true });
-      this.#run();
-    });
+    $("further").addEventListener("click", () => ($("progress").focus({ preventScroll: true }), this.#run()));
   }
 
   /** Searches for `criteria`: `{q, regex, status, labels}`. Earlier results are removed. */
@@ -43,9 +39,7 @@ export class WorkflowSearch {
   /** Stops the search and removes its results. */
   clear() {
     this.#running?.abort();
-    this.#running = null;
-    this.#cursor = null;
-    this.#position = null;
+    this.#cursor = this.#position = null;
     this.#groups.clear();
     $("found").replaceChildren();
     $("results").hidden = true;
@@ -54,13 +48,11 @@ export class WorkflowSearch {
   /** Stops the search. The results stay, and the search can be continued. */
   stop() {
     this.#running?.abort();
-    this.#running = null;
     this.#pause("Stopped", { canGoOn: true });
   }
 
   async #run() {
-    const running = new AbortController();
-    this.#running = running;
+    const running = (this.#running = new AbortController());
     $("further").hidden = true;
     $("stop").hidden = false;
     this.#show("Searching…");
@@ -75,12 +67,9 @@ export class WorkflowSearch {
       } while (this.#cursor && this.#groups.size < enough);
     } catch (error) {
       // A search that was stopped or replaced by another has shown that already.
-      if (running.signal.aborted) return;
-      this.#running = null;
-      this.#pause(`The search failed: ${error.message}`, { canGoOn: !FINAL.has(error.status), isBad: true });
+      if (!running.signal.aborted) this.#pause(`The search failed: ${error.message}`, { canGoOn: !FINAL.has(error.status), isBad: true });
       return;
     }
-    this.#running = null;
     this.#pause("", { canGoOn: this.#cursor !== null });
   }
 

@@ -22,7 +22,7 @@ const YOUNG_MS = 10_000;
 //: Expected refusals, such as "no such job", have status 200. Browsers log other statuses as errors.
 const QUIET = { Prefer: "status=200" };
 
-const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("chronoverse") : null;
+const channel = new BroadcastChannel("chronoverse");
 let signingIn = null;
 //: Called when another tab's token arrives: for the dialog, and for `hear`.
 let cameIn = () => {};
@@ -55,7 +55,7 @@ function forget() {
   for (const key of [KEY, SESSION, SIGNED_OUT]) sessionStorage.removeItem(key);
 }
 
-const tell = () => channel?.postMessage({ token: token(), session: session() });
+const tell = () => channel.postMessage({ token: token(), session: session() });
 
 /**
  * The token for requests. An issuer's token is renewed before it expires, and after it was rejected. If that fails, the
@@ -134,7 +134,6 @@ export function signOut() {
 
 /** Sends the token to other tabs on request, and adopts theirs if this tab has none, or an older one from the issuer. */
 function listen() {
-  if (!channel) return;
   channel.onmessage = ({ data }) => {
     if (data?.ask && token()) tell();
     const isNewer = session() && data?.session?.at > session().at;
@@ -147,7 +146,6 @@ function listen() {
 
 /** Asks the other tabs for their token, and waits for it up to HANDOVER_MS. */
 async function hear() {
-  if (!channel) return;
   const moment = new Promise((done) => {
     heard = done;
     setTimeout(done, HANDOVER_MS);
@@ -250,8 +248,7 @@ function askForToken(form, reason, done) {
 
 /** Sends a request with the token. Resolves like `fetch`, whatever the status. */
 export async function ask(path, { headers = {}, ...options } = {}) {
-  const authorization = { Authorization: `Bearer ${await currentToken()}` };
-  return fetch(path, { ...options, cache: "no-store", headers: { ...headers, ...authorization } });
+  return fetch(path, { ...options, cache: "no-store", headers: { ...headers, Authorization: `Bearer ${await currentToken()}` } });
 }
 
 /**

@@ -78,13 +78,13 @@ function runs(message) {
   const text = (end) => {
     if (end > at) found.push({ text: message.slice(at, end), start: at, style, target });
   };
-  for (SPECIAL.lastIndex = 0; ; ) {
-    const special = SPECIAL.exec(message);
-    if (!special) break;
+  let special;
+  for (SPECIAL.lastIndex = 0; (special = SPECIAL.exec(message)); SPECIAL.lastIndex = at) {
     text(special.index);
     at = special.index + 1;
     const code = message.charCodeAt(special.index);
-    const sequence = code === 0x1b && [CSI, STRING, SHORT].map((form) => matchAt(form, message, special.index)).find(Boolean);
+    for (const form of [CSI, STRING, SHORT]) form.lastIndex = special.index;
+    const sequence = code === 0x1b && (CSI.exec(message) ?? STRING.exec(message) ?? SHORT.exec(message));
     if (sequence) {
       if (sequence[0][1] === "[" && sequence[2] === "m" && !/[<-?]/.test(sequence[1])) style = rendition(style, sequence[1]);
       const [, address] = sequence[0].startsWith("\x1b]8;") ? (TARGET.exec(sequence[0]) ?? [null, ""]) : [null, null];
@@ -93,7 +93,6 @@ function runs(message) {
     } else {
       found.push({ text: symbolFor(code), start: special.index, code, style });
     }
-    SPECIAL.lastIndex = at;
   }
   text(message.length);
   return found;
@@ -101,12 +100,7 @@ function runs(message) {
 
 /** A message as plain text, without control sequences and control characters. */
 export function plain(message) {
-  return runs(message).map(({ text, code }) => (code === undefined || code > 0x9f ? (code === undefined ? text : String.fromCharCode(code)) : "")).join("");
-}
-
-function matchAt(form, message, index) {
-  form.lastIndex = index;
-  return form.exec(message);
+  return runs(message).map(({ text, code }) => (code === undefined ? text : code > 0x9f ? String.fromCharCode(code) : "")).join("");
 }
 
 function links(text) {

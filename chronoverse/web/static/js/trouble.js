@@ -42,8 +42,6 @@ export function hideRetry() {
 }
 
 /** The result of `request()`, which is retried while the service does not respond. */
-export async function untilAnswered(request) {
-  const answer = await persist(request, { failed: (error, ms) => showRetry(ms, error, () => dispatchEvent(new Event("online"))) });
-  hideRetry();
-  return answer;
+export function untilAnswered(request) {
+  return persist(request, { failed: (error, ms) => showRetry(ms, error, () => dispatchEvent(new Event("online"))) }).finally(hideRetry);
 }

@@ -31,8 +31,7 @@ async function sendTest(path) {
 export async function showWatches(workflow, place) {
   if (![claims().scope ?? ""].flat().join(" ").split(" ").includes("logs:admin")) return;
   const path = `/workflows/${workflow}/watches`;
-  const { body } = await get(path);
-  const items = body.watches.map((watch) => {
+  const items = (await get(path)).body.watches.map((watch) => {
     const state = make("span", "quiet", stateText(watch));
     const test = button(async () => {
       test.disabled = true;
