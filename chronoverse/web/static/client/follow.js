@@ -195,8 +195,7 @@ class FrameReader {
     const number = id !== undefined && NUMBER.test(id) ? Number(id) : null;
     // An id without data: the filter has skipped all lines up to it.
     if (text === undefined && number !== null && this.#advance(number)) this.#give("cursor", null);
-    if (text === undefined) return;
-    if (this.isOver) return;
+    if (text === undefined || this.isOver) return;
     if (event !== "connected" && event !== "error") this.#backoff.succeeded();
     if (event === "error") {
       this.error = text;
@@ -219,7 +218,7 @@ class FrameReader {
     } else if (event === "gap") {
       const from = this.cursor === null ? data.from : Math.max(data.from, this.cursor + 1);
       if (!this.#advance(data.to)) return;
-      return this.#give("gap", { ...data, from });
+      data.from = from;
     } else if (event === "job") {
       this.hasJob = true;
       if (number !== null) this.#advance(number);

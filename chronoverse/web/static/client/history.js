@@ -32,9 +32,7 @@ export async function end(options) {
 
 /**
  * The result of `attempt`, after at most MAX_ATTEMPTS calls.
- * @template T
- * @param {AbortSignal | undefined} signal
- * @param {() => Promise<T>} attempt
+ * @type {<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>) => Promise<T>}
  */
 export async function retry(signal, attempt) {
   const backoff = new Backoff();

@@ -74,10 +74,7 @@ export class Limit {
   #ms;
   #abort = () => this.#controller.abort(this.#outer?.reason);
 
-  /**
-   * @param {AbortSignal | undefined} signal
-   * @param {number} ms
-   */
+  /** @param {AbortSignal | undefined} signal @param {number} ms */
   constructor(signal, ms) {
     signal?.throwIfAborted();
     signal?.addEventListener("abort", this.#abort, { once: true });
@@ -133,9 +130,7 @@ export class Limit {
 export async function send(url, token, headers, limit, init) {
   /** @type {Refused | undefined} */
   let refused;
-  /** @type {string | undefined} */
-  let value;
-  for (;;) {
+  for (let value; ; ) {
     value = typeof token === "function" ? await token(refused, value) : token;
     const all = value ? { ...headers, Authorization: `Bearer ${value}` } : headers;
     // An invalid token or address throws a TypeError here, and is not retried.
@@ -216,10 +211,7 @@ export class Backoff {
     return this.failures ? (now() - this.#since) / 1000 : 0;
   }
 
-  /**
-   * Milliseconds until the next attempt, with jitter, but at least the Retry-After of `error`.
-   * @param {unknown} error
-   */
+  /** Milliseconds until the next attempt, with jitter, but at least the Retry-After of `error`. @param {unknown} error */
   delay(error) {
     const most = globalThis.document?.visibilityState === "visible" ? MAX_VISIBLE_RETRY_MS : MAX_RETRY_MS;
     const base = Math.min(most, this.retryMs * 2 ** Math.max(0, this.failures - 1));
@@ -229,9 +221,7 @@ export class Backoff {
 
 /**
  * Waits before a retry. In a browser, ends early when the network is back, or when the tab becomes visible.
- * @param {number} ms
- * @param {AbortSignal} [signal]
- * @returns {Promise<void>}
+ * @type {(ms: number, signal?: AbortSignal) => Promise<void>}
  */
 export function pause(ms, signal) {
   return new Promise((done, failed) => {

@@ -4,12 +4,7 @@
 import { get, workflowUrl } from "./request.js";
 import { retry } from "./history.js";
 
-/**
- * @param {import("./index.js").WorkflowOptions} options
- * @param {string} route
- * @param {string} [method]
- * @param {unknown} [body]
- */
+/** @type {(options: import("./index.js").WorkflowOptions, route: string, method?: string, body?: unknown) => Promise<any>} */
 function ask(options, route, method = "GET", body) {
   const { token, signal } = options;
   const url = workflowUrl(options, `watches${route}`, {});

@@ -17,13 +17,13 @@ export class Find extends Matches {
 
   constructor(path, log, on) {
     super(path, log, on, { q: "", regex: false }, "previous", "next");
-    $("q").addEventListener("input", () => this.#typed());
+    $("q").addEventListener("input", () => {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.begin(), TYPING_MS);
+    });
     $("find").addEventListener("submit", (event) => event.preventDefault());
     $("q").addEventListener("keydown", (event) => this.#key(event));
-    $("regex").addEventListener("click", () => {
-      toggle($("regex"));
-      this.begin();
-    });
+    $("regex").addEventListener("click", () => (toggle($("regex")), this.begin()));
   }
 
   focus() {
@@ -65,11 +65,6 @@ export class Find extends Matches {
     }
   }
 
-  #typed() {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.begin(), TYPING_MS);
-  }
-
   /** Searches for the text in the box, and puts it into the address. Jumps to the next match from the top, unless `jumps` is false. */
   begin({ jumps = true } = {}) {
     clearTimeout(this.#timer);
@@ -88,18 +83,14 @@ export class Find extends Matches {
     const output = $("count");
     $("find").classList.toggle("active", this.active);
     output.classList.toggle("bad", Boolean(scan?.error));
-    if (!scan) {
-      output.textContent = "";
-      return;
-    }
-    output.title = "";
+    output.textContent = output.title = "";
+    if (!scan) return undefined;
     if (scan.error?.status === 400) {
-      output.textContent = "not an expression";
-      output.title = scan.error.message;
+      Object.assign(output, { textContent: "not an expression", title: scan.error.message });
       return this.say(scan.error.message);
     }
     const { found, far } = this.progress;
     output.textContent = scan.count ? found + far : scan.done ? "no match" : `…${far}`;
-    if (scan.done) this.say(scan.count === 1 ? "1 match" : `${count(scan.count)} matches`);
+    return scan.done && this.say(scan.count === 1 ? "1 match" : `${count(scan.count)} matches`);
   }
 }

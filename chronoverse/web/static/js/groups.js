@@ -31,8 +31,7 @@ export class Groups {
 
   /** Searches for groups with at most this many requests, each of which scans up to 200,000 lines. */
   find(requests) {
-    this.#finding ??= this.#find(requests).finally(() => (this.#finding = null));
-    return this.#finding;
+    return (this.#finding ??= this.#find(requests).finally(() => (this.#finding = null)));
   }
 
   async #find(requests) {

@@ -481,21 +481,7 @@ async function followStream(offset, isThere) {
   }
 }
 
-/** The job, or null if it does not exist yet. */
-const fetchJob = () => get(path).then(({ body }) => body, (error) => (error.status === 404 ? null : Promise.reject(error)));
-
 const hasFailed = () => status === "FAILED" || status === "LOST";
-
-/** Marks the new lines, and if `moves`, jumps to the cause of a failure. */
-function showCause({ cause, compared_with: runs, new: found }, moves) {
-  // Marks would be useless if nearly all lines are new.
-  if (runs && found.count < MARKED_SHARE * log.last) newLines.keep();
-  const number = maker.cause;
-  if (!moves || !number || number === maker.current) return;
-  jump(number);
-  opened = { number, from: Math.max(1, cause.from - ABOVE_CAUSE) };
-  showOpened();
-}
 
 /** Shows the cause with as many lines above it as keep it in view. Called again when late content above the log has moved it. */
 function showOpened() {
@@ -520,8 +506,14 @@ function summarize(opens, answered) {
     maker.cause = line && !isLast ? line.sequence_num : 0;
     if (maker.cause) steps.cause = maker.cause;
     viewport.refresh();
-    if (opens && !hasReaderActed) showCause(body, performance.now() < until);
     answered?.();
+    if (!opens || hasReaderActed) return;
+    // Marks would be useless if nearly all lines are new.
+    if (body.compared_with && body.new.count < MARKED_SHARE * log.last) newLines.keep();
+    if (performance.now() > until || !maker.cause || maker.cause === maker.current) return;
+    jump(maker.cause);
+    opened = { number: maker.cause, from: Math.max(1, body.cause.from - ABOVE_CAUSE) };
+    showOpened();
   }).then(answered);
 }
 
@@ -554,7 +546,8 @@ async function main() {
   // Don't keep the page empty if the service does not respond.
   setTimeout(() => document.body.classList.add("ready"), 2 * LATE_MS);
   showAccount();
-  const job = await untilAnswered(fetchJob);
+  const notYet = (error) => (error.status === 404 ? null : Promise.reject(error));
+  const job = await untilAnswered(() => get(path).then(({ body }) => body, notYet));
   // Added after the listener that removes a token from the address, because a jump changes the address.
   addEventListener("hashchange", goToAddress);
   if (job) {

@@ -5,7 +5,7 @@ import { button, link, make } from "./dom.js";
 import { icon } from "./icons.js";
 
 /** A label as in the address of a workflow's page. */
-export const labelText = ([key, value]) => `${key}=${value}`;
+const labelText = ([key, value]) => `${key}=${value}`;
 
 /** The CI system's address in the label `url`, or null if there is none that a browser should open. */
 export function ciAddress({ url }) {

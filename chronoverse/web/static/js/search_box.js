@@ -1,6 +1,6 @@
 // The search box for several jobs, and the links that filter a list. The page's address contains the reader's choices.
 
-import { $, link, make } from "./dom.js";
+import { $, link, make, toggle } from "./dom.js";
 import { statusIcon } from "./state.js";
 
 export class SearchBox {
@@ -23,10 +23,7 @@ export class SearchBox {
       this.choose();
     });
     $("q").addEventListener("input", () => !$("q").value && this.#shown !== this.#address && this.choose());
-    $("regex").addEventListener("click", () => {
-      $("regex").ariaPressed = String(!this.#isRegex);
-      if ($("q").value) this.choose();
-    });
+    $("regex").addEventListener("click", () => (toggle($("regex")), $("q").value && this.choose()));
     addEventListener("keydown", (event) => {
       if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
       event.preventDefault();
@@ -64,7 +61,7 @@ export class SearchBox {
   #take(address) {
     const parameters = new URLSearchParams(address);
     $("q").value = parameters.get("q") ?? "";
-    $("regex").ariaPressed = String(parameters.get("regex") === "true");
+    toggle($("regex"), parameters.get("regex") === "true");
     this.#read(parameters);
   }
 

@@ -146,12 +146,11 @@ function listen() {
 
 /** Asks the other tabs for their token, and waits for it up to HANDOVER_MS. */
 async function hear() {
-  const moment = new Promise((done) => {
+  channel.postMessage({ ask: true });
+  await new Promise((done) => {
     heard = done;
     setTimeout(done, HANDOVER_MS);
   });
-  channel.postMessage({ ask: true });
-  await moment;
 }
 
 export async function begin() {
@@ -204,10 +203,7 @@ export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
     if (canCancel) form.append(button(() => close(false), "Cancel"));
     const dialog = make("dialog", "sign-in", form);
     dialog.setAttribute("aria-label", "Sign in");
-    dialog.addEventListener("cancel", (event) => {
-      event.preventDefault();
-      if (canCancel) close(false);
-    });
+    dialog.addEventListener("cancel", (event) => (event.preventDefault(), canCancel && close(false)));
     document.body.append(dialog);
     dialog.showModal();
   });
@@ -237,12 +233,9 @@ function askForToken(form, reason, done) {
     submit.disabled = true;
     const problem = await objection(value);
     submit.disabled = false;
-    if (problem) {
-      reason.textContent = problem;
-      return input.select();
-    }
-    keep(value, null);
-    return done();
+    if (!problem) return keep(value, null), done();
+    reason.textContent = problem;
+    return input.select();
   });
 }
 

@@ -26,7 +26,7 @@ export class Strip {
     this.#jump = jump;
     this.#view = view;
     const slider = $("at");
-    slider.addEventListener("pointermove", (event) => this.#say(this.#secondsAt(event)));
+    slider.addEventListener("pointermove", ({ offsetX }) => this.#say(Math.max(0, Math.min(1, offsetX / slider.clientWidth)) * this.#total));
     slider.addEventListener("pointerleave", () => this.#hush());
     slider.addEventListener("focus", () => slider.matches(":focus-visible") && this.#say(slider.valueAsNumber));
     slider.addEventListener("blur", () => this.#hush());
@@ -65,8 +65,7 @@ export class Strip {
     $("strip").querySelector(".fault").setAttribute("d", marksPath(this.#points, errors));
     const items = bandsOf(this.#points, steps).map(({ title, ms, from, to }) => {
       const item = make("li", to - from < 6 ? "thin" : "", make("b", "", title), ms >= 0 ? ` ${span(ms)}` : "");
-      item.style.left = `${from}%`;
-      item.style.width = `${to - from}%`;
+      Object.assign(item.style, { left: `${from}%`, width: `${to - from}%` });
       return item;
     });
     this.#track.querySelector("ol").replaceChildren(...items);
@@ -101,11 +100,6 @@ export class Strip {
 
   #pauseAt(seconds) {
     return pauseAt(this.#pauses, seconds, (NEAR / this.#track.clientWidth) * this.#total);
-  }
-
-  #secondsAt({ clientX }) {
-    const { left, width } = this.#track.getBoundingClientRect();
-    return Math.max(0, Math.min(1, (clientX - left) / width)) * this.#total;
   }
 
   #goTo(seconds) {

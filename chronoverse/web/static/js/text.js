@@ -27,11 +27,6 @@ const PLAIN = Object.freeze({ ink: null, ground: null, bold: false, dim: false, 
 const ON = { 1: "bold", 2: "dim", 3: "italic", 4: "underline", 7: "inverse", 9: "strike" };
 const OFF = { 22: ["bold", "dim"], 23: ["italic"], 24: ["underline"], 27: ["inverse"], 29: ["strike"] };
 
-/** How a control character is displayed: as ^M, by its name, or by its number. */
-function symbolFor(code) {
-  return NAMES[code] ?? (code < 0x20 ? `^${String.fromCharCode(0x40 + code)}` : `x${code.toString(16)}`);
-}
-
 /** The colour after the code 38 or 48 at index `at`, and the number of its codes. The colour is undefined if malformed. */
 function extended(codes, at) {
   if (codes[at + 1] === 5) {
@@ -91,7 +86,8 @@ function runs(message) {
       if (address !== null) target = address && URL.canParse(address) ? address : undefined;
       at = special.index + sequence[0].length;
     } else {
-      found.push({ text: symbolFor(code), start: special.index, code, style });
+      const symbol = NAMES[code] ?? (code < 0x20 ? `^${String.fromCharCode(0x40 + code)}` : `x${code.toString(16)}`);
+      found.push({ text: symbol, start: special.index, code, style });
     }
   }
   text(message.length);

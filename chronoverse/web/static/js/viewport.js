@@ -177,12 +177,9 @@ export class Viewport {
 
   #scrolled() {
     const now = this.#scroller.scrollTop;
-    if (this.#scroller.clientHeight !== this.#height) {
-      this.#resized();
-      return;
-    }
+    if (this.#scroller.clientHeight !== this.#height) return this.#resized();
     const by = now - this.#lastScrollTop;
-    if (Math.abs(by) < 0.5) return;
+    if (Math.abs(by) < 0.5) return undefined;
     this.#lastScrollTop = now;
     this.#release();
     if (this.#exact) this.#moveTo(now);
@@ -194,7 +191,7 @@ export class Viewport {
     this.stick = by > 0 && this.atEnd;
     const stuck = now <= 0 ? this.#row > 0 || this.#px > 0 : now >= this.#range - this.#height - 1 && !this.atEnd;
     if (stuck) this.#sync();
-    this.#moved(Math.abs(by) > SMALL_SCREENS * this.#height);
+    return this.#moved(Math.abs(by) > SMALL_SCREENS * this.#height);
   }
 
   /** Moves to a position in pixels from the top, assuming that all rows have the same height. */
@@ -249,7 +246,9 @@ export class Viewport {
 
   #draw() {
     const { count } = this.#source;
-    this.#follow();
+    // Keep the same lines in view after rows above them were added or removed.
+    if (this.stick) this.#toEnd = true;
+    else if (this.#anchor) this.#row += this.#source.rowOf(this.#anchor.number) - this.#anchor.row;
     const screen = Math.ceil(this.#height / ROW) + 1;
     const overscan = this.#wrap ? screen : OVERSCAN;
     if (this.#toEnd) this.#moveToEnd();
@@ -268,13 +267,6 @@ export class Viewport {
     this.#anchor = count ? { row: this.#row, number: this.#source.numberAt(this.#row) } : null;
     const [top, bottom] = this.view;
     this.#source.load(top, bottom);
-  }
-
-  /** Keeps the same lines in view after rows above them were added or removed. */
-  #follow() {
-    if (this.stick) this.#toEnd = true;
-    else if (this.#anchor) this.#row += this.#source.rowOf(this.#anchor.number) - this.#anchor.row;
-    this.#anchor = null;
   }
 
   #reconcile(start, stop) {
@@ -296,10 +288,9 @@ export class Viewport {
       if (next === this.#foot) next = next.nextSibling;
       else this.#rows.insertBefore(this.#foot, next);
     }
-    while (next) {
-      const after = next.nextSibling;
+    for (let after; next; next = after) {
+      after = next.nextSibling;
       next.remove();
-      next = after;
     }
     this.#nodes = nodes;
   }
