@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 import pytest
+from playwright.sync_api import Route
 
 from chronoverse.joblog.labels import check_labels
 from chronoverse.joblog.model import Status
@@ -81,6 +82,21 @@ def test_the_log_gets_half_of_every_window(open_tab: OpenTab, failed: Job) -> No
         assert (size, tab.page.evaluate(HEAD)) == (size, [True, width < 2560])
         tab.page.click("#name")
         assert (size, tab.page.evaluate(HEAD)[1]) == (size, False)
+
+
+@pytest.mark.parametrize("size", [(390, 844), (1440, 900)], ids=str)
+def test_a_late_cause_moves_nothing(open_tab: OpenTab, failed: Job, size: tuple[int, int]) -> None:
+    """The log is shown before its cause, which then takes no more room than was reserved."""
+    tab = open_tab()
+    tab.page.set_viewport_size({"width": size[0], "height": size[1]})
+    held: list[Route] = []
+    tab.page.route("**/summary?*", lambda route: held.append(route))
+    tab.open(failed.ref).wait(lambda rows: held, "the log is shown")
+    height = "document.getElementById('summary').getBoundingClientRect().height"
+    before = tab.page.evaluate(height)
+    held[0].continue_()
+    tab.wait_compared()
+    assert abs(tab.page.evaluate(height) - before) <= 1
 
 
 def test_keys_work_after_a_click_in_the_search_box(open_tab: OpenTab, big: Job) -> None:

@@ -534,6 +534,8 @@ async function reveal() {
   const lines = Promise.all([log.last && log.loaded, log.fetchHead()]);
   await Promise.race([late, Promise.all([lines.then(findGroups), hasFailed() && isExplained])]);
   document.body.classList.add("ready");
+  // A cause that comes now must not move the log.
+  $("card").classList.toggle("late", hasFailed() && !$("summary").querySelector("code, b"));
   if (document.activeElement === document.body) $("log").focus({ focusVisible: false });
 }
 
