@@ -7,13 +7,6 @@ import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreach
 /** @typedef {import("./index.js").Frame} Frame */
 /** @typedef {import("./index.js").FollowOptions} FollowOptions */
 
-//: The service's heartbeat interval in seconds, and how many may be missed before a connection is considered dead.
-const HEARTBEAT_SECONDS = 15;
-const MISSED = 3;
-//: Seconds of continuous failures after which to give up.
-const GIVE_UP_SECONDS = 600;
-//: The longest time the service waits for a job that does not exist yet, in seconds.
-const MAX_WAIT_SECONDS = 300;
 //: Events with JSON data. Unknown events are ignored: a newer service may send others.
 const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end", "reset"]);
 //: The text of the `error` event that ends a stream when its token expires.
@@ -23,11 +16,7 @@ const NUMBER = /^[0-9]{1,15}$/;
 export class StreamError extends Error {
   name = "StreamError";
 
-  /**
-   * @param {string} message The text of the service's `error` event.
-   * @param {number | null} cursor
-   * @param {ErrorOptions} [options]
-   */
+  /** @param {string} message @param {number | null} cursor @param {ErrorOptions} [options] */
   constructor(message, cursor, options) {
     super(message, options);
     this.cursor = cursor;
@@ -63,12 +52,14 @@ export function followWorkflow(options) {
  * @returns {AsyncGenerator<Frame, void, undefined>}
  */
 async function* read(options, reader, backoff, urlOf) {
-  const { token, signal, wait = 0, giveUpAfter = GIVE_UP_SECONDS, onReconnect } = options;
-  const silenceMs = Math.round((options.heartbeat ?? HEARTBEAT_SECONDS) * MISSED * 1000);
+  const { token, signal, wait = 0, giveUpAfter = 600, onReconnect } = options;
+  // Without three heartbeats, the connection is considered dead.
+  const silenceMs = Math.round((options.heartbeat ?? 15) * 3 * 1000);
   const waitUntil = now() + wait * 1000;
   let isFirst = true;
   while (!reader.isOver) {
-    const waitSeconds = reader.hasJob ? 0 : Math.min(MAX_WAIT_SECONDS, Math.max(0, Math.ceil((waitUntil - now()) / 1000)));
+    // The service waits up to 300 s.
+    const waitSeconds = reader.hasJob ? 0 : Math.min(300, Math.max(0, Math.ceil((waitUntil - now()) / 1000)));
     // The first connection sends an offset, so that even an ended log reports its end. Later ones send Last-Event-ID.
     const begins = (isFirst && !reader.isOfWorkflow) || reader.cursor === null;
     /** @type {Record<string, string>} */

@@ -3,13 +3,6 @@
 
 import { Backoff, get, isTransient, jobUrl, now, pause, Refused, REQUEST_MS } from "./request.js";
 
-//: Attempts per page. Few, because a user is waiting.
-const MAX_ATTEMPTS = 4;
-//: Seconds of one waiting request. Third-party proxies can time out after a minute.
-const WAIT_SECONDS = 20;
-//: Seconds for which a wait continues while the service does not respond.
-const GIVE_UP_SECONDS = 600;
-
 /** @type {typeof import("./index.js").page} */
 export async function page(options) {
   const { token, signal, q, regex, stream, order, limit, offset, cursor, before, after } = options;
@@ -31,7 +24,7 @@ export async function end(options) {
 }
 
 /**
- * The result of `attempt`, after at most MAX_ATTEMPTS calls.
+ * The result of `attempt`, after at most four calls. Few, because a user is waiting.
  * @type {<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>) => Promise<T>}
  */
 export async function retry(signal, attempt) {
@@ -41,7 +34,7 @@ export async function retry(signal, attempt) {
       return await attempt();
     } catch (error) {
       backoff.failed();
-      if (!isTransient(error) || backoff.failures === MAX_ATTEMPTS) throw error;
+      if (!isTransient(error) || backoff.failures === 4) throw error;
       await pause(backoff.delay(error), signal);
     }
   }
@@ -49,14 +42,15 @@ export async function retry(signal, attempt) {
 
 /** @type {typeof import("./index.js").wait} */
 export async function wait(options) {
-  const { token, signal, q, regex, stream, limit, timeout = 30, giveUpAfter = GIVE_UP_SECONDS } = options;
+  const { token, signal, q, regex, stream, limit, timeout = 30, giveUpAfter = 600 } = options;
   const deadline = now() + timeout * 1000;
   const backoff = new Backoff();
   const gaps = [];
   let { offset } = options;
   for (;;) {
     const began = now();
-    const seconds = Math.round(Math.min(WAIT_SECONDS, Math.max(0, (deadline - began) / 1000)));
+    // Third-party proxies can time out after a minute.
+    const seconds = Math.round(Math.min(20, Math.max(0, (deadline - began) / 1000)));
     const url = jobUrl(options, "wait", { q, regex: regex || undefined, stream, limit, offset, timeout: seconds });
     try {
       const { body } = await get(url, { token, signal, limitMs: REQUEST_MS + seconds * 1000 });

@@ -6,11 +6,6 @@
 
 //: Milliseconds after which an unanswered request is aborted.
 export const REQUEST_MS = 30_000;
-//: Milliseconds until the first retry, unless the service has sent a `retry`; the longest delay; and the longest delay
-//: in a visible tab. Jitter of ±25% is added.
-const RETRY_MS = 1000;
-const MAX_RETRY_MS = 30_000;
-const MAX_VISIBLE_RETRY_MS = 4000;
 //: Statuses that are worth a retry.
 const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
 
@@ -19,12 +14,7 @@ const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 export class Refused extends Error {
   name = "Refused";
 
-  /**
-   * @param {number} status
-   * @param {string} detail The service's explanation.
-   * @param {number} retryAfter The seconds of its Retry-After header, or 0.
-   * @param {string} [reason] The machine-readable reason, if any.
-   */
+  /** @param {number} status @param {string} detail @param {number} retryAfter @param {string} [reason] */
   constructor(status, detail, retryAfter, reason) {
     super(detail);
     this.status = status;
@@ -193,7 +183,7 @@ export function workflowUrl({ service = "", workflow }, route, parameters) {
 /** Counts consecutive failures, and increases the delay after each. */
 export class Backoff {
   /** The base delay in milliseconds; the service can set it. */
-  retryMs = RETRY_MS;
+  retryMs = 1000;
   failures = 0;
   #since = 0;
 
@@ -211,9 +201,9 @@ export class Backoff {
     return this.failures ? (now() - this.#since) / 1000 : 0;
   }
 
-  /** Milliseconds until the next attempt, with jitter, but at least the Retry-After of `error`. @param {unknown} error */
+  /** Milliseconds until the next attempt, with jitter of ±25%, but at least the Retry-After of `error`. @param {unknown} error */
   delay(error) {
-    const most = globalThis.document?.visibilityState === "visible" ? MAX_VISIBLE_RETRY_MS : MAX_RETRY_MS;
+    const most = globalThis.document?.visibilityState === "visible" ? 4000 : 30_000;
     const base = Math.min(most, this.retryMs * 2 ** Math.max(0, this.failures - 1));
     return Math.max(base * (0.75 + Math.random() / 2), error instanceof Refused ? error.retryAfter * 1000 : 0);
   }

@@ -3,8 +3,6 @@
 import { causeText } from "./summary.js";
 import { get, persist } from "./session.js";
 
-//: Requested size of a summary, in bytes; only the cause is needed.
-const BYTES = 2000;
 //: Maximum number of pending requests, and of concurrent ones.
 const MOST = 20;
 const AT_ONCE = 4;
@@ -36,9 +34,9 @@ async function next() {
   next();
 }
 
-/** Why a red job with that many lines failed, in one line; undefined while it is unknown. */
+/** Why a red job with that many lines failed, in one line; undefined while it is unknown. Needs only a short summary. */
 export const causeOf = (workflow, job, told, lines) =>
-  cached(`${workflow}/${job}`, async () => causeText((await get(`/workflows/${workflow}/jobs/${job}/summary?bytes=${BYTES}`)).body), told, lines);
+  cached(`${workflow}/${job}`, async () => causeText((await get(`/workflows/${workflow}/jobs/${job}/summary?bytes=2000`)).body), told, lines);
 
 /** The last ten jobs of a workflow. `version` changes whenever they do. */
 export const lastTen = (workflow, version, told) =>

@@ -5,8 +5,6 @@ const BACKGROUNDS = ["1b1f24", "b4232a", "1a7f37", "9a6700", "0b57c2", "8430a8",
   .concat(["57606a", "e5534b", "46954a", "c69026", "539bf5", "b083f0", "39c5cf", "ffffff"]);
 //: WCAG AA requires a contrast of 4.5. The margin is for tinted rows.
 const CONTRAST = 5;
-//: Maximum number of cached colour combinations. When it is exceeded, the cache is cleared.
-const CACHE_SIZE = 2000;
 
 const parse = (hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16));
 const css = (rgb) => `rgb(${rgb.join(" ")})`;
@@ -56,7 +54,7 @@ export function paint(style) {
   const key = `${style.ink} ${style.ground} ${style.inverse}`;
   let found = cache.get(key);
   if (!found) {
-    if (cache.size >= CACHE_SIZE) cache.clear();
+    if (cache.size >= 2000) cache.clear();
     const page = themed("--ground");
     let inks = Array.isArray(style.ink) ? [style.ink, style.ink] : themed(style.ink === null ? "--ink" : `--ink${style.ink}`);
     const own = Array.isArray(style.ground) ? style.ground : style.ground !== null && parse(BACKGROUNDS[style.ground]);

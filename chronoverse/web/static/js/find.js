@@ -6,9 +6,6 @@ import { Matches } from "./matches.js";
 import { toQuery } from "./share.js";
 import { findVisible, toUtf16Spans } from "./text.js";
 
-//: Milliseconds without typing after which the search starts.
-const TYPING_MS = 200;
-
 const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
 
 export class Find extends Matches {
@@ -19,7 +16,7 @@ export class Find extends Matches {
     super(path, log, on, { q: "", regex: false }, "previous", "next");
     $("q").addEventListener("input", () => {
       clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.begin(), TYPING_MS);
+      this.#timer = setTimeout(() => this.begin(), 200);
     });
     $("find").addEventListener("submit", (event) => event.preventDefault());
     $("q").addEventListener("keydown", (event) => this.#key(event));

@@ -5,8 +5,6 @@ import { findOne, query } from "./scan.js";
 import { get, persist } from "./session.js";
 import { plain } from "./text.js";
 
-//: Lines per request.
-const PAGE = 1000;
 //: Maximum number of groups kept. Later groups can be folded individually.
 const MAX_GROUPS = 20_000;
 //: Styles whose groups have names, which also mark their ends.
@@ -37,7 +35,7 @@ export class Groups {
   async #find(requests) {
     const criteria = { q: MARKERS, regex: true };
     for (let request = 0; request < requests && !this.done && this.known.size < MAX_GROUPS; request += 1) {
-      const url = `${this.#path}/logs/search?${query(criteria, { offset: this.position, limit: PAGE })}`;
+      const url = `${this.#path}/logs/search?${query(criteria, { offset: this.position, limit: 1000 })}`;
       const answer = await persist(() => get(url)).catch(() => null);
       if (!answer) return;
       const { body, position } = answer;

@@ -27,19 +27,9 @@ import { Viewport } from "./viewport.js";
 
 //: Share of the screen above the target line of a jump.
 const JUMP_SHARE = 0.35;
-//: Requests for a log's groups when it is opened, and when all groups are to be folded.
-const GROUPS_AT_FIRST = 1;
-const GROUPS_OF_ALL = 25;
 const TIMES = ["none", "clock", "elapsed"];
-//: A failed job opens this many lines above its cause, if the service reports it within this many milliseconds.
-const ABOVE_CAUSE = 5;
-const CAUSE_MS = 5000;
-//: New lines are marked automatically up to this share of all lines.
-const MARKED_SHARE = 0.8;
 //: Milliseconds that the first lines wait for the steps and the cause.
 const LATE_MS = 900;
-//: Milliseconds of event processing after which to yield to the browser.
-const BUSY_MS = 12;
 
 const [, , , workflow, , name] = location.pathname.split("/");
 const path = `/workflows/${workflow}/jobs/${name}`;
@@ -250,7 +240,7 @@ async function fold(number) {
 
 async function foldAll() {
   if (log.hasFolds) return log.foldAll([]), announce("Unfolded all groups");
-  await groups.find(GROUPS_OF_ALL);
+  await groups.find(25);
   log.foldAll(groups.ended);
   return announce(`Folded ${many(groups.known.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
 }
@@ -265,7 +255,7 @@ async function foldFirst() {
   $("foldall").hidden = false;
   // Reserve space for the steps.
   document.body.classList.add("stepped");
-  await groups.find(GROUPS_AT_FIRST);
+  await groups.find(1);
   if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.active) log.foldAll(groups.good);
   else viewport.refresh();
   steps.draw();
@@ -469,7 +459,8 @@ async function followStream(offset, isThere) {
       if (event === "connected") hideLost("connected again");
       else events[event]?.(data);
       if (event === "log" && log.last === 1) notice(null);
-      if (performance.now() - since > BUSY_MS) {
+      // Keep the page responsive while many lines arrive.
+      if (performance.now() - since > 12) {
         await new Promise((done) => setTimeout(done, 0));
         since = performance.now();
       }
@@ -495,9 +486,9 @@ function showOpened() {
 }
 new ResizeObserver(showOpened).observe($("log"));
 
-/** Shows the summary. If `opens` and until the reader acts: marks the new lines, and within CAUSE_MS moves the log to the cause. */
+/** Shows the summary. If `opens` and until the reader acts: marks the new lines, and within 5 s moves the log to the cause. */
 function summarize(opens, answered) {
-  const until = performance.now() + CAUSE_MS;
+  const until = performance.now() + 5000;
   return showSummary(path, (body) => {
     newLines.showCount(body.compared_with && body.new.count);
     errors.showCount(body.errors.count);
@@ -509,10 +500,10 @@ function summarize(opens, answered) {
     answered?.();
     if (!opens || hasReaderActed) return;
     // Marks would be useless if nearly all lines are new.
-    if (body.compared_with && body.new.count < MARKED_SHARE * log.last) newLines.keep();
+    if (body.compared_with && body.new.count < 0.8 * log.last) newLines.keep();
     if (performance.now() > until || !maker.cause || maker.cause === maker.current) return;
     jump(maker.cause);
-    opened = { number: maker.cause, from: Math.max(1, body.cause.from - ABOVE_CAUSE) };
+    opened = { number: maker.cause, from: Math.max(1, body.cause.from - 5) };
     showOpened();
   }).then(answered);
 }

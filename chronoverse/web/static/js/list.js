@@ -9,10 +9,6 @@ import { hideRetry, showRetry } from "./trouble.js";
 
 //: Milliseconds until the list is reloaded, or a failed request is retried.
 const AGAIN_MS = 5000;
-//: Milliseconds by which showing a change is delayed, to combine it with others.
-const SHOW_MS = 100;
-//: Maximum number of items per request.
-const PAGE = 1000;
 
 export class List {
   items = [];
@@ -100,7 +96,7 @@ export class List {
     const found = new Map((isMore ? this.items : []).map((item) => [item.id, item]));
     let cursor = isMore ? this.#cursor : null;
     do {
-      const query = new URLSearchParams([...parameters, ["limit", Math.min(PAGE, wanted - found.size)], ...(cursor ? [["cursor", cursor]] : [])]);
+      const query = new URLSearchParams([...parameters, ["limit", Math.min(1000, wanted - found.size)], ...(cursor ? [["cursor", cursor]] : [])]);
       const { body } = await get(`${path}?${query}`);
       if (!isCurrent()) return;
       for (const item of body[name]) if (!found.has(item.id)) found.set(item.id, item);
@@ -128,7 +124,8 @@ export class List {
         if (event !== "job") continue;
         this.#changed?.push(data);
         this.#apply(data);
-        this.#later ||= setTimeout(() => ((this.#later = 0), this.show()), SHOW_MS);
+        // Shown together with other changes.
+        this.#later ||= setTimeout(() => ((this.#later = 0), this.show()), 100);
       }
     } catch (error) {
       if (stop.signal.aborted) return;

@@ -9,19 +9,9 @@ import { hideRetry, showRetry } from "./trouble.js";
 
 //: Lines per window, and so per request.
 export const WINDOW = 200;
-//: Maximum number of windows. At 200 characters a line, these take about 10 MB.
-const MAX_WINDOWS = 64;
-//: Maximum number of characters in all windows.
-const MAX_CHARACTERS = 16_000_000;
-//: Maximum number of concurrent requests for windows.
-const MAX_REQUESTS = 2;
 //: Milliseconds that the rows in view must be stable before they are requested. The first rows after a rest are
 //: requested immediately. So a jump loads without delay, and dragging the scroll bar sends only a few requests.
 const SETTLE_MS = 40;
-//: Milliseconds until the first retry of a failed request. Doubled after each further failure.
-const RETRY_MS = 150;
-//: Milliseconds after which the page reports that it is still waiting for lines.
-const LATE_MS = 900;
 
 //: A progress bar's row has a percentage, a bar, or a count of a total; and the parts that change from one state to the next.
 const BAR = /\d\s?%|[█▉▊▋▌▍▎▏]|\[[=#>. -]{4,}\]/;
@@ -56,7 +46,7 @@ export class Log {
   #loadedAt = 0;
   #epoch = 0;
   #away = false;
-  #backoff = Object.assign(new Backoff(), { retryMs: RETRY_MS });
+  #backoff = Object.assign(new Backoff(), { retryMs: 150 });
   #load;
   loaded = new Promise((done) => (this.#load = done));
 
@@ -180,14 +170,14 @@ export class Log {
   #fetchMissing() {
     this.#timer = 0;
     for (const index of this.#missing) {
-      if (this.#fetching.size >= MAX_REQUESTS) return;
+      if (this.#fetching.size >= 2) return;
       if (!this.#fetching.has(index) && !this.#complete(index)) this.#fetch(index);
     }
   }
 
   async #fetch(index) {
     this.#fetching.add(index);
-    const late = setTimeout(() => this.#isAway(0, null), LATE_MS);
+    const late = setTimeout(() => this.#isAway(0, null), 900);
     try {
       const [known, epoch, end] = [this.last, this.#epoch, (index + 1) * WINDOW];
       // A page of long lines can end before its limit, because pages are bounded in bytes.
@@ -283,10 +273,10 @@ export class Log {
     return true;
   }
 
+  /** Drops the least recently used windows. At 200 characters a line, 64 windows take about 10 MB. */
   #evict() {
     for (const [index, window] of this.#windows) {
-      if (this.#windows.size <= MAX_WINDOWS && this.#characters <= MAX_CHARACTERS) return;
-      if (this.#windows.size <= 4) return;
+      if (this.#windows.size <= (this.#characters <= 16_000_000 ? 64 : 4)) return;
       this.#windows.delete(index);
       this.#characters -= window.characters;
     }

@@ -4,10 +4,6 @@ import { Unreachable } from "../client/request.js";
 
 //: Milliseconds after which an unanswered request to the issuer is aborted.
 export const ISSUER_MS = 15_000;
-//: Token lifetime in seconds if the issuer does not specify it.
-const DEFAULT_SECONDS = 300;
-//: A token is renewed this many milliseconds before it expires, or when a quarter of its lifetime is left, whichever is later.
-const EARLY_MS = 60_000;
 
 /** From the settings: the issuer, the page's client id, the scopes, and the audience. Any may be empty. */
 export const { issuer, clientId, scopes, audience } = document.documentElement.dataset;
@@ -32,17 +28,17 @@ export function requireBearer({ token_type = "Bearer" }) {
  * previous session. Uses only this machine's clock, which therefore need not be right.
  */
 export function sessionOf(answer, { token_endpoint, revocation_endpoint, refresh }, at) {
-  // Times in a token are whole seconds.
-  const until = at + ((answer.expires_in ?? DEFAULT_SECONDS) - 1) * 1000;
+  // Times in a token are whole seconds. Issuers need not say how long it is valid.
+  const until = at + ((answer.expires_in ?? 300) - 1) * 1000;
   return { refresh: answer.refresh_token ?? refresh, token_endpoint, revocation_endpoint, at, until };
 }
 
 /** Whether the session's token is still valid. The clock may have been set back. */
 export const isValid = ({ at, until }) => at <= Date.now() && Date.now() < until;
 
-/** Whether the token should be renewed. */
+/** Whether the token should be renewed: a minute before it expires, or in the last quarter of a shorter lifetime. */
 export function isDue(session) {
-  const early = session.refresh ? Math.min(EARLY_MS, (session.until - session.at) / 4) : 0;
+  const early = session.refresh ? Math.min(60_000, (session.until - session.at) / 4) : 0;
   return !isValid({ ...session, until: session.until - early });
 }
 

@@ -8,13 +8,6 @@ import { get, token } from "./session.js";
 import { code, linkToLine, openCard } from "./summary.js";
 import { runningTexts, slowerTexts, wholeStrip } from "./timeline.js";
 
-//: Minimum milliseconds between requests for a running job, also as a multiple of the duration of one request.
-const REFRESH_MS = 30_000;
-const REFRESH_SHARE = 50;
-//: Maximum number of requests until the service has scanned all lines, each of which takes up to a second. An archived log takes one.
-const MAX_REQUESTS = 40;
-//: Maximum number of consecutive failures for an ended job.
-const MAX_FAILURES = 3;
 //: Polling interval in milliseconds for whether a request is due.
 const LOOK_MS = 1000;
 
@@ -34,15 +27,15 @@ export class Profile {
   }
 
   /**
-   * Requests the profile once, and repeatedly but rarely while `isLive()`. Pauses while the tab is hidden, nobody is
-   * signed in, or no lines arrive.
+   * Requests the profile once, and while `isLive()` every 30 s, or less often if the service is slow. Pauses while the
+   * tab is hidden, nobody is signed in, or no lines arrive. For an ended job, gives up after three failures.
    */
   async follow(isLive) {
-    for (let failures = 0; failures < MAX_FAILURES; ) {
+    for (let failures = 0; failures < 3; ) {
       while (document.hidden || !token()) await pause(LOOK_MS);
       const [began, epoch, wasLive] = [performance.now(), this.#epoch, isLive()];
       const body = await this.#ask();
-      const rest = Math.max(REFRESH_MS, REFRESH_SHARE * (performance.now() - began));
+      const rest = Math.max(30_000, 50 * (performance.now() - began));
       failures = body || wasLive ? 0 : failures + 1;
       const isNewest = body !== null && epoch === this.#epoch;
       if (isNewest) this.#answeredAt = performance.now();
@@ -53,9 +46,9 @@ export class Profile {
     }
   }
 
-  /** The profile, or null if it is unavailable. */
+  /** The profile, or null if it is unavailable. Each request scans more lines, for up to a second. */
   async #ask() {
-    for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
+    for (let requests = 0; requests < 40; requests += 1) {
       const body = await get(`${this.#path}/profile?${new URLSearchParams(againstLabels())}`).then((answer) => answer.body, () => null);
       if (!body || body.complete) return body;
     }

@@ -4,14 +4,6 @@ import { $ } from "./dom.js";
 import { count } from "./format.js";
 import { ROW } from "./viewport.js";
 
-//: Milliseconds between redraws while marks are added.
-const DRAW_MS = 200;
-//: Milliseconds after the last large move until the number disappears.
-const PLACE_MS = 1500;
-//: Maximum distance in pixels of a mark from a click, and the resolution of the ruler.
-const NEAR = 5;
-const MOST = 1000;
-
 export class Ruler {
   #log;
   #kinds;
@@ -26,13 +18,13 @@ export class Ruler {
       const all = kinds.flatMap(([, numbers]) => numbers());
       const far = (number) => Math.abs(this.#share(number) * $("log").clientHeight - offsetY);
       const nearest = all.reduce((best, number) => (far(number) < far(best) ? number : best), all[0]);
-      if (all.length && far(nearest) <= NEAR) jump(nearest);
+      if (all.length && far(nearest) <= 5) jump(nearest);
     });
   }
 
   /** Schedules a redraw of the marks. */
   changed() {
-    this.#timer ||= setTimeout(() => this.draw(), DRAW_MS);
+    this.#timer ||= setTimeout(() => this.draw(), 200);
   }
 
   /** The relative position of a line, from 0 to 1. */
@@ -45,7 +37,7 @@ export class Ruler {
     this.#timer = 0;
     $("ruler").style.right = `${$("log").offsetWidth - $("log").clientWidth}px`;
     for (const [name, numbers] of this.#kinds) {
-      const marks = new Set(numbers().map((number) => Math.floor(this.#share(number) * MOST)));
+      const marks = new Set(numbers().map((number) => Math.floor(this.#share(number) * 1000)));
       $("ruler").querySelector(`.${name}`).setAttribute("d", [...marks].map((y) => `M0 ${y}h1`).join(""));
     }
   }
@@ -57,6 +49,6 @@ export class Ruler {
     place.hidden = false;
     place.style.top = `${Math.max(4, Math.min($("log").clientHeight - 34, this.#share(number) * $("log").clientHeight - 15))}px`;
     clearTimeout(this.#placeTimer);
-    this.#placeTimer = setTimeout(() => (place.hidden = true), PLACE_MS);
+    this.#placeTimer = setTimeout(() => (place.hidden = true), 1500);
   }
 }

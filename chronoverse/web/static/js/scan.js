@@ -9,10 +9,6 @@ import { truncate } from "./text.js";
 const PAGE = 1000;
 //: Matches after which a scan pauses until the reader continues it or scrolls near the last match.
 const PAUSE_AFTER = 20_000;
-//: Maximum number of cached pages of matches. Others are requested again.
-const PAGES = 24;
-//: Milliseconds until a running job's new lines are scanned.
-const AGAIN_MS = 500;
 
 /**
  * The parameters of a request for lines by `criteria`: `{q, regex, stream}`, or `{new: true, stream}`; each optional.
@@ -133,7 +129,7 @@ export class Scan {
       if (this.done) break;
     }
     this.#busy = false;
-    if (this.done && this.position < this.#last()) setTimeout(() => this.resume(), AGAIN_MS);
+    if (this.done && this.position < this.#last()) setTimeout(() => this.resume(), 500);
   }
 
   async #scanPage() {
@@ -162,7 +158,7 @@ export class Scan {
     this.#cache.delete(index);
     this.#cache.set(index, lines.map(truncate));
     for (const oldest of this.#cache.keys()) {
-      if (this.#cache.size <= PAGES) break;
+      if (this.#cache.size <= 24) break;
       this.#cache.delete(oldest);
     }
   }

@@ -8,11 +8,6 @@ import { query } from "./scan.js";
 import { get } from "./session.js";
 import { badgeElement } from "./state.js";
 
-//: Jobs with a match after which the search pauses.
-const ENOUGH_JOBS = 20;
-//: Statuses that make a retry pointless.
-const FINAL = new Set([400, 403, 404]);
-
 export class WorkflowSearch {
   #workflow;
   #criteria = null;
@@ -57,7 +52,7 @@ export class WorkflowSearch {
     $("stop").hidden = false;
     this.#show("Searching…");
     announce("Searching…");
-    const enough = this.#groups.size + ENOUGH_JOBS;
+    const enough = this.#groups.size + 20;
     const before = $("found").querySelectorAll("a.match").length;
     try {
       do {
@@ -67,7 +62,7 @@ export class WorkflowSearch {
       } while (this.#cursor && this.#groups.size < enough);
     } catch (error) {
       // A search that was stopped or replaced by another has shown that already.
-      if (!running.signal.aborted) this.#pause(`The search failed: ${error.message}`, { canGoOn: !FINAL.has(error.status), isBad: true });
+      if (!running.signal.aborted) this.#pause(`The search failed: ${error.message}`, { canGoOn: ![400, 403, 404].includes(error.status), isBad: true });
       return;
     }
     this.#pause("", { canGoOn: this.#cursor !== null });

@@ -5,8 +5,6 @@ import { $, announce, link } from "./dom.js";
 import { ago, count, many } from "./format.js";
 import { get } from "./session.js";
 
-//: Milliseconds that a line must stay picked before the request, so that moving through many lines by key stays cheap.
-const CALM_MS = 200;
 //: Further requests while some runs could not be read. In each, the service reads unarchived logs for a quarter of a second.
 export const MORE_REQUESTS = 3;
 //: What each end of a run is called here.
@@ -56,7 +54,8 @@ export async function showSeen(path, workflow, id, picked) {
   const { signal } = (asked = new AbortController());
   $("seen").hidden = true;
   if (!picked || picked.to > picked.from) return;
-  await new Promise((done) => setTimeout(done, CALM_MS));
+  // Moving through many lines by key stays cheap.
+  await new Promise((done) => setTimeout(done, 200));
   let body = null;
   for (let requests = 0; !body || (body.looked_at.without_shapes && requests <= MORE_REQUESTS); requests += 1) {
     body = signal.aborted ? null : await get(`${path}/logs/${picked.from}/history`, signal).then((answer) => answer.body, () => null);

@@ -14,10 +14,6 @@ const SESSION = "chronoverse.session";
 const RETURN = "chronoverse.return";
 //: The browser's last sign-out, as a random id shared by all tabs; and in each tab, the last one before its token arrived.
 const SIGNED_OUT = "chronoverse.signed-out";
-//: Milliseconds to wait for another tab to send its token.
-const HANDOVER_MS = 150;
-//: Minimum age in milliseconds at which a rejected token is renewed. A newer one would only be rejected again.
-const YOUNG_MS = 10_000;
 
 //: Expected refusals, such as "no such job", have status 200. Browsers log other statuses as errors.
 const QUIET = { Prefer: "status=200" };
@@ -66,7 +62,8 @@ export async function currentToken(refused, used) {
   const current = session();
   if (!current) {
     if (refused) await signIn(issuer ? "Token invalid or expired." : "Token invalid or expired. Paste another.");
-  } else if (refused && isValid(current) && Date.now() - current.at < YOUNG_MS) {
+  } else if (refused && isValid(current) && Date.now() - current.at < 10_000) {
+    // Another new one would only be rejected again.
     await signIn(`The service rejected your sign-in: ${refused.message}.`);
   } else if (refused || isDue(current)) {
     renewing ??= renewOnce(current).finally(() => (renewing = null));
@@ -144,12 +141,12 @@ function listen() {
   };
 }
 
-/** Asks the other tabs for their token, and waits for it up to HANDOVER_MS. */
+/** Asks the other tabs for their token, and waits for it up to 150 ms. */
 async function hear() {
   channel.postMessage({ ask: true });
   await new Promise((done) => {
     heard = done;
-    setTimeout(done, HANDOVER_MS);
+    setTimeout(done, 150);
   });
 }
 

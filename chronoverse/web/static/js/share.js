@@ -9,12 +9,6 @@ import { plain } from "./text.js";
 
 //: Maximum number of lines per copy. For more, there is the download.
 const MAX_COPIED = 20_000;
-//: Milliseconds for which a button shows that it has copied.
-const COPIED_MS = 2000;
-//: Lines per request.
-const PAGE = 1000;
-//: Maximum number of lines of a download in memory. A longer one is streamed to a file, if the browser supports that.
-const MEMORY_LINES = 200_000;
 
 const FRAGMENT = /^L([0-9]{1,15})(?:-L?([0-9]{1,15}))?$/;
 
@@ -56,7 +50,7 @@ async function textOf(path, { from, to }, stream) {
   let text = "";
   const end = Math.min(to, from + MAX_COPIED - 1);
   for (let position = from - 1; position < end; ) {
-    const { body, position: reached } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(PAGE, end - position) })}`);
+    const { body, position: reached } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(1000, end - position) })}`);
     const picked = body.logs.filter((line) => line.sequence_num <= end);
     for (const line of picked) text += plain(line.message) + (line.partial ? "" : "\n");
     if (!body.cursor) break;
@@ -88,7 +82,7 @@ export async function copyAs(button, path, picked, stream) {
   setTimeout(() => {
     if (button.textContent === "Copied ✓") button.textContent = label;
     delete button.dataset.label;
-  }, COPIED_MS);
+  }, 2000);
 }
 
 /** Browsers have `navigator.clipboard` only in secure contexts. `execCommand` works elsewhere, too. */
@@ -105,7 +99,8 @@ async function toClipboard(text) {
 export async function save(path, name, format, criteria, many) {
   const url = `${path}/logs/raw?${query(criteria, { format })}`;
   const suggestedName = `${name}.${format}`;
-  const picks = many > MEMORY_LINES && globalThis.showSaveFilePicker;
+  // A long log is streamed to a file, if the browser supports that.
+  const picks = many > 200_000 && globalThis.showSaveFilePicker;
   const file = picks && (await showSaveFilePicker({ suggestedName }).catch(() => null));
   if (picks && !file) return;
   const response = await ask(url);

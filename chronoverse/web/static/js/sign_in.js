@@ -8,10 +8,8 @@ import { signedIn, takeReturnAddress } from "./session.js";
 
 //: The data of a pending sign-in, needed for the issuer's response.
 const BEGUN = "chronoverse.signing-in";
-//: Maximum clock skew between browser and issuer, in seconds.
-const CLOCK_SECONDS = 600;
 
-const client = { client_id: clientId, [oauth.clockTolerance]: CLOCK_SECONDS };
+const client = { client_id: clientId, [oauth.clockTolerance]: 600 };
 const redirectUri = location.origin + location.pathname;
 
 const options = () => ({

@@ -5,14 +5,7 @@ import { ended, many, outcome, span, tookMs } from "./format.js";
 import { outcomeElement, statusIcon } from "./state.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
-//: Milliseconds until a lost connection is shown. Most are restored by then.
-const GRACE_MS = 700;
 const LOST = "reconnecting…";
-//: Minimum milliseconds until the next attempt for which a countdown is shown.
-const RETRY_MS = 2000;
-
-//: Milliseconds without a new line after which the page shows for how long.
-const QUIET_MS = 30_000;
 
 let job = null;
 let last = 0;
@@ -55,8 +48,9 @@ export function showLast(number, at = "") {
 export function showLost(error, ms) {
   clearTimeout(lostTimer);
   // The client retries immediately when the network is back.
-  if (ms > RETRY_MS) showRetry(ms, error, () => dispatchEvent(new Event("online")));
-  if ($("link").hidden) lostTimer = setTimeout(() => showTrouble(LOST), GRACE_MS);
+  if (ms > 2000) showRetry(ms, error, () => dispatchEvent(new Event("online")));
+  // Most connections are restored by then.
+  if ($("link").hidden) lostTimer = setTimeout(() => showTrouble(LOST), 700);
 }
 
 /** Hides that, and announces `text` if it was shown. */
@@ -85,7 +79,7 @@ function tick() {
   if (job.dropped) facts.push(`${many(job.dropped, "line")} dropped`);
   if (job.attempt > 1) facts.push(`attempt ${job.attempt}`);
   const quiet = Date.now() - grewAt;
-  if (job.status === "RUNNING") told(grewAt && quiet > QUIET_MS ? `Running · last line ${span(quiet)} ago` : "", took);
+  if (job.status === "RUNNING") told(grewAt && quiet > 30_000 ? `Running · last line ${span(quiet)} ago` : "", took);
   else told(ended(job.status) && took !== null ? `${outcome(job)} after ${span(took)}` : "", null);
   const shown = make("span", "", ...facts.map((fact) => make("span", "", fact)));
   if ($("facts").textContent !== shown.textContent) $("facts").replaceChildren(...shown.childNodes);

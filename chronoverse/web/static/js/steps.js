@@ -5,11 +5,6 @@ import { STATUS, ended, span } from "./format.js";
 import { statusIcon } from "./state.js";
 import { linkToLine } from "./summary.js";
 
-//: Maximum number of steps listed. A log can have any number of groups.
-const MAX_STEPS = 300;
-//: Milliseconds between redraws while lines arrive.
-const DRAW_MS = 500;
-
 export class Steps {
   shown = [];
   #groups;
@@ -37,7 +32,7 @@ export class Steps {
   }
 
   changed() {
-    if (this.#groups.known.size) this.#timer ||= setTimeout(() => this.draw(), this.#drawn ? DRAW_MS : 0);
+    if (this.#groups.known.size) this.#timer ||= setTimeout(() => this.draw(), this.#drawn ? 500 : 0);
   }
 
   draw() {
@@ -46,7 +41,8 @@ export class Steps {
     if (!this.#groups.known.size) return;
     const { status = "RUNNING", finished_at: finished } = this.#job;
     const isLive = !ended(status);
-    const steps = this.#groups.steps(isLive ? Date.now() : Date.parse(finished)).slice(0, MAX_STEPS);
+    // A log can have any number of groups.
+    const steps = this.#groups.steps(isLive ? Date.now() : Date.parse(finished)).slice(0, 300);
     const failed = this.#cause || steps.findLast(({ end }) => end === Infinity)?.start;
     this.shown = steps.map((step) => {
       const isLast = step.end === Infinity;

@@ -4,12 +4,8 @@ import { $, announce, make } from "./dom.js";
 import { span } from "./format.js";
 import { bandsOf, lineAt, marksPath, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, WIDTH } from "./timeline.js";
 
-//: Maximum distance in pixels of a pause from a click.
-const NEAR = 8;
 //: Minimum duration in seconds of a job with a strip, unless something was slower.
 const SHORT = 10;
-//: Milliseconds for which the strip describes the target of a click or a key. Touch screens cannot hover.
-const SAID_MS = 4000;
 
 export class Strip {
   #points = [];
@@ -98,14 +94,16 @@ export class Strip {
     announce(pauseText(next));
   }
 
+  /** The pause within 8 pixels. */
   #pauseAt(seconds) {
-    return pauseAt(this.#pauses, seconds, (NEAR / this.#track.clientWidth) * this.#total);
+    return pauseAt(this.#pauses, seconds, (8 / this.#track.clientWidth) * this.#total);
   }
 
   #goTo(seconds) {
     this.#setValue(seconds);
     this.#say(seconds);
-    if (document.activeElement !== $("at")) this.#timer = setTimeout(() => this.#hush(), SAID_MS);
+    // Touch screens cannot hover.
+    if (document.activeElement !== $("at")) this.#timer = setTimeout(() => this.#hush(), 4000);
     this.#jump(this.#pauseAt(seconds)?.number ?? lineAt(this.#points, seconds));
   }
 

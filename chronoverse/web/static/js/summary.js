@@ -9,12 +9,6 @@ import { MORE_REQUESTS, pastOf } from "./seen.js";
 import { get } from "./session.js";
 import { plain, segments } from "./text.js";
 
-//: Requested size in bytes. The page needs only the counts, the cause, and the first line of each kind.
-const BYTES = 16_384;
-//: Maximum number of requests until the service has scanned all lines. Each takes up to 3 seconds.
-const MAX_REQUESTS = 40;
-//: Maximum number of characters of a line.
-const SHOWN = 400;
 //: The meaning of an exit code, if no line explains the failure.
 const EXIT = JSON.parse(document.documentElement.dataset.exits ?? "{}");
 
@@ -30,7 +24,7 @@ export function linkToLine(number, ...children) {
 /** A line's text without colours, markup and the time before it. */
 export function textOfLine({ message }) {
   const text = message.replace(/^\d{4}-\d\d-\d\dT[\d:.]+Z /, "");
-  return plain(text.slice(markup(text)?.skip ?? 0)).trim().replace(/\s+/g, " ").slice(0, SHOWN);
+  return plain(text.slice(markup(text)?.skip ?? 0)).trim().replace(/\s+/g, " ").slice(0, 400);
 }
 
 export function code(line) {
@@ -140,8 +134,8 @@ export function openCard(status) {
 export async function showSummary(path, told) {
   const mine = (asking += 1);
   let more = MORE_REQUESTS;
-  for (let requests = 0; requests < MAX_REQUESTS; requests += 1) {
-    const url = `${path}/summary?${new URLSearchParams([["bytes", BYTES], ...againstLabels()])}`;
+  for (let requests = 0; requests < 40; requests += 1) {
+    const url = `${path}/summary?${new URLSearchParams([["bytes", 16_384], ...againstLabels()])}`;
     const { body, error } = await get(url).catch((failed) => ({ error: failed }));
     if (mine !== asking) return;
     if (error) {

@@ -13,10 +13,6 @@ const OUTPUT_HEIGHT = 10;
 const COLUMNS = 200;
 //: Marks closer together than this are merged.
 const MERGED = 5;
-//: Pauses shorter than this fraction of a log's time are ignored, unless they were slower than usual.
-const SHORTEST = 0.01;
-//: Minimum silence of a running job, in seconds, that the page reports.
-const SILENT = 10;
 
 /** Interpolates between the points: the `to` (0 or 1) for a value of `from`. */
 function between(strip, from, to, value) {
@@ -58,7 +54,7 @@ export function pausesOf({ strip, slower, pauses }) {
     const { after, before, seconds, usual } = each;
     // The line may have been dropped from the log in the meantime.
     if (!after || !before || found.has(before.sequence_num)) continue;
-    if (!isSlower && seconds < strip.at(-1)[0] * SHORTEST) continue;
+    if (!isSlower && seconds < strip.at(-1)[0] * 0.01) continue;
     const to = secondsOf(strip, before.sequence_num);
     found.set(before.sequence_num, { from: Math.max(0, to - seconds), to, seconds, usual, number: after.sequence_num, isSlower });
   }
@@ -104,7 +100,6 @@ const roughly = (seconds) => (seconds < 60 ? span(1000 * seconds) : seconds < 36
 
 const usually = (usual) => (!usual ? "" : usual.median < 0.001 ? "usually no pause" : `usually ${duration(usual.median)}`);
 
-/** The text about a pause: its duration, and the usual one. */
 export const pauseText = ({ seconds, usual, number }) => `${[`${duration(seconds)} here`, usually(usual)].filter(Boolean).join(", ")} · after line ${count(number)}`;
 
 export const placeText = (strip, seconds) => `${duration(seconds)} · line ${count(lineAt(strip, seconds))}`;
@@ -130,7 +125,7 @@ function endText({ least, most }) {
  */
 export function runningTexts({ silent_seconds: silent, usual, seconds_left: left }, age, isSilent) {
   const now = (silent ?? -Infinity) + age;
-  const isLong = isSilent && now >= SILENT && now > (usual?.most ?? Infinity);
+  const isLong = isSilent && now >= 10 && now > (usual?.most ?? Infinity);
   return {
     end: left && endText({ least: left.least - age, most: left.most - age }),
     silent: isLong ? `Silent for ${roughly(now)}, usually ${roughly(usual.median)}` : null,

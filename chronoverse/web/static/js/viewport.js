@@ -12,10 +12,6 @@ export const ROW = 20;
 const MAX_RANGE = 8_000_000;
 //: Moves of the scroll bar by up to this many screens are small.
 const SMALL_SCREENS = 2;
-//: Milliseconds without scrolling after which the scroll bar is synchronized with the position.
-const SETTLE_MS = 150;
-//: Rows that have elements beyond either edge, to keep a selection that extends there.
-const OVERSCAN = 8;
 
 export class Viewport {
   stick = false;
@@ -186,7 +182,7 @@ export class Viewport {
     else if (Math.abs(by) <= SMALL_SCREENS * this.#height) this.#moveBy(by);
     else this.#moveTo((now / (this.#range - this.#height)) * Math.max(0, this.#source.count * ROW - this.#height));
     clearTimeout(this.#settleTimer);
-    this.#settleTimer = this.#exact ? 0 : setTimeout(() => ((this.#settleTimer = 0), this.#sync()), SETTLE_MS);
+    this.#settleTimer = this.#exact ? 0 : setTimeout(() => ((this.#settleTimer = 0), this.#sync()), 150);
     this.#draw();
     this.stick = by > 0 && this.atEnd;
     const stuck = now <= 0 ? this.#row > 0 || this.#px > 0 : now >= this.#range - this.#height - 1 && !this.atEnd;
@@ -250,7 +246,8 @@ export class Viewport {
     if (this.stick) this.#toEnd = true;
     else if (this.#anchor) this.#row += this.#source.rowOf(this.#anchor.number) - this.#anchor.row;
     const screen = Math.ceil(this.#height / ROW) + 1;
-    const overscan = this.#wrap ? screen : OVERSCAN;
+    // Rows beyond the edges keep a selection that extends there.
+    const overscan = this.#wrap ? screen : 8;
     if (this.#toEnd) this.#moveToEnd();
     if (!this.#wrap && this.#bottom() < this.#height) this.#moveToEnd();
     this.#row = Math.max(0, Math.min(this.#row, count - 1));

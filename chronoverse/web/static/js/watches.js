@@ -4,22 +4,18 @@ import { pause } from "../client/request.js";
 import { announce, button, make } from "./dom.js";
 import { ask, claims, get } from "./session.js";
 
-//: Polling interval in milliseconds for a test's delivery, and the maximum number of polls.
-const LOOK_MS = 500;
-const LOOKS = 40;
-
 function stateText(watch) {
   const why = watch.error ? `: ${watch.error}` : "";
   return `${watch.state}${why}${watch.waiting ? `, ${watch.waiting} waiting` : ""}`;
 }
 
-/** Sends a test message. Resolves to the result in words. */
+/** Sends a test message, and waits 20 s for its delivery. Resolves to the result in words. */
 async function sendTest(path) {
   const answer = await ask(`${path}/test`, { method: "POST" });
   if (!answer.ok) return `not sent: ${answer.status}`;
   const before = await answer.json();
-  for (let look = 0; look < LOOKS; look += 1) {
-    await pause(LOOK_MS);
+  for (let look = 0; look < 40; look += 1) {
+    await pause(500);
     const { body } = await get(path);
     if (body.delivered_at !== before.delivered_at) return "delivered";
     if (body.error && body.failing_since !== before.failing_since) return stateText(body);
