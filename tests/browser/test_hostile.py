@@ -96,13 +96,16 @@ def test_a_giant_line_is_truncated(open_tab: OpenTab, job: Job) -> None:
 def test_links_and_colours_are_safe(open_tab: OpenTab, job: Job) -> None:
     """A link opens in another tab without sending our address. A colour is a property of the element."""
     job.lines(
-        "\x1b[1;31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;0;0;0mdark\x1b[0m see https://example.org/a."
+        "\x1b[1;31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;0;0;0mdark\x1b[0m see https://example.org/a.",
+        "\x1b]8;;https://example.com/\x1b\\https://example.org\x1b]8;;\x07 not",
     ).end()
-    tab = open_tab(job.ref).wait_number(1)
-    link = tab.page.locator(".m a")
+    tab = open_tab(job.ref).wait_number(2)
+    link, other = tab.page.locator(".m a").all()
 
     assert link.get_attribute("href") == "https://example.org/a"
     assert set((link.get_attribute("rel") or "").split()) >= {"noopener", "noreferrer"}
+    # The text can show a different host.
+    assert other.evaluate("(a) => getComputedStyle(a, '::after').content") == '" (example.com)"'
     assert tab.page.locator(".m .bold").get_attribute("style") == "color: var(--ink1);"
     assert tab.page.locator(".m [style]").all_inner_texts() == ["red", "orange", "dark"]
 

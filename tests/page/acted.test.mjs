@@ -3,8 +3,8 @@
 import { equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $, until } from "./document.mjs";
-import { events, line, open, routes, rows } from "./job_page.mjs";
+import { $, events, until } from "./document.mjs";
+import { line, open, routes, rows } from "./job_page.mjs";
 
 const LINES = 300;
 const job = { id: "j", workflow_id: "w", status: "FAILED", exit_code: 1, first_sequence_num: 1, last_sequence_num: LINES };

@@ -133,6 +133,8 @@ globalThis.BroadcastChannel = class {
   postMessage() {}
 };
 
+export const events = new EventTarget();
+globalThis.addEventListener = events.addEventListener.bind(events);
 export const $ = (id) => document.getElementById(id);
 /** Replaces the page's element with this id with a new one, without listeners. */
 export const renew = (id) => elements.delete(id);

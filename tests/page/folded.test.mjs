@@ -3,8 +3,8 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { until } from "./document.mjs";
-import { events, line, open, routes, rows } from "./job_page.mjs";
+import { events, until } from "./document.mjs";
+import { line, open, routes, rows } from "./job_page.mjs";
 
 const lines = ["::group::Install", "one", "two", "::endgroup::", "done"].map((message, index) => line(index + 1, message));
 const page = (logs) => Response.json({ logs, cursor: null }, { headers: { "Last-Event-ID": "5" } });

@@ -11,7 +11,6 @@ const jobs = [["j3", "RUNNING", 1], ["j2", "FAILED", 60], ["j1", "LOST", 125], [
 const bad = [["n2", 5], ["n1", 50]].map(([id, minutes]) => ({ id, status: "FAILED", started_at: ago(minutes), finished_at: ago(minutes) }));
 const answers = { "/workflows": { workflows: [workflow("Good", ["COMPLETED", "FAILED"]), workflow("run", ["CANCELED"]), workflow("running", ["RUNNING"]), workflow("red", ["RUNNING", "FAILED"]), workflow("never", ["FAILED", "FAILED"]), workflow("away", [], { jobs: null, last_job: null, running: null })], cursor: null }, "/workflows/red/jobs": { jobs, cursor: null }, "/workflows/never/jobs": { jobs: bad, cursor: null } };
 const assigned = [];
-globalThis.addEventListener = () => {};
 globalThis.location = Object.assign(new URL("http://127.0.0.1/"), { assign: (address) => assigned.push(address) });
 globalThis.fetch = async (request) => {
   const found = answers[new URL(request.url).pathname];

@@ -3,8 +3,8 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $, until } from "./document.mjs";
-import { events, find, line, open, routes, rows } from "./job_page.mjs";
+import { $, events, until } from "./document.mjs";
+import { find, line, open, routes, rows } from "./job_page.mjs";
 
 const LINES = 1000;
 const CAUSE = 700;

@@ -4,9 +4,7 @@ import { $ } from "./document.mjs";
 
 export const line = (number, message = `line ${number}`) => ({ sequence_num: number, message, timestamp: "2026-03-03T10:00:05Z", stream: "stdout" });
 export const routes = {};
-export const events = new EventTarget();
 Object.assign(globalThis, {
-  addEventListener: events.addEventListener.bind(events),
   matchMedia: () => ({ matches: false }),
   requestAnimationFrame: (draw) => setTimeout(draw, 0),
   fetch: async (request, { signal = request.signal } = {}) => {

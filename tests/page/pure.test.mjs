@@ -139,7 +139,8 @@ table("links", linked, [
   ["see https://a.example/x, or", [["https://a.example/x", "https://a.example/x"]]], ["(https://a.example/x)", [["https://a.example/x", "https://a.example/x"]]],
   ["https://a.example/(x)", [["https://a.example/(x)", "https://a.example/(x)"]]], ["[http://a.example/]]", [["http://a.example/", "http://a.example/"]]],
   ["javascript://x", []], ["\x1b]8;;https://b.example/y\x1b\\here\x1b]8;;\x1b\\ not", [["here", "https://b.example/y", "b.example"]]],
-  ["\x1b]8;;javascript:alert(1)\x07here\x1b]8;;\x07", []], ["\x1b]8;;javascript://x\x07here\x1b]8;;\x07", []],
+  ["\x1b]8;;javascript:alert(1)\x07here\x1b]8;;\x07", []], ["\x1b]8;id=1;HTTP://b.example/\x1b\\see \x1b[31mthis\x1b]8;;\x07 not", [["see ", "HTTP://b.example/"], ["this", "HTTP://b.example/", "b.example"]]],
+  ...["javascript://x", "data:text/html,x", "file:///etc/passwd", "http://x/'onclick=1", "https://", "//x"].map((target) => [`\x1b]8;;${target}\x07here\x1b]8;;\x07`, []]),
 ]);
 test("marks split the text, even across styles and next to links", () => {
   const marked = (message, ...marks) => segments(message, marks).map(({ text, mark }) => (mark ? `<${text}>` : text)).join("");

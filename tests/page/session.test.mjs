@@ -25,7 +25,6 @@ globalThis.BroadcastChannel = class {
 const kept = new Map();
 Object.assign(globalThis, {
   localStorage: { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => kept.set(key, value) },
-  addEventListener() {},
   history: { state: null, replaceState: (_, __, address) => addresses.push(address) },
 });
 globalThis.location = Object.assign(new URL("http://127.0.0.1/ui/workflows/w?q=a#L5&token=given&x"), { reload: () => (reloads += 1) });

@@ -3,12 +3,10 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $, until } from "./document.mjs";
+import { $, events, until } from "./document.mjs";
 
 const jobs = [["j5", "FAILED"], ["j4", "RUNNING"], ["j3", "LOST"], ["j2", "CANCELED"], ["j1", "COMPLETED"], ["j0", "FAILED"]].map(([id, status], index) => ({ id, status, created_at: `2026-03-03T10:0${9 - index}:00Z`, labels: {}, lines: 7 }));
 const asked = [];
-const events = new EventTarget();
-globalThis.addEventListener = events.addEventListener.bind(events);
 globalThis.history = { pushState: (_, __, address) => (location.href = new URL(address, location).href) };
 globalThis.location = new URL("http://127.0.0.1/ui/workflows/team-a.b");
 globalThis.fetch = async (request, { signal } = {}) => {
