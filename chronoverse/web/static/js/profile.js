@@ -76,7 +76,7 @@ export class Profile {
     const isOver = Boolean(usual) && ms > 1000 * usual.most;
     const scale = usual && Math.max(1100 * usual.most, ms);
     const texts = {
-      sofar: `Running for ${span(ms)}`,
+      sofar: span(ms),
       usual: [usual && usualText(usual), isOver ? `${span(ms - 1000 * usual.most)} over` : end].filter(Boolean).join(" · "),
       silent: silent ?? "",
     };
