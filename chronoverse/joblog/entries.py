@@ -120,8 +120,11 @@ def plain_json_lines(entries: Iterable[RawEntry], after: int) -> list[bytes]:
 
 
 def in_sequence(entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether the entries continue after line ``after`` without a gap. Checks only the last number."""
-    return not entries or entry_number(entries[-1][0]) == after + len(entries)
+    """Whether the entries continue after line ``after`` without a gap. Checks only the first and last numbers."""
+    if not entries:
+        return True
+    first, last = entry_number(entries[0][0]), entry_number(entries[-1][0])
+    return first == after + 1 and last == after + len(entries)
 
 
 def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:

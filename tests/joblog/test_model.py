@@ -376,11 +376,12 @@ def test_numbers_are_contiguous_whatever_the_entries_are(
         (["8-0"], 7, True),
         (["2-0", "3-0"], 0, False),
         (["1-0", "3-0"], 0, False),
+        (["2-0", "2-1"], 0, False),
         (["9999999999999999-0"], 0, False),
     ],
 )
 def test_in_sequence(ids: list[str], after: int, answer: bool) -> None:
-    """True if the entries continue after ``after`` without a gap. Only the last entry is checked."""
+    """True if the entries continue after ``after`` without a gap. Only the first and last entries are checked."""
     entries: list[Any] = [raw(entry_id, "message", "x") for entry_id in ids]
 
     assert in_sequence(entries, after) is answer
