@@ -21,7 +21,7 @@ from chronoverse import errors
 from chronoverse.cli import common
 from chronoverse.client.client import read_items
 from chronoverse.embedded.supervised_process import wait_for_owner_end
-from chronoverse.joblog.terminal import plain_text
+from chronoverse.joblog.terminal import counted, plain_text
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
 
@@ -193,7 +193,8 @@ def _import(store: "Store", objects: "ObjectStore", settings: Settings) -> int:
         # No job is declared LOST before the server has been up for a lease.
         lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
     of_workflows = f"settings of {settings_made} workflows; " if settings_made else ""
-    click.echo(f"{made} jobs imported, {lost} of them LOST; {known} were known; {of_workflows}{problems} problems")
+    of_jobs = f"{counted(made, 'job', 'jobs')} imported, {lost} of them LOST; {known} already known"
+    click.echo(f"{of_jobs}; {of_workflows}{counted(problems, 'problem', 'problems')}")
     return problems
 
 

@@ -111,7 +111,7 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
                 show("")
                 common.print_message(f"{workflow}/{job['id']} not deleted: {error}")
             show(f"deleted {deleted:,} of {count:,} jobs")
-    click.echo(f"{deleted} jobs of {workflow} deleted")
+    click.echo(f"{counted(deleted, 'job', 'jobs')} of {workflow} deleted")
     return os.EX_TEMPFAIL if kept else 0
 
 

@@ -56,7 +56,7 @@ class AuditTrail:
             if count % _MAX_ALIKE:
                 self._alike[alike] += 1
                 return
-            fields["what"] += f"; of the {_MAX_ALIKE - 1} after it, only the log says which"
+            fields["what"] += f"; only the log has the next {_MAX_ALIKE - 1} entries"
         self._commands.script("record", self.slot, [self.slot], MAX_ENTRIES, *chain(*fields.items()))
         self._alike[alike] += 1
 

@@ -24,5 +24,5 @@ def test_many_deletions_do_not_push_out_the_entries_of_others(server: Any, prefi
     ids = [*range(1, 101), *range(101, 1_051, 100), 2_000, *range(3_000, 3_101)]
     assert [entry["id"] for entry in entries] == [f"job_{number}" for number in ids]
     whats = {entry["what"] for entry in (*entries[100:110], entries[-1])}
-    assert whats == {"the job and its log; of the 99 after it, only the log says which"}
+    assert whats == {"the job and its log; only the log has the next 99 entries"}
     assert {entry["what"] for entry in (*entries[:100], *entries[110:-1])} == {"the job and its log"}

@@ -18,6 +18,7 @@ from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.history.pages import matches
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp, seconds_of
+from chronoverse.joblog.terminal import counted
 from chronoverse.live.replay_cache import CACHE_SECONDS
 from chronoverse.live.tail import ring_seconds
 from chronoverse.store.audit import Position
@@ -222,7 +223,7 @@ def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> Redacti
     asked = RedactionRequest(first, last, _line_predicate(body), audit, exact="q" not in body)
     done = Redaction(deps.store, deps.object_store, ref, asked, pause=yield_to_loop).run()
     deps.replay_cache.invalidate(ref)
-    what = f"{done.lines} lines from {first} to {done.last_checked}{f': {reason}' if reason else ''}"
+    what = f"{counted(done.lines)} from {first} to {done.last_checked}{f': {reason}' if reason else ''}"
     deps.store.audit_trail.record(subject, "redact", *ref, what)
     return done
 
