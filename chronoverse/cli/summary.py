@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
+from urllib.parse import unquote
 
 import click
 
@@ -21,7 +22,9 @@ _VERDICTS: Final = {
     "since": "Every failure since {id} has it.",
     "recurring": "Flaky: in {seen} of the last {runs} runs, with passing runs in between.",
 }
-#: Markup of CI systems at the start of a line, as the page recognizes it. ``place`` is an annotation's file and line.
+#: The time before each line of a log downloaded from GitHub; and markup of CI systems at the start of a line. Both as
+#: in the page's markup.js. ``place`` is an annotation's file and line.
+_TIME: Final = re.compile(r"\A\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ")
 _MARKUP: Final = re.compile(
     r"(?:(?:\x1b\[0?K)?(?:section_(?:start|end):\d+:[\w.-]+(?:\[[^\]\r\n]*\])?|travis_(?:fold|time):(?:start|end):[\w.:,=-]+)"
     r"[\r\n]*(?:\x1b\[0?K)?)+"
@@ -168,16 +171,17 @@ def _last(summary: Mapping[str, Any], around: Iterable[int]) -> list[dict[str, A
 def _visible(lines: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yields the lines without CI markup. Skips lines that are only markup."""
     for line in lines:
-        if (text := _without_markup(str(line["message"]))) or not line["message"]:
+        if (text := without_markup(str(line["message"]))) or not line["message"]:
             yield {**line, "message": text}
 
 
-def _without_markup(message: str) -> str:
-    """The text after CI markup. The text of an annotation begins with its file and line."""
+def without_markup(message: str) -> str:
+    """The text after a time and CI markup. The text of an annotation begins with its file and line."""
+    message = _TIME.sub("", message)
     if not (found := _MARKUP.match(message)):
         return message
     named = dict(pair.split("=", 1) for pair in (found["place"] or "").split(",") if "=" in pair)
-    place = "".join(f"{named[key]}:" for key in ("file", "line") if key in named)
+    place = "".join(f"{unquote(named[key])}:" for key in ("file", "line") if "file" in named and key in named)
     return f"{place} {message[found.end() :]}" if place else message[found.end() :]
 
 
@@ -281,7 +285,7 @@ def numbered(line: dict[str, Any]) -> str:
     """A line with its number, and how often and where it was seen."""
     repeated = f"  ({line['repeated']} times)" if "repeated" in line else ""
     cut = " …" if line.get("truncated") else ""
-    text = _one_line(_without_markup(line["message"]) or line["message"])
+    text = _one_line(without_markup(line["message"]) or line["message"])
     return plain_text(f"{line['sequence_num']:>9}  {text}{cut}{repeated}{_seen(line)}")
 
 

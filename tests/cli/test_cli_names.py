@@ -1,5 +1,6 @@
 """Naming a job on the command line: by a page's link, as the newest, and with completion; and what is printed."""
 
+import json
 import os
 import pty
 import subprocess
@@ -12,13 +13,13 @@ import pytest
 from chronoverse.cli.common import LINKED_SERVICE
 from chronoverse.cli.main import commands
 from chronoverse.cli.names import expand_link
-from chronoverse.cli.summary import end_text, markdown, screen, summary_text
+from chronoverse.cli.summary import end_text, markdown, screen, summary_text, without_markup
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.bench import ticking
 from tests.support.servers import RedisServer
-from tests.support.service import Service
+from tests.support.service import ROOT, Service
 
 WORKFLOW: Final = "wf_names"
 LINK: Final = "https://logs.example/ui/workflows/shop/jobs/build-7"
@@ -224,6 +225,12 @@ def test_no_line_ends_the_code_block_of_markdown() -> None:
         "\n**Last lines**, [from 1](https://x#L1):\n",
         "````text\n     1  ```<U+000A># <b>\n````",
     ]
+
+
+def test_the_text_of_a_line_is_that_of_the_page() -> None:
+    """Without a time and the markup of CI systems. The page's scripts are tested with the same lines."""
+    lines = json.loads((ROOT / "tests" / "data" / "markup.json").read_text("utf-8"))
+    assert [[message, without_markup(message)] for message, _ in lines] == lines
 
 
 def test_a_summary_strips_markup_of_ci_systems_and_truncates_long_lines_on_screen(

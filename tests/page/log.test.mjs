@@ -214,8 +214,10 @@ test("groups without an error are good, whatever follows them", () => {
 test("steps are the groups of a log; a GitHub step's output follows its header", () => {
   const steps = grouped("::group::Set up", "x", "::endgroup::", "::group::Run make", "::endgroup::", "made", "::group::Run test", "::endgroup::", "tested").steps(NOW + 20_000);
   deepEqual(steps.map(({ start, end, title, ms, depth }) => [start, end, title, ms, depth]), [[1, 3, "Set up", 2000, 0], [4, 6, "Run make", 3000, 0], [7, Infinity, "Run test", 13_000, 0]]);
-  const inner = grouped("section_start:1:a\rA", "section_start:2:b\rB", "section_end:3:b\r", "section_end:4:a\r", "section_start:5:c\rC").steps(9000);
+  const inner = grouped("section_start:1:a\rA", "section_start:2:b\rB", "section_end:3:b\r", "section_end:4:a\r", "section_start:5:c\rC").steps(NOW + 9000);
   deepEqual(inner.map(({ title, depth, ms }) => [title, depth, ms]), [["A", 0, 3000], ["B", 1, 1000], ["C", 0, 4000]]);
+  const downloaded = grouped(...["05Z ##[group]Run make", "06Z ##[endgroup]", "08Z made", "09.5Z ##[group]Run test"].map((text) => `2020-01-01T10:00:${text}`)).steps(NOW + 6000);
+  deepEqual(downloaded.map(({ title, ms }) => [title, ms]), [["Run make", 4500], ["Run test", 2000]]);
 });
 
 test("groups of a stored log are requested page by page; lines after a skipped one are ignored", async () => {

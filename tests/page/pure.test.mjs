@@ -12,6 +12,7 @@ const { age, ago, clock, count, elapsed, ended, many, outcome, span } = await im
 const { ciAddress } = await import(`${js}/labels.js`);
 const { MARKERS, markup } = await import(`${js}/markup.js`);
 const { nearIds } = await import(`${js}/missing.js`);
+const { textOfLine } = await import(`${js}/summary.js`);
 const { Ranges } = await import(`${js}/ranges.js`);
 const { findVisible, MAX_SHOWN, plain, segments, toUtf16Spans, truncate } = await import(`${js}/text.js`);
 const { excerpt } = await import(`${js}/match.js`);
@@ -96,10 +97,14 @@ table("markup", (message) => { const { kind, skip, of, name, at, where, ends } =
   ["--- Build", ["group", "--- Build", "buildkite"]], ["+++ Build", ["group", "+++ Build", "buildkite"]], ["~~~ Build", ["group", "~~~ Build", "buildkite"]],
   ["--- a/file", ["--- a/file"]], ["--- FAIL: TestX", ["--- FAIL: TestX"]], ["--- file\t2026", ["--- file\t2026"]], ["--- ", ["--- "]],
   ["plain", ["plain"]], ["", [""]], ["x ::group::y", ["x ::group::y"]],
+  ["2026-03-03T10:00:05.1234567Z ##[group]Run make", ["group", "Run make", "github", Date.parse("2026-03-03T10:00:05.123Z")]],
+  ["2026-03-03T10:00:05Z --- no heading", ["2026-03-03T10:00:05Z --- no heading"]],
 ]);
+const texts = JSON.parse(readFileSync(new URL("../data/markup.json", import.meta.url), "utf8"));
+table("a line's text is that of the terminal", (message) => textOfLine({ message }), texts);
 test("the service's expression finds each line that starts or ends a group", () => {
   const expression = new RegExp(MARKERS);
-  const found = ["::group::a", "::endgroup::", "##[endgroup]", "::error::x", "section_start:1:a\r", "\x1b[0Ksection_end:1:a\r", "travis_fold:end:x\r", "--- a", "+++ a", "~~~ a"];
+  const found = ["::group::a", "::endgroup::", "##[endgroup]", "::error::x", "2026-03-03T10:00:05.1Z ##[group]a", "\ufeff2026-03-03T10:00:05.1Z ##[error]a", "section_start:1:a\r", "\x1b[0Ksection_end:1:a\r", "travis_fold:end:x\r", "--- a", "+++ a", "~~~ a"];
   deepEqual(found.filter((each) => !expression.test(each)), []);
   deepEqual(["plain", "a ::group::", "::debug::x"].filter((each) => expression.test(each)), []);
 });

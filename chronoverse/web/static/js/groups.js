@@ -66,7 +66,8 @@ export class Groups {
     if (!NAMED.includes(of)) this.#end(this.#open.findLast((group) => group.of === of), number - 1, at);
     if (of === "buildkite") this.#open = this.#open.filter((group) => group.of !== of);
     const title = plain(line.message.slice(skip)).replace(/^(?:---|\+\+\+|~~~) /, "").trim() || name || "group";
-    const group = { start: number, end: Infinity, of, name, title, at, badLine: 0, isOpen: line.message.startsWith("+++ ") };
+    const came = Date.parse(line.timestamp);
+    const group = { start: number, end: Infinity, of, name, title, at, came, badLine: 0, isOpen: line.message.startsWith("+++ ") };
     this.#open.push(group);
     this.known.set(number, group);
   }
@@ -109,7 +110,8 @@ export class Groups {
       if (!step.isHead && step.end < Infinity) return;
       const next = steps.slice(index + 1).find(({ depth }) => depth <= step.depth);
       step.end = next ? next.start - 1 : Infinity;
-      step.ms = (next ? next.at : last) - step.at;
+      // Times in a log can be older than those of its lines.
+      step.ms = next ? next.at - step.at : last - step.came;
     });
     return steps;
   }

@@ -4,7 +4,7 @@ import { againstLabels, jobPage } from "./addresses.js";
 import { $, announce, link, make } from "./dom.js";
 import { ago, count, many } from "./format.js";
 import { segmentElement } from "./row.js";
-import { markup } from "./markup.js";
+import { markup, TIME } from "./markup.js";
 import { MORE_REQUESTS, pastOf } from "./seen.js";
 import { get } from "./session.js";
 import { plain, segments } from "./text.js";
@@ -21,10 +21,11 @@ export function linkToLine(number, ...children) {
   return element;
 }
 
-/** A line's text without colours, markup and the time before it. */
+/** A line's text without colours, markup and the time before it, and with an annotation's place, as in the terminal. */
 export function textOfLine({ message }) {
-  const text = message.replace(/^\d{4}-\d\d-\d\dT[\d:.]+Z /, "");
-  return plain(text.slice(markup(text)?.skip ?? 0)).trim().replace(/\s+/g, " ").slice(0, 400);
+  const text = message.replace(TIME, "");
+  const { skip = 0, where } = markup(text) ?? {};
+  return `${where ? `${where}: ` : ""}${plain(text.slice(skip)).trim().replace(/\s+/g, " ")}`.slice(0, 400);
 }
 
 export function code(line) {
