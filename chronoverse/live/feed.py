@@ -244,6 +244,8 @@ class Feed:
         self.is_ahead = False
         self._job_version = 0
         self._lock = threading.Lock()
+        #: Number and hash of the newest line, which outlives a dropped ring. None after a gap or a redaction.
+        self._newest: tuple[int, int] | None = None
         self._frames: list[EventFrame] = []
         self._ends: list[int] = []
         self._first_position = 0
@@ -262,13 +264,12 @@ class Feed:
         return encode_raw(entries, after, first, 8 * 2**20)
 
     def differs(self, entries: Sequence[RawEntry], cursor: int) -> bool:
-        """Whether the first of ``entries`` is line ``cursor``, the newest in the ring, with another text or time."""
-        with self._lock:
-            newest = self._frames[-1] if self._frames else None
+        """Whether the first of ``entries`` is line ``cursor``, the newest published, with another text or time."""
         events, _ = self.encode(entries[:1], cursor - 1)
-        if newest is None or not events or not (newest.stream and events[0].stream):
+        if self._newest is None or not events or not events[0].stream:
             return False
-        return newest.number == events[0].number == cursor and newest.frame != events[0].frame
+        number, digest = self._newest
+        return number == events[0].number == cursor and digest != hash(events[0].frame)
 
     def publish(self, events: list[EventFrame], after: int, limit: int) -> bool:
         """Adds ``events``, which follow line ``after``. Keeps the newest frames and contents, up to ``limit`` bytes.
@@ -282,7 +283,8 @@ class Feed:
             self._ends += [size + end for end in accumulate([len(event.frame) for event in events])]
             self._frames += events
             self._held_bytes += sum(map(_held_bytes, events))
-            self.cursor = events[-1].number
+            newest = events[-1]
+            self.cursor, self._newest = newest.number, (newest.number, hash(newest.frame)) if newest.stream else None
             self._slices = {}
             self._drop_oldest(limit)
         self.wake_all()
@@ -303,6 +305,7 @@ class Feed:
         with self._lock:
             self.version += 1
             self.redactions += [(self.version, redact_frame(first, last)) for first, last in ranges]
+            self._newest = None
             self._empty(len(self._frames))
         self.wake_all()
 

@@ -33,6 +33,10 @@ TICK_SECONDS: Final = 0.5
 ROUND_JOBS: Final = 250
 #: Seconds between two checks of a job: the delay in noticing a lost runner, a deleted log or a redaction.
 CHECK_SECONDS: Final = 1.0
+#: Seconds after a check for which a ring is shown, however many jobs there are: its lines may since be redacted.
+RING_SECONDS: Final = CHECK_SECONDS + 2 * TICK_SECONDS
+#: Seconds in which viewers take new lines. A ring that must be dropped within them is dropped before it gets the lines.
+TAKE_SECONDS: Final = 0.25
 #: Bytes of frames and contents in all rings of a worker, and the minimum and maximum in one ring.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
@@ -43,11 +47,6 @@ log = logging.getLogger(__name__)
 def check_seconds(jobs: int) -> float:
     # With more jobs than a second's rounds can check, each is checked less often.
     return max(CHECK_SECONDS, jobs * TICK_SECONDS / ROUND_JOBS)
-
-
-def ring_seconds(jobs: int) -> float:
-    """Seconds after a check for which a ring is shown. Without another check, its lines may since be redacted."""
-    return check_seconds(jobs) + 2 * TICK_SECONDS
 
 
 def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
@@ -102,7 +101,7 @@ class Tail:
                     self._replaced.append(feed)
                 kind = Feed if ref.job_id else ChangesFeed
                 feed = self._feeds[ref] = kind(ref, job, self._yield_to_loop, self._filter_budget)
-                feed.fresh_until = self.clock() + ring_seconds(self.watched)
+                feed.fresh_until = self.clock() + RING_SECONDS
                 if job and job.end:
                     feed.close(job.closing_frames(job.end, self.lease_seconds))
                 else:
@@ -129,17 +128,18 @@ class Tail:
             else:
                 self._replaced.remove(feed)
 
-    def drop_stale_ring(self, feed: Feed) -> None:
-        """Empties the feed's ring if the last check is too long ago, for example because the store hangs.
+    def drop_stale_ring(self, feed: Feed, within: float = 0.0) -> None:
+        """Empties the feed's ring if the last check is too long ago, or will be ``within`` seconds: the store hangs, or
+        the worker has thousands of jobs to check.
 
         Keeps the ring of a log that was lost or replaced: its viewers could not read its lines elsewhere.
         """
         now = self.clock()
-        if now <= feed.fresh_until or self._feeds.get(feed.ref) is not feed:
+        if now + within <= feed.fresh_until or self._feeds.get(feed.ref) is not feed:
             return
         if feed.final is None or (feed.job and feed.job.end):
             feed.drop_ring()
-            feed.fresh_until = now + ring_seconds(self.watched)
+            feed.fresh_until = now + RING_SECONDS
 
     def known_job(self, ref: JobRef) -> Job | None:
         """The job, perhaps seconds old, if its feed is current. Saves many reconnecting viewers a store read."""
@@ -267,7 +267,7 @@ class Tail:
                     feed.job, feed.final = None, error_frame(LOG_IS_GONE)
                     feed.wake_all()
                 if feed.check_at:
-                    feed.fresh_until = now + ring_seconds(self.watched)
+                    feed.fresh_until = now + RING_SECONDS
         return silent + [feed for feed in feeds if not feed.check_at]
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
@@ -309,8 +309,8 @@ class Tail:
             entries, before = _skip_archived(feed, entries, before)
         events, closing = feed.encode(entries, before)
         if events:
-            # First, so that a drop never concerns the new lines. Otherwise each viewer would read them from the store.
-            self.drop_stale_ring(feed)
+            # First, so that a drop spares the new lines. Otherwise each viewer would read them from the store.
+            self.drop_stale_ring(feed, within=TAKE_SECONDS)
             if not feed.publish(events, before, ring_bytes(self.watched, self.ring_bytes)):
                 return
             _observe_delay(entries[0])

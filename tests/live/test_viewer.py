@@ -10,7 +10,7 @@ from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
 from chronoverse.live.feed import SLICE_BYTES
 from chronoverse.live.replay_cache import ReplayCache
-from chronoverse.live.tail import CHECK_SECONDS, Tail
+from chronoverse.live.tail import CHECK_SECONDS, RING_SECONDS, Tail
 from chronoverse.live.viewer import CURSOR_SECONDS, RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
 from chronoverse.live.workflow_viewer import WorkflowViewer
 from chronoverse.store import Store
@@ -710,7 +710,8 @@ def test_a_viewer_between_an_early_end_and_the_ring_is_closed(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("resent", "expected"), [("stdout", ["log 4"]), ("stderr", ["error"])])
-def test_lines_that_the_store_lost(rig: Rig, resent: str, expected: list[str]) -> None:
+@pytest.mark.parametrize("ring", ["kept", "dropped"])
+def test_lines_that_the_store_lost(rig: Rig, ring: str, resent: str, expected: list[str]) -> None:
     """Their runner sends them again; or another one sends others, which would never reach the viewer."""
     rig.write(1, 1)
     early = rig.ask("DUMP", rig.key("log"))
@@ -718,6 +719,8 @@ def test_lines_that_the_store_lost(rig: Rig, resent: str, expected: list[str]) -
     rig.write(2, 3)
     rig.run_tail_once()
     assert names(drained(viewer)) == ["log 2", "log 3"]
+    if ring == "dropped":
+        viewer.feed.drop_ring()
     rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
     rig.wait(2)
     rig.write(2, 4, resent)
@@ -790,12 +793,20 @@ def test_a_redaction_reaches_who_watches_and_who_comes_later(rig: Rig, entries: 
     assert drained(other) == b""
 
 
-@pytest.mark.parametrize("answers", [True, False], ids=["checked", "the store hangs"])
-def test_the_ring_is_shown_only_as_long_as_checks_are_answered(rig: Rig, answers: bool) -> None:
+@pytest.mark.parametrize(
+    ("answers", "others", "shown"),
+    [(True, 0, True), (False, 0, False), (True, 1500, False)],
+    ids=["checked", "the store hangs", "thousands of jobs, checked in turn"],
+)
+def test_the_ring_is_shown_only_for_two_seconds_after_a_check(
+    rig: Rig, answers: bool, others: int, shown: bool
+) -> None:
     """A ring without checks may have lines that were redacted. Newer lines are shown again."""
     write_as_own_runner(rig, 1)
     viewer, behind = started(rig), started(rig)
     rig.write(2, 3)
+    for number in range(others):
+        rig.tail.join(JobRef(JOB.workflow_id, f"other_{number}"), None, behind)
     rig.run_tail_once()
     assert names(drained(viewer)) == ["log 2", "log 3"]
     rig.clock.now += 2
@@ -803,12 +814,27 @@ def test_the_ring_is_shown_only_as_long_as_checks_are_answered(rig: Rig, answers
         rig.tail.housekeep_once()
     rig.clock.now += 0.5
     rig.source.fault = StoreUnavailable("hangs")
-    assert names(drained(behind)) == (["log 2", "log 3"] if answers else [])
+    assert names(drained(behind)) == (["log 2", "log 3"] if shown else [])
     rig.source.fault = None
     rig.write(4, 4)
-    rig.tail.read_once()
+    # With many jobs, it takes several rounds.
+    for _ in range(20):
+        rig.tail.read_once()
     rig.source.fault = StoreUnavailable("hangs")
     assert names(drained(viewer)) == ["log 4"]
+
+
+def test_new_lines_are_shown_when_an_older_ring_is_dropped(rig: Rig) -> None:
+    """Otherwise, all viewers would read them from the store."""
+    write_as_own_runner(rig, 1)
+    viewer = started(rig)
+    rig.run_tail_once()
+    rig.clock.now += RING_SECONDS - 0.1
+    rig.write(2, 2)
+    rig.tail.read_once()
+    rig.clock.now += 0.2
+    rig.source.fault = StoreUnavailable("hangs")
+    assert names(drained(viewer)) == ["log 2"]
 
 
 def test_a_viewer_of_the_next_attempt_hides_no_redaction(rig: Rig) -> None:

@@ -20,7 +20,7 @@ from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, iso_timestamp, seconds_of
 from chronoverse.joblog.terminal import counted
 from chronoverse.live.replay_cache import CACHE_SECONDS
-from chronoverse.live.tail import ring_seconds
+from chronoverse.live.tail import RING_SECONDS
 from chronoverse.store.audit import Position
 from chronoverse.store.catalog import RETENTION_SECONDS
 from chronoverse.web.guards.event_loop import TimeSlice, yield_to_loop
@@ -42,6 +42,10 @@ from chronoverse.web.http.schemas import (
     list_of,
     text,
 )
+
+#: Seconds for which other workers can still show old text after a redaction: they use a chunk's record for
+#: RECORD_SECONDS and then cache a segment of the old chunk for CACHE_SECONDS, and show rings for RING_SECONDS.
+STALE_SECONDS: Final = max(RECORD_SECONDS + CACHE_SECONDS, RING_SECONDS)
 
 
 class RedactBody(SearchFields):
@@ -108,8 +112,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     def redact_job_log(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Replace messages with `[redacted]` in archive and store; numbers, times and streams stay."""
         done = _redact(deps, JobRef(workflow_id, job_id), body)
-        # For this time, other workers can still show the old text.
-        time.sleep(stale_seconds(deps.tail.watched))
+        time.sleep(STALE_SECONDS)
         next_number = None if done.complete else done.last_checked + 1
         answer = {"redacted": done.lines, "through": done.last_checked, "next": next_number, "pending": done.pending}
         return page_response({"workflow_id": workflow_id, "id": job_id, **answer})
@@ -201,15 +204,6 @@ def _entry_ms(value: Any) -> int:
     if not number(value):
         raise ValueError
     return int(value)
-
-
-def stale_seconds(watched: int) -> float:
-    """Seconds for which another worker, watching ``watched`` jobs, can still show old text after a redaction.
-
-    That worker uses a chunk's record for RECORD_SECONDS, and can then cache a segment of the old chunk for another
-    CACHE_SECONDS. It shows the ring of a feed until the tail has checked the job, or should have.
-    """
-    return max(RECORD_SECONDS + CACHE_SECONDS, ring_seconds(watched))
 
 
 def _redact(deps: Dependencies, ref: JobRef, body: Mapping[str, Any]) -> RedactionResult:
