@@ -716,7 +716,7 @@ def test_objects_that_decompress_to_gigabytes_are_reported(
         timeout=100,
         check=False,
     )
-    assert "1 jobs imported" in done.stdout, done.stderr
+    assert "1 job imported" in done.stdout, done.stderr
     assert all(f"{name}: {name} does not match what was archived" in done.stderr for name in names), done.stderr
     assert "wf_1/ended: the record of a chunk of wf_1/ended has sizes that no object has" in done.stderr
 
