@@ -91,10 +91,10 @@ class Settings:
     )
     jwt_jwks_url: str | None = _setting(parse.jwks_url, "URL", "URL of the issuer's JSON Web Key Set.")
     jwt_audience: str | None = _setting(
-        parse.printable, "text", "Required `aud` of tokens ([more](tokens.md)).", "tokens with an audience are refused"
+        parse.printable, "text", "Required `aud` of tokens ([more](tokens.md)).", "none: refuses tokens with an `aud`"
     )
     jwt_issuer: str | None = _setting(
-        parse.printable, "text", "Required `iss` of tokens, compared exactly.", "`iss` is not checked"
+        parse.printable, "text", "Required `iss` of tokens, compared exactly.", "none: `iss` is not checked"
     )
     jwt_workflows_claim: str = _setting(
         parse.claim_name, "text", "Claim that lists a token's workflows.", default="workflows"
@@ -103,7 +103,7 @@ class Settings:
         parse.absolute_path,
         "path",
         "TOML file with the workflows and scopes of groups, reread on change ([more](tokens.md#group-rights)).",
-        "the claim lists workflows",
+        "none: the claim lists workflows",
     )
     trust_file: Path | None = _setting(
         parse.absolute_path,
@@ -115,7 +115,7 @@ class Settings:
         parse.issuer,
         "URL",
         "OpenID Connect issuer for sign-ins on the page and with `chronoverse login` ([more](tokens.md#signing-in)).",
-        "readers paste tokens",
+        "none: readers paste tokens",
     )
     oidc_client_id: str | None = _setting(parse.printable, "text", "Public client id for sign-ins.")
     oidc_scopes: str = _setting(parse.scopes, "words", "Scopes of sign-ins.", default="openid offline_access logs:read")
@@ -166,7 +166,7 @@ class Settings:
         default=0,
     )
     max_workflow_bytes_per_day: int = _number(
-        (0, 999_999_999_999_999), "bytes", "The same for all jobs of a workflow per UTC day.", default=0
+        (0, 999_999_999_999_999), "bytes", "The same per workflow and UTC day.", default=0
     )
     max_body_bytes: int = _number(
         (65_536, 33_554_432), "bytes", "Larger request bodies, as sent or decompressed, get 413.", default=8_388_608
@@ -174,7 +174,7 @@ class Settings:
     durability: str = _setting(
         parse.one_of("acked", "fsynced", "replicated"),
         "word",
-        "A line is safe once `acked` by the store, `fsynced` or `replicated`. Over HTTP, the service's value applies.",
+        "When a line is [safe](runner.md#the-spool): `acked`, `fsynced`, `replicated`. Over HTTP, the service decides.",
         default="fsynced",
     )
     spool_max_bytes: int = _number(
@@ -183,49 +183,54 @@ class Settings:
         "Maximum size of a runner's spool; beyond it, the oldest lines are dropped.",
         default=1_073_741_824,
     )
-    max_streams: int = _number((1, 1_000_000), "streams per worker", "Open streams; more get 503.", default=8_000)
+    max_streams: int = _number(
+        (1, 1_000_000), "streams per worker", "Maximum open streams; others get 503.", default=8_000
+    )
     max_streams_per_token: int | None = _number(
-        (1, 1_000_000), "streams per worker", "Open streams of a `sub`; more get 429.", "the worker's limit"
+        (1, 1_000_000), "streams per worker", "The same for each `sub`; others get 429.", "`CHRONOVERSE_MAX_STREAMS`"
     )
     max_streams_per_address: int | None = _number(
         (1, 1_000_000),
         "streams per worker",
-        "Open streams of a client address (IPv6: /64); more get 429. Proxies: set gunicorn's `FORWARDED_ALLOW_IPS`.",
-        "the worker's limit",
+        "The same for each client address (IPv6: /64); others get 429. Proxies: set gunicorn's `FORWARDED_ALLOW_IPS`.",
+        "`CHRONOVERSE_MAX_STREAMS`",
     )
     max_publish_rate_per_token: int | None = _number(
         (65_536, 1_099_511_627_776),
         "bytes a second per worker",
-        "Rate at which a `sub` publishes over HTTP, bursts of 10 s; more gets 429. Each line counts 48 bytes extra.",
+        "Maximum publishing rate of a `sub` over HTTP, bursts of 10 s; above it, 429. Each line counts 48 bytes extra.",
         "no limit",
     )
     max_replay_rate: int = _number(
         (1_000_000, 1_099_511_627_776),
         "bytes a second per worker",
-        "Limit on the total rate of replays, applied while at least eight run. A higher limit delays live lines.",
+        "Maximum total rate of replays while at least eight run. A higher limit delays live lines.",
         default=50_000_000,
     )
     max_stream_seconds: int = _number(
-        (1, 86_400), "seconds", "Age at which a stream ends, up to a tenth earlier; its client resumes.", default=3_600
+        (1, 86_400),
+        "seconds",
+        "Maximum age of a stream (it ends up to a tenth earlier); its client resumes.",
+        default=3_600,
     )
     drain_seconds: int = _number(
         (0, 600),
         "seconds",
-        "Time that a worker takes to end its streams at shutdown; it exits 5 s later.",
+        "Time over which a worker ends its streams at shutdown; it exits at most 5 s later.",
         default=10,
     )
     cors_origins: tuple[str, ...] = _setting(
         parse.origins,
         "origins",
         "Exact origins whose pages can read responses ([more](operations.md#cross-origin-pages)).",
-        "no other origin",
+        "none",
         default=(),
     )
     webhook_hosts: tuple[tuple[str, bool], ...] = _setting(
         parse.webhook_hosts,
         "hosts",
         "Hosts that [watches](watches.md) can call. `HOST+private` also allows private addresses and plain HTTP.",
-        "no host",
+        "none",
         default=(),
     )
     log_format: str = _setting(
@@ -251,7 +256,7 @@ class Settings:
     otlp_job_attributes: tuple[str, ...] = _setting(
         parse.attribute_names,
         "names",
-        "The same, for the job.",
+        "Attributes that name the job, by precedence.",
         default=parse.attribute_names(
             "chronoverse.job cicd.pipeline.task.run.id cicd.pipeline.run.id buildkite.job.id k8s.pod.uid"
             " service.instance.id"
