@@ -8,18 +8,12 @@
     web       serves logs over HTTP, with Flask and gunicorn
     client    sends requests over HTTP, follows a log, and reconnects
     cli       prints logs on a terminal
-    collect   publishes the logs of a Kubernetes node's pods
 
-``integrations`` are runners for other frameworks, such as Celery.
+``integrations`` and ``collect`` are runners for other frameworks and for Kubernetes; ``api`` is the public API. All of
+these use ``joblog`` (lines, jobs and gaps), ``auth`` (tokens), ``embedded`` (the default store), ``settings``,
+``errors``, ``metrics``, ``backoff``, ``files``, ``fair_lock`` and ``token_bucket``.
 
-All of these use ``joblog`` (lines, jobs and gaps), ``auth`` (tokens), ``embedded`` (the default store), ``settings``,
-``errors``, ``metrics`` and ``backoff``. A package imports only packages to its left:
-
-    errors, metrics, backoff, files, fair_lock, token_bucket, settings; joblog; auth; store; embedded; archive; history;
-    live; client; runner; integrations; web; cli; collect
-
-``api`` is the public API. ``docs/architecture.md`` describes the design, and ``docs/glossary.md`` defines
-the terms.
+``CONTRIBUTING.md`` lists the packages in the order of imports; ``docs/architecture.md`` describes the design.
 """
 
 #: The version, by semantic versioning. ``docs/versions.md`` says which versions run beside each other.

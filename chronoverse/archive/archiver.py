@@ -1,7 +1,7 @@
 """Moves logs that are large or have ended into the archive. Several archivers can run at once.
 
-An archiver works in small steps. Chunks of oversized running logs come first. Then a job's garbage, an expired job, a
-chunk of an ended log, and old lines of a running log take turns. In between, a *round* through all keys finds new work.
+An archiver works in small steps: first chunks of oversized running logs, then in turn a job's garbage, an expired job,
+a chunk of an ended log, old lines of a running log. Between steps, a *round* through all keys finds work.
 """
 
 import contextlib
@@ -226,7 +226,9 @@ class Archiver:
                 self.stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Does all due work. Returns the number of jobs with problems. ``progress`` gets archived and due lines."""
+        """Does all due work. Returns how many jobs had problems. ``progress`` gets the numbers of archived lines and of
+        all due.
+        """
         self._compare_history()
         for page in self.store.catalog.jobs():
             self._classify(page)

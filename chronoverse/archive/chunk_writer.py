@@ -101,8 +101,8 @@ def complete(
     """Writes the manifest, and records that the whole log of the ended ``job`` is archived.
 
     Also writes the shapes and the timeline, if ``derived`` has exactly these chunks. The log stays in the store for
-    ``hot_seconds``; the times are Unix seconds. If the chunks are not the whole log, writes nothing and returns the
-    reason; else returns None. Raises what :func:`write_chunk` raises.
+    ``hot_seconds``. Times are Unix seconds. If the chunks are not the whole log, only returns the reason; else returns
+    None. Raises what :func:`write_chunk` raises.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):

@@ -112,7 +112,7 @@ class JobObjects:
     def collect_garbage(
         self, now: float, *, min_age: float, orphan_seconds: float = ORPHAN_SECONDS, check_permanence: bool = False
     ) -> CollectedGarbage:
-        """Deletes the job's garbage, and its folder's objects that are neither recorded nor garbage.
+        """Deletes the job's garbage, and other objects in its folder that have no record.
 
         While the store can roll back, deletes only objects marked at least ``orphan_seconds`` ago; unmarked ones must
         be ``min_age`` seconds old at ``now`` (Unix time). Keeps objects that the manifest names, unless a redaction

@@ -1,8 +1,7 @@
 """Detects a store that lost data, and an archive that was emptied or belongs to another store.
 
-Archivers advance a time in the store, the *age mark*. ``store-mark.json`` has the archive's id and the mark of a minute
-ago: a power cut can set the store back a little, which must not stop archivers. If the store has an older mark or
-another id, nothing is deleted until an operator confirms both.
+Archivers advance a time in the store, the *age mark*. ``store-mark.json`` has the archive's id, and the mark of a
+minute ago. If the store has an older mark or another id, nothing is deleted until an operator confirms both.
 """
 
 import contextlib

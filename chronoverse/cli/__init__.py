@@ -1,4 +1,4 @@
-"""The command line, made with click.
+"""The command line, made with click. Each command imports what it needs when it is called: ``run`` must start fast.
 
 main     the group of commands, and the exit code of each error
 serve    ``serve``: starts gunicorn, and prints a banner when it is ready
@@ -17,6 +17,5 @@ common   shared arguments, options and messages; access to the client and the st
 version  the version, with the commit of a checkout
 
 ``search``, ``summary``, ``seen``, ``profile``, ``wait``, ``end``, ``download``, ``open``, ``conformance`` and
-``completion`` have a module each, named after them. Each command imports what it needs when it is called: ``run`` must
-not wait for a web framework.
+``completion`` have a module each, named after them.
 """

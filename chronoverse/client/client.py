@@ -91,9 +91,9 @@ class Client:
     ) -> Iterator[LogEvent]:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
-        Yields each line that matches ``stream`` and ``q`` (a regular expression if ``regex``) once, in order, or a Gap
-        with its number. The last JobState is final. The job must appear within ``wait`` seconds. ``stop`` ends a retry
-        delay at once, a stream at its next byte.
+        Yields each line that matches ``stream`` and ``q`` (a regular expression if ``regex``) once, in order, or a Gap.
+        The last JobState is final. The job must appear within ``wait`` seconds. ``stop`` ends a retry delay at once, a
+        stream at its next byte.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": "true" if regex else None}

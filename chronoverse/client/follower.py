@@ -132,7 +132,7 @@ class Follower:
 
 
 class WorkflowFollower(Follower):
-    """A :class:`Follower` for a workflow's event streams. Event ids number its changes; there is no end."""
+    """A :class:`Follower` for a workflow's event streams, which never end. Event ids number the workflow's changes."""
 
     _has_begun = False
 

@@ -17,8 +17,8 @@ class CriReader:
     """Parses a file's bytes into batches of lines. Joins pieces of a line: tag ``P``, and ``F`` for the last.
 
     A joined line longer than ``max_line_bytes`` becomes ``partial`` lines. A line in another format is kept unchanged,
-    in the stream of the line before it. The result does not depend on the sizes of reads. ``state`` is the result of
-    :meth:`state`. Masks secrets that match ``forms``.
+    in the previous line's stream. The sizes of reads do not matter. ``state`` is an earlier :meth:`state`. Masks
+    secrets that match ``forms``.
     """
 
     def __init__(self, max_line_bytes: int, forms: SecretForms, state: dict[str, Any] | None = None) -> None:

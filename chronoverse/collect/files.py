@@ -1,8 +1,8 @@
-"""Reads a log file as a stream of bytes, across rotations. Knows nothing about its contents.
+"""Reads a log file as a stream of bytes, across rotations, without interpreting them.
 
-A program writes ``0.log``. A rotation renames it to ``0.log.TIME``, and the program opens a new ``0.log``. Later, the
-renamed file is compressed to ``0.log.TIME.gz``, and the oldest file is removed. This module holds files open, so that a
-removed file can still be read. It keeps no copy.
+A rotation renames ``0.log`` to ``0.log.TIME``, and the program opens a new ``0.log``. Later, the renamed file is
+compressed to ``0.log.TIME.gz``, and the oldest file is removed. This module keeps files open, so that it can still read
+a removed file, but copies nothing.
 """
 
 import contextlib

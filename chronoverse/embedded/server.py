@@ -3,10 +3,8 @@
     <data_dir>/holders        a shared lock per lease. A process shares it with its forks, not with other programs
     <data_dir>/keeper         locked by the supervisor and its server, so that there is only one of each
     <data_dir>/server.sock    the server's only listening socket
-    <data_dir>/server.log     its messages; older ones are in server.log.1
-    <data_dir>/appendonlydir  the data: https://valkey.io/topics/persistence/
 
-Different versions may use a directory at the same time, so these names must not change.
+Other versions may use the directory at the same time, so these names must not change.
 """
 
 import contextlib

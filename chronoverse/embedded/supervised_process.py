@@ -41,9 +41,9 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's stdin ends when this process and all its forks have ended.
 
-    The program must keep reading stdin (:func:`wait_for_owner_end`), or is killed with its process group. It gets
-    ``file`` as descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets True
-    while it runs, else False. Not Popen: gevent and gunicorn reap all children.
+    The program must keep reading stdin (:func:`wait_for_owner_end`), or is killed with its process group. Its
+    descriptor 3 is ``file``. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets
+    whether it runs. Not Popen: gevent and gunicorn reap all children.
     """
 
     argv: list[str]

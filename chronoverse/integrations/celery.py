@@ -5,8 +5,8 @@
     app = Celery("shop")
     install(app)
 
-The job's id is the task's id. Its workflow is the task's name, unless one is given. Connections and threads start with
-the first task, so that a pool can fork before. The store cannot make a task fail, only delay it by the seconds below.
+The job's id is the task's id; its workflow is the task's name, unless one is given. Connections and threads start with
+the first task, so that a pool can fork before.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Finds the likely cause in a failed job's log without comparing it to good runs: a linear model scores its lines.
 
-A line has two scores: ``screen`` selects the part to show, ``line`` its most telling line. Each is the sum of the
-weights of the line's :data:`FEATURES` and place (:data:`BEFORE`, :data:`AFTER`). ``python -m bench.causes --data DIR
---learn`` prints learned weights.
+Of a line's two scores, ``screen`` selects the part to show, ``line`` its most telling line. Each is the sum of the
+weights of the line's :data:`FEATURES` and place (:data:`BEFORE`, :data:`AFTER`), learned by ``python -m bench.causes
+--data DIR --learn``.
 """
 
 import math

@@ -54,7 +54,7 @@ class Batch(NamedTuple):
 
     @property
     def lines(self) -> list[Line]:
-        """The entries that are lines, or the matches."""
+        """The lines among the entries, or the matches if the batch has these instead."""
         if self.matches is not None:
             return [each if isinstance(each, Line) else Line.decode(each.json) for each in self.matches]
         return [entry for entry in self.entries if type(entry) is Line]

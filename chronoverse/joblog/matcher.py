@@ -142,7 +142,7 @@ class Matcher:
 
     @property
     def is_whole_in_json(self) -> bool:
-        """Whether these functions search for the whole text."""
+        """Whether :meth:`in_json` and :meth:`in_any_json` search for the whole text, not only part of it."""
         return len(self._query) <= 40
 
     @property
@@ -152,7 +152,7 @@ class Matcher:
 
     @cached_property
     def in_joined_lines(self) -> Any:
-        """A pattern for messages joined by newlines, with false positives, or None."""
+        """A pattern that searches messages joined by newlines, with false positives. None if impossible."""
         if not self._regex or self._size > self._max_joined or ENDS.search(self._query):
             return None
         return _compiled(f"(?m){self._query}", False, self._max_bytes)

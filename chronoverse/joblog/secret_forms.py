@@ -1,4 +1,4 @@
-"""Masks secrets with known formats: keys of clouds and forges, tokens, passwords in URLs, private keys. Pure.
+"""Masks secrets in known formats: keys of clouds and code hosts, tokens, passwords in URLs, private keys. Pure.
 
 Each secret is replaced by :data:`_MASKED` before a line is stored. One RE2 pass finds the few lines that can contain
 one.
@@ -86,9 +86,8 @@ class SecretForms:
         self.unfinished: Final = compile_groups(_UNFINISHED)
 
     def mask_lists(self, lists: Iterable[tuple[str, bool, list[bytes]]]) -> None:
-        """Masks consecutive lists of lines in place, each given with its stream's name.
-
-        The bool: the list has pieces of a line, which the stream's next list continues.
+        """Masks consecutive lists of lines in place. Each comes with its stream's name, and whether its last line
+        continues in the stream's next list.
         """
         streams = defaultdict[str, list[tuple[bytes, list[bytes]]]](list)
         for name, is_partial, lines in lists:

@@ -109,7 +109,7 @@ class Hunk:
 
 @dataclass(slots=True)
 class FoundLines:
-    """Lines of one kind found among scanned lines ``low`` to ``high``. More are added below or above.
+    """Lines of one kind found in the scanned part of a log, ``low`` to ``high``. That part grows at either end.
 
     Lines with one shape form a group. ``shape_of`` returns a message's shape, ``weigh`` how telling it is.
     ``is_whole``: all ``count`` lines are in groups; false beyond :data:`MAX_GROUPS` shapes.

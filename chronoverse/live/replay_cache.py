@@ -110,7 +110,7 @@ class ReplayCache:
         """The segment after line ``cursor``, filtered by ``line_filter``. None if no line follows.
 
         The segment has up to ``lines`` lines (a power of two) and ends at a multiple of that, so that viewers share it.
-        Lines are filtered inside the context that ``comparing`` makes. Raises :class:`StoreError`.
+        Lines are filtered in a ``with comparing()`` block. Raises :class:`StoreError`.
         """
         lines = min(lines, self.most_lines)
         count = lines - cursor % lines

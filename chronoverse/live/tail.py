@@ -1,5 +1,7 @@
-"""Reads the new lines of all watched jobs, once for all viewers of a worker. Has two threads, which survive any error:
-the *reader* publishes new entries into feeds; the *housekeeper* checks quiet jobs, and wakes viewers that are due.
+"""Reads the new lines of all watched jobs, once for all viewers of a worker.
+
+Has two threads, which survive any error: the *reader* publishes new entries into feeds; the *housekeeper* checks quiet
+jobs, and wakes viewers that are due.
 """
 
 import logging

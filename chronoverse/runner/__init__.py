@@ -1,4 +1,4 @@
-"""The runner: runs a command as a job, and publishes every line of its output.
+"""The runner: runs a command as a job, and publishes every line of its output. The command never waits for the store.
 
     Command ──> LineAssembler ──> Spool ──> Publisher ──> the store, or the service (HttpLogWriter)
       └──> Tee ──> our own stdout and stderr
@@ -14,6 +14,4 @@ readback          compares lines with the log before the runner deletes its copy
 run               ``chronoverse run``: combines all of these
 resend            ``chronoverse deliver``: delivers the spool file that a runner left
 api               publishing from Python programs
-
-The command never waits for the store: lines go to the spool, from which the publisher's thread sends them.
 """

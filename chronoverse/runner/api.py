@@ -1,12 +1,10 @@
 """Publishes from a Python program: a job's log, and a stream and a ``logging`` handler that write to it.
 
-    from chronoverse.api import JobLog
-
     with JobLog.open("http://127.0.0.1:8000", "wf_1", "job_1", token=token) as log:
         log.write("stdout", "Starting")
 
 Writing never waits for the store: lines go to a spool, and the log's own thread delivers them. Once the log is open,
-errors of the store are not raised. Undelivered lines are reported at the end.
+errors of the store are reported at the end.
 """
 
 import io

@@ -12,12 +12,8 @@ Each of these uses the ones below it:
     scripts/  Lua scripts for everything atomic. All are idempotent
 
 ``live_reader`` waits for new entries of all watched jobs, and ``sequential_reader`` reads logs for replays; both have
-their own connections. ``changes`` reads a workflow's changes, which the scripts record. ``durability`` checks whether
-writes are on disk or on a replica, ``keys`` defines the key names, ``adaptive_batch`` decides how many lines to read at
-once, and ``server_checks`` warns about servers that can lose logs.
-
-Foreign runners write the same keys with plain commands (``docs/redis.md``), so types and formats are checked on every
-read.
+their own connections. ``changes`` reads a workflow's changes, ``durability`` checks whether writes are safe, ``keys``
+names the keys, ``adaptive_batch`` sizes reads, and ``server_checks`` warns about servers that can lose logs.
 """
 
 from chronoverse.store.durability import Durability

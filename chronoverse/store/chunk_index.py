@@ -164,8 +164,8 @@ class ChunkIndex:
     ) -> bool | None:
         """Recreates a job from ``chunks``, each with its bytes for quotas, and the job hash's ``fields``. Idempotent.
 
-        Returns False if the store already has all of it; None if the runner is back but has not resent everything: call
-        again. A job without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
+        Returns False if the store already has all of it; None if its runner is still resending lines: call again. A job
+        without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
         :class:`ArchiveDamaged` for another job with this id.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
@@ -214,10 +214,9 @@ class ChunkIndex:
     ) -> bool:
         """Replaces the record of ``old`` with ``chunk``, whose object was verified. Without ``old``, appends ``chunk``.
 
-        The same script makes the object of ``old`` garbage, trims the lines from the store's log, stores ``audit``,
-        and sets the job's number of redactions to the one in the chunk's name. Idempotent. Returns False if the
-        trimmed text may remain in the store's memory, because the log is too large to be rewritten. Raises
-        :class:`Fenced`, and :class:`SequenceGap` if the archive or the log has changed.
+        Also marks the object of ``old`` as garbage, trims the store's log, and stores ``audit``. Idempotent. Returns
+        False if the old text may remain in the store's memory, because the log is too large to rewrite. Raises
+        :class:`Fenced`, and :class:`SequenceGap` if archive or log changed.
         """
         kinds = ("log", "job", ARCHIVE_LOCK, "archive", "audit", "garbage")
         args = (token, chunk.first, chunk.last, chunk.to_json(), old.to_json() if old else "")

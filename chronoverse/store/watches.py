@@ -165,10 +165,10 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], known: Mapping[str, int]
     ) -> list[tuple[str, Sequence[RawEntry], int]]:
-        """Each workflow's id, its next changes, and 0. If changes after the number in ``known`` were dropped before
-        they were :meth:`done`: no changes, and the last change's number instead of 0.
+        """Each workflow's id, its next changes, and 0.
 
-        Changes that were read IDLE_SECONDS ago but are not done come before unread ones.
+        If changes after the number in ``known`` were dropped before they were :meth:`done`: its id, no changes, and the
+        number of the last change. Changes that were read IDLE_SECONDS ago but are not done come before unread ones.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

@@ -70,7 +70,8 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """Reads workflows: None for one without jobs, an error for one that cannot be read. Repairs the list.
+        """The workflows: None in place of one without jobs, an error in place of one that cannot be read. Repairs the
+        list.
 
         Raises :class:`StoreUnavailable` if no server answers.
         """

@@ -6,6 +6,6 @@ routes/     one module for each group of routes
 guards/     limits on a worker's work, memory and sockets
 streaming/  writes event streams to their sockets
 otlp/       stores OpenTelemetry log records as lines
-http/       what all routes share: dependencies, schemas, pages, bodies, problems, tracing
+http/       what all routes share
 static/     the log page
 """

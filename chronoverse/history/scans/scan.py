@@ -54,9 +54,8 @@ class LineScan(BaseScan):
     """Requests up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
 
     ``only_new`` compares lines with the job ``against``, or with the good runs that :func:`~.comparison.baseline`
-    selects by ``labels``. ``form`` of each line: ``page`` is JSON with highlights, and adds ``before`` and ``after``
-    lines of context; ``whole`` is the full JSON; ``number`` is only the number, and does not count against
-    ``page_bytes``.
+    selects by ``labels``. ``form``: ``page`` is JSON with highlights and ``before`` and ``after`` lines of context,
+    ``whole`` the full JSON, ``number`` only the number, which does not count against ``page_bytes``.
     """
 
     PATH: ClassVar = "/"

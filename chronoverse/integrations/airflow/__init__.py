@@ -1,15 +1,9 @@
-"""Publishes each try of an Airflow task as a job, and shows its log in Airflow.
-
-    from chronoverse.integrations.airflow import RemoteTaskLogs
-
-    REMOTE_TASK_LOG = RemoteTaskLogs()
+"""Publishes each try of an Airflow task as a job, and shows its log in Airflow. ``docs/airflow.md`` has the setup.
 
 logs     ``RemoteTaskLogs`` publishes the output of running tasks, and reads it for Airflow's page
 tries    maps tries of tasks to jobs
 records  converts Airflow's log records to lines, and back
-plugin   reports to ``RemoteTaskLogs`` how a task ended. Airflow loads it by the entry point ``airflow.plugins``
-
-Only ``plugin`` imports Airflow. ``docs/airflow.md`` describes the setup.
+plugin   reports to ``RemoteTaskLogs`` how a task ended. The only module that imports Airflow
 """
 
 from chronoverse.integrations.airflow.logs import RemoteTaskLogs

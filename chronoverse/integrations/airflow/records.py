@@ -1,11 +1,11 @@
 """Converts Airflow's log records to lines, and back.
 
-A line has the record's text, so that it can be read and searched, then a tab and the other fields as JSON:
+A line has the record's text, then a tab and the other fields as JSON:
 
-    the order was late\\t{"logger":"shop","filename":"shop.py","lineno":12,"level":"warning"}
+    the order was late\t{"logger":"shop","filename":"shop.py","lineno":12,"level":"warning"}
 
-Lines that a task prints have no JSON. If a record has several lines, such as a traceback, the first
-one has the JSON, with the number of lines.
+Lines that a task prints have no JSON. If a record has several lines, such as a traceback, the first has the JSON, with
+the number of lines.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,6 +5,6 @@
 
 pipes            reads both pipes in one loop, so that their lines share one order and one clock
 terminals        gives our terminal to the command, or allocates a pseudo-terminal instead of two pipes
-line_assembler   turns one stream's bytes into batches of lines, with ``joblog.line_splitter`` and the masks
+line_assembler   turns one stream's bytes into batches of lines
 masking          replaces secrets with ***
 """

@@ -7,6 +7,5 @@ spool       the queue: one thread puts lines in, another takes them out; drops l
 spool_file  batches in an SQLite file, which survives its runner
 salvage     recovers undamaged lines of a damaged file
 
-A line's *index* is the number of lines that the job printed before it, and never changes. Its sequence number is known
-once the store has returned where the log continues.
+A line's *index* is the number of lines that the job printed before it.
 """

@@ -4,8 +4,8 @@
       │ in the store, │ sent, but   │                     │ to be   │ the job's
       │ not yet safe  │ no answer   │                     │ sent    │ next line
 
-One thread puts lines in; another takes them out, and reports how many the store has. If the spool is full, it drops the
-oldest unsent lines. Their indexes stay empty, and the publisher declares them lost in the log.
+If the spool is full, it drops the oldest unsent lines. Their indexes stay empty, and the publisher declares them lost
+in the log.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _ordinal: Final = attrgetter("ordinal")
 
 
 class MemoryBatches:
-    """Batches in memory, by ordinal. :class:`SpoolFile` has the same methods."""
+    """Batches in memory, by the index of their first line. :class:`SpoolFile` has the same methods."""
 
     def __init__(self) -> None:
         self._batches: list[LineBatch] = []

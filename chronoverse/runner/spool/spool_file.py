@@ -4,8 +4,7 @@
              open_streams is empty: version 0.2 used it
     state    one row with a JSON object: the job, its token and numbers, how it ended, and how many lines were dropped
 
-The file's name is only for people. SQLite locks the file while a runner has it open, and the kernel releases the lock
-when the process ends, so a file that can be locked is orphaned.
+A runner keeps its file locked until its process ends, so a file that can be locked is orphaned.
 """
 
 import contextlib

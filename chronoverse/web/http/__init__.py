@@ -13,8 +13,4 @@ logging         formats the service's log lines
 tracing         makes OpenTelemetry spans
 read_audit      logs who read which log
 openapi         makes the OpenAPI document
-
-A request waits for its turn (``web.worker``), then its token is verified (:meth:`Dependencies.check_request`). The view
-validates the body or query, waits for a turn for its work (``web.guards.turns``), and makes a page within its budget.
-Errors of any layer become problem documents.
 """

@@ -113,7 +113,7 @@ def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
 
 
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
-    """The position in ``listing``: each value of the cursor, as returned by its parser.
+    """The position in ``listing`` that the cursor holds: its values, each converted by one of the parsers.
 
     A parser raises ValueError or TypeError for an invalid value, which becomes :class:`BadRequest`.
     """

@@ -1,10 +1,7 @@
-"""Pages of a job's log: all lines, matching lines, new lines.
+"""Pages of a job's log: all lines, matching lines, new lines. Also summaries, profiles, and searches of workflows.
 
-Also summaries, profiles, and searches of one or all workflows.
-
-A request scans a limited part of the log, so a page can be short or empty and still have a next one.
-``Last-Event-ID`` is the last line that the page covers. The scan server makes all pages except those of plain lines:
-see :mod:`chronoverse.history.scans`.
+A request scans a limited part of the log, so a page can be empty and still have a next one. ``Last-Event-ID`` is the
+last line that the page covers. The scan server makes all pages except those of plain lines.
 """
 
 from collections.abc import Container, Mapping, Sequence

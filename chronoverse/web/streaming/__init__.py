@@ -1,8 +1,7 @@
 """Writes event streams to their sockets.
 
-A request is admitted (``web.guards.admission``) and gets a viewer (``web.routes.events``). Under gunicorn with this
-project's worker, a ``StreamWriter`` (``stream_writer``) then takes over the socket, and the request's greenlet ends.
-From here, a viewer is in one of two states:
+Under gunicorn with this project's worker, a ``StreamWriter`` (``stream_writer``) takes over a viewer's socket, and the
+request's greenlet ends. From here, a viewer is in one of two states:
 
 caught up   Everything is written. New frames are written immediately: by the feed's ``BroadcastGroup`` (``broadcast``)
             in one pass for all members, or by this viewer's writer if the feed has no group.
