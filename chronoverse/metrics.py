@@ -33,9 +33,9 @@ _process_name = ""
 
 
 def name_process(name: str) -> None:
-    """Makes this process use the metric files of the last process with this ``name``.
+    """Makes this process use the metric files of the last process with this ``name``, which must have ended.
 
-    That process must have ended. This one continues the counters. Without names, each would leave files forever.
+    This process continues the counters. Without names, every process would leave its own files forever.
     """
     global _process_name
     _process_name = name

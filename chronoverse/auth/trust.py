@@ -76,7 +76,7 @@ def _group(claim: str, name: str, table: Any) -> Rule:
 def _some_of(known: Sequence[str], table: Mapping[str, Any], name: str) -> list[str] | None:
     found: list[str] | None = table.get(name)
     if found is not None and not (isinstance(found, list) and found and all(each in known for each in found)):
-        raise ValueError(f"{name} is not a list of some of {', '.join(known)}")
+        raise ValueError(f"{name} must be a list of one or more of {', '.join(known)}")
     return found
 
 
@@ -87,7 +87,7 @@ def _terms(table: Any) -> Terms:
     _named("issuer", parse.issuer, issuer) if url is None else _named("jwks_url", parse.jwks_url, url)
     algorithms, rules = _some_of(_ALGORITHMS, table, "algorithms"), table.get("rule")
     if rules is not None and not (isinstance(rules, list) and rules):
-        raise ValueError("rule is not [[issuer.rule]]")
+        raise ValueError("a rule must begin with [[issuer.rule]]")
     named = rules and tuple(_named(f"rule {number}", _rule, each) for number, each in enumerate(rules, 1))
     return Terms(issuer, url, _text(table, "audience"), algorithms or _ALGORITHMS, named)
 
@@ -96,7 +96,7 @@ def _rule(table: Any) -> Rule:
     _only(table, "claim", "equals", "matches", "workflows", "scope")
     scopes = _text(table, "scope").split()
     if not scopes or not all(each in SCOPES for each in scopes):
-        raise ValueError(f"scope is not some of {', '.join(SCOPES)}, separated by spaces")
+        raise ValueError(f"scope must be one or more of {', '.join(SCOPES)}, separated by spaces")
     tests = [_named(name, make, _text(table, name)) for name, make in _TESTS.items() if name in table]
     if len(tests) > 1:
         raise ValueError("equals and matches cannot be combined")

@@ -18,7 +18,7 @@ from chronoverse.joblog.terminal import counted, plain_text
     type=click.IntRange(1, 1_000),
     default=200,
     show_default=True,
-    help="Number of ended jobs to scan, up to JOB.",
+    help="How many ended jobs to search, backwards from JOB.",
 )
 @common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
 @common.output_option

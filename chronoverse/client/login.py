@@ -121,7 +121,7 @@ class IssuerClient:
         if status != 200:
             raise ChronoverseError(f"the issuer {self._url} answers {status} at {url}: is it the right address?")
         if found.get("issuer") != self._url:
-            raise ChronoverseError(f"the issuer {self._url} says that it is {found.get('issuer')}")
+            raise ChronoverseError(f"the issuer {self._url} identifies itself as {found.get('issuer')}")
         with self._reading():
             for name in ("token_endpoint", "device_authorization_endpoint", "revocation_endpoint"):
                 if name in found or name == "token_endpoint":

@@ -234,7 +234,7 @@ class Pipeline:
     def receive(self, number: int) -> tuple[HTTPResponse, bytes]:
         """The next response, which must answer request ``number``. Raises :data:`CONNECTION_ERRORS`."""
         if number != self._received + 1 or self._answers.file.closed:
-            raise HTTPException("the connection was closed, or nobody has taken the answers before this one")
+            raise HTTPException("the connection was closed, or earlier answers were not read")
         response = HTTPResponse(self._answers, method="POST")  # type: ignore[arg-type]
         response.begin()
         # The service's answers are shorter.

@@ -66,7 +66,7 @@ def matcher_of(q: str, regex: bool) -> Matcher:
     matcher = Matcher(q, regex=regex, max_bytes=384 * 2**10)
     if matcher.program_size > MAX_JOINED_PROGRAM:
         raise ValueError(
-            f"is too expensive for a stream, which compares each new line: {matcher.program_size} instructions,"
+            f"is too expensive for a stream, which matches each new line: {matcher.program_size} instructions,"
             f" of at most {MAX_JOINED_PROGRAM}. Use fewer classes and repetitions, or search the log"
         )
     return matcher

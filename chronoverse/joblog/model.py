@@ -327,7 +327,7 @@ class Job:
         return replace(self, created_at=created_at, started_at=self.started_at or begun_at)
 
     def ended(self, end: End) -> "Job":
-        """The job with its terminal entry."""
+        """The job as it is after its terminal entry."""
         return replace(
             self,
             status=end.status,

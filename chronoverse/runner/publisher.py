@@ -415,7 +415,7 @@ class Publisher:
     def _stop_asking(self, error: NotDurable) -> None:
         if self._probe is not None:
             self._probe = None
-            self.say(f"{error}; lines are safe once the store has answered")
+            self.say(f"{error}; lines count as safe once the store acknowledges them")
         self.spool.release(self.spool.acked)
 
     def _schedule_renewal(self) -> None:

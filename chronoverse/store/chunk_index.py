@@ -182,7 +182,7 @@ class ChunkIndex:
         kinds = ("log", "job", "lease", "archive", "jobs")
         answer = self._commands.ask("import_job", job, kinds, *numbers, redactions, len(flat), *flat, *records)[0]
         if answer == 3:
-            raise ArchiveDamaged("the store has begun another job of this name: its archived lines are not shown")
+            raise ArchiveDamaged("the store has another job with this id: the archived lines are not shown")
         return (False, True, None)[answer]
 
     def mark_swept(self, job: JobRef) -> None:

@@ -115,7 +115,7 @@ class ClusterTopology(Topology):
         owner = self._owners[slot_of(workflow_id)]
         if owner is None:
             self._is_stale = True
-            raise redis.ConnectionError(f"no node of the Cluster says who has slot {slot_of(workflow_id)}")
+            raise redis.ConnectionError(f"no node of the Cluster knows which node has slot {slot_of(workflow_id)}")
         return owner
 
     def _apply_moved(self, error: Any) -> Address:

@@ -66,7 +66,7 @@ def test_a_sign_in_fails_with_the_issuers_reason() -> None:
         sign_in(ScriptedService(refused), [])
     with pytest.raises(Unauthorized, match="the sign-in timed out"):
         sign_in(ScriptedService(*[says("400 Bad Request", **PENDING)] * 20), [])
-    with pytest.raises(ChronoverseError, match="says that it is https://other"):
+    with pytest.raises(ChronoverseError, match="identifies itself as https://other"):
         sign_in(ScriptedService(), [], "https://other")
     for status, said in (("503 Service Unavailable", "; try again"), ("404 Not Found", ": is it the right address[?]")):
         issuer = ScriptedService(says(status))

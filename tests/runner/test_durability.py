@@ -290,7 +290,7 @@ def test_lost_lines_are_resent_before_the_job_is_reported_as_ended(answers: list
     [
         ([StoreUnavailable("away"), 2], 1, []),
         ([None] * 6, 0, ["the store does not confirm that lines are safe; keeping a copy here"]),
-        ([NotDurable("no disk")], 2, ["no disk; lines are safe once the store has answered"]),
+        ([NotDurable("no disk")], 2, ["no disk; lines count as safe once the store acknowledges them"]),
     ],
     ids=["confirmed", "unconfirmed", "impossible"],
 )

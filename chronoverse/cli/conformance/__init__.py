@@ -46,7 +46,7 @@ def _known(context: click.Context, option: click.Parameter, names: tuple[str, ..
     from chronoverse.cli.conformance.cases import CASES
 
     if unknown := set(names) - {case.name for case in CASES}:
-        raise click.BadParameter(f"there is no case {sorted(unknown)[0]!r}")
+        raise click.BadParameter(f"unknown case {sorted(unknown)[0]!r}")
     return names
 
 

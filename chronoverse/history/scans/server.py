@@ -118,4 +118,4 @@ def _lower_priority(worker: Any) -> None:
     try:
         os.nice(NICENESS)
     except OSError as error:
-        worker.log.warning("searches run at the priority of live lines: %s", error)
+        worker.log.warning("the priority of searches cannot be lowered: %s", error)

@@ -75,7 +75,7 @@ class NewRunSchema(Schema):
 
     timestamp = matching(_TIMESTAMP.pattern, "ISO 8601, UTC, milliseconds.", required=True)
     stream = one_of(STREAMS, required=True)
-    messages = fields.List(matching(r"[^\n]*"), required=True, metadata={"description": "As `message` of a line."})
+    messages = fields.List(matching(r"[^\n]*"), required=True, metadata={"description": "As a line's `message`."})
     partial_ = fields.List(fields.Integer(), data_key="partial", metadata={"description": "Indexes, ascending."})
 
     @classmethod
@@ -290,7 +290,7 @@ class EndBody(Schema):
     exit_code = JsonInteger("Null if there is none.", -999_999_999, 999_999_999, allow_none=True, load_default=None)
     counts = JsonBoolean(
         load_default=False,
-        metadata={"description": "With PENDING: the job fails with this exit code or a larger one."},
+        metadata={"description": "With PENDING: the job's exit code is at least this one."},
     )
     dropped = JsonInteger("Lines that the runner dropped.", 0, load_default=0)
     next = JsonInteger(

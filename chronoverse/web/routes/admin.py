@@ -106,7 +106,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
     routes = deps.blueprint("admin", "For administrators.", scope=ADMIN)
 
     @routes.route(f"{JOB_ROUTE}/logs/redact", methods=["POST"])
-    @routes.response(200, RedactedSchema, description="Redacted up to `through`; that old text is not served.")
+    @routes.response(
+        200, RedactedSchema, description="Lines up to `through` are redacted; their old text is not served."
+    )
     @routes.problem(409, "`reason` is STILL_LIVE or NO_ARCHIVE.")
     @routes.takes_body(deps.body_reader, RedactBody())
     def redact_job_log(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:

@@ -164,7 +164,9 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     @pasts.route(f"{JOB_ROUTE}/logs/<line:number_text>/history")
     @pasts.arguments(schemas.HistoryQuery, location="query", as_kwargs=True)
-    @pasts.response(200, schemas.HistorySchema, description="A page; `Link` names the next. Counts are of this page.")
+    @pasts.response(
+        200, schemas.HistorySchema, description="A page; `Link` names the next. It counts only this page's jobs."
+    )
     def trace_line(
         workflow_id: str, job_id: str, number_text: str, jobs: int, label: Sequence[Any] = (), cursor: str | None = None
     ) -> Response:

@@ -132,7 +132,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         return page_response({"next": compared.next_number, "differs": compared.differs})
 
     @routes.route(f"{JOB_ROUTE}/end", methods=["POST"])
-    @routes.response(204, description="It has ended, safely by the service's CHRONOVERSE_DURABILITY.")
+    @routes.response(204, description="The end is safe, by the service's CHRONOVERSE_DURABILITY.")
     @routes.alt_response(200, schema=JobSchema, description="Without `token`: the ended job.")
     @routes.problem(
         409, "`reason` is GAP, FENCED or DELETED. Without `token`: DELETED, HELD (it has a runner) or CLOSED."
