@@ -86,7 +86,7 @@ timeout = 60
 # A draining worker exits earlier.
 graceful_timeout = _settings.drain_seconds + 20
 # Bytes of the request line, number of headers, and bytes per header. A token may have 8,192 bytes.
-# chronoverse.web.guards.connection.HEAD_BYTES limits the request line and headers together.
+# chronoverse.web.guards.connection limits the request line and headers together.
 limit_request_line = 8190
 limit_request_fields = 100
 limit_request_field_size = 8190

@@ -79,4 +79,7 @@ def test_a_release_updates_the_document_on_installing(tmp_path: Path) -> None:
     assert page.split("\n\n")[:2] == before.split("\n\n")[:2]
     assert "ghcr.io/somebody/chronoverse:1.2.3`" in page
     assert "@" not in page
+    headings = re.findall(r"^## (.+)", (ROOT / "docs" / "deploying.md").read_text("utf-8"), re.MULTILINE)
+    linked = set(re.findall(r"deploying\.md#([\w-]+)", page))
+    assert set() < linked <= {heading.lower().replace(" ", "-") for heading in headings}
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(extras) - {"dev"}
