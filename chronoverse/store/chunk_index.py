@@ -69,7 +69,7 @@ class ChunkIndex:
         return found
 
     def throttle_runner(self, job: JobRef, seconds: float) -> None:
-        """For ``seconds``, makes a runner with direct access to the store pause after each append."""
+        """For ``seconds``, makes the job's runner pause after each append."""
         self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
     def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
