@@ -555,11 +555,7 @@ ERRORS: Final[dict[str, tuple[dict[str, Any], dict[str, Any] | None, str]]] = {
     "a workflow alone": ({}, {"workflows": "x"}, "workflows is not a list of entries"),
     "a bad entry": ({}, {"workflows": ["a*b"]}, "rule 1: workflows has 'a*b': * is allowed only as the last"),
     "a number as an entry": ({}, {"workflows": [7]}, "rule 1: workflows is refused: an entry must be a string"),
-    "an object as an entry": (
-        {},
-        {"workflows": [{}]},
-        "rule 1: workflows has {}: an entry can contain one claim",
-    ),
+    "an object as an entry": ({}, {"workflows": [{}]}, "workflows has {}: an entry can contain one claim"),
     "two claims": ({}, {"workflows": ["{a}.{b}"]}, "an entry can contain one claim"),
     "an open brace": ({}, {"workflows": ["{a"]}, "an entry can contain one claim"),
     "an empty claim": ({}, {"workflows": ["{}"]}, "an entry can contain one claim"),

@@ -58,10 +58,8 @@ def test_deletions_and_redactions_are_recorded(site: Site) -> None:
     assert site.client.delete(job.path).status_code == 204
 
     who = {"sub": "tests", "workflow_id": WORKFLOW, "id": job.job_id}
-    expected = [
-        {"did": "delete", "what": "the job and its log"} | who,
-        {"did": "redact", "what": "1 line from 1 to 2: a password"} | who,
-    ]
+    actions = {"delete": "the job and its log", "redact": "1 line from 1 to 2: a password"}
+    expected = [{"did": did, "what": what} | who for did, what in actions.items()]
     assert trail(site.client, token) == expected
     lines = logged(site.service, "audit", start)
     assert [{name: line[name] for name in expected[0]} for line in lines] == expected[::-1]
