@@ -16,8 +16,8 @@ class WorkflowViewer(Viewer):
     """A viewer whose lines are a workflow's changes. It never ends by itself. See :class:`Viewer`.
 
     ``jobs(first, last)`` returns the frames of the newest jobs, and the newest change that they reflect (a number from
-    ``first`` to ``last``). ``opening`` is a pair: the bytes to send before these frames, and ``first``. With None,
-    starts without jobs.
+    ``first`` to ``last``). ``opening`` is a pair: the bytes to send before these frames, and ``first``. If None,
+    starts with changes.
     """
 
     jobs: Callable[[int, int], tuple[bytes, int]]

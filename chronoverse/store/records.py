@@ -36,8 +36,8 @@ class RecordRun(NamedTuple):
 class RecordBatch(NamedTuple):
     """A batch of lines, appended by one script. ``digest`` identifies it.
 
-    ``sources``: files of numbered records, each as an id and, if the batch contains record 1, that record's digest
-    (else ""). ``end``: how the job ends after the batch.
+    ``sources``: the id of each file of numbered records, and its record 1's digest ("" if not in the batch).
+    ``end``: how the job ends after the batch.
     """
 
     runs: Sequence[RecordRun]

@@ -150,7 +150,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Adds its headers after the read audit, which would take ``Last-Event-ID`` for the end."""
+    """A viewer's response. Adds its headers after the read audit, which would log ``Last-Event-ID`` as its end."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)
