@@ -1,11 +1,7 @@
 // @ts-check
-// The blocks of an event stream, as the HTML standard defines them:
-// https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+// The blocks of an event stream: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
-/**
- * A block, ended by a blank line. Without a `data` line it is not an event.
- * @typedef {{ id?: string, event?: string, data?: string }} Block
- */
+/** Without `data`, a block is not an event. @typedef {{ id?: string, event?: string, data?: string }} Block */
 
 export class BlockReader {
   #on;

@@ -5,7 +5,6 @@ import { BlockReader } from "./blocks.js";
 import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreachable, workflowUrl } from "./request.js";
 
 /** @typedef {import("./index.js").Frame} Frame */
-/** @typedef {import("./index.js").FollowOptions} FollowOptions */
 
 //: Events with JSON data. Unknown events are ignored: a newer service may send others.
 const EVENTS = new Set(["connected", "job", "log", "gap", "redact", "end", "reset"]);
@@ -29,7 +28,7 @@ export function follow(options) {
   const filters = { stream: options.stream, q: options.q, regex: options.regex || undefined };
   const backoff = new Backoff();
   const reader = new FrameReader(backoff, typeof offset === "number" ? offset : null);
-  /** @type {(begins: boolean, wait?: number) => string} */
+  /** @type {UrlOf} */
   const urlOf = (begins, wait) => jobUrl(options, "events", { ...(begins ? { offset, tail } : {}), ...filters, wait });
   return read(options, reader, backoff, urlOf);
 }
@@ -43,13 +42,12 @@ export function followWorkflow(options) {
   return /** @type {any} */ (read(options, reader, backoff, () => workflowUrl(options, "events", { jobs, status, label })));
 }
 
+/** @typedef {Omit<import("./index.js").FollowOptions, "job">} Options */
+/** The stream's address; with `begins`, that of the first connection. @typedef {(begins: boolean, wait?: number) => string} UrlOf */
+
 /**
  * The frames of `reader`, over as many connections as needed.
- * @param {Omit<FollowOptions, "job">} options
- * @param {FrameReader} reader
- * @param {Backoff} backoff
- * @param {(begins: boolean, wait?: number) => string} urlOf The stream's address; with `begins`, that of the first connection.
- * @returns {AsyncGenerator<Frame, void, undefined>}
+ * @type {(options: Options, reader: FrameReader, backoff: Backoff, urlOf: UrlOf) => AsyncGenerator<Frame, void, undefined>}
  */
 async function* read(options, reader, backoff, urlOf) {
   const { token, signal, wait = 0, giveUpAfter = 600, onReconnect } = options;
@@ -133,11 +131,7 @@ class FrameReader {
   #frames = [];
   #blocks;
 
-  /**
-   * @param {Backoff} backoff
-   * @param {number | null} cursor
-   * @param {boolean} isOfWorkflow Whether it reads a workflow's changes, whose numbers can decrease.
-   */
+  /** The numbers of a workflow's changes can decrease. @param {Backoff} backoff @param {number | null} cursor */
   constructor(backoff, cursor, isOfWorkflow = false) {
     this.cursor = cursor;
     this.isOfWorkflow = isOfWorkflow;

@@ -23,10 +23,7 @@ export async function end(options) {
   return retry(signal, async () => (await get(url, { token, signal, headers }, init)).body);
 }
 
-/**
- * The result of `attempt`, after at most four calls. Few, because a user is waiting.
- * @type {<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>) => Promise<T>}
- */
+/** Makes up to four attempts. @type {<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>) => Promise<T>} */
 export async function retry(signal, attempt) {
   const backoff = new Backoff();
   for (;;) {

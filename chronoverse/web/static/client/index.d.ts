@@ -12,7 +12,7 @@ export interface WorkflowOptions {
   service?: string;
   workflow: string;
   token?: Token;
-  /** Aborts the call and closes its connection. The call then throws the signal's reason. */
+  /** Aborts the call, which then throws the signal's reason. */
   signal?: AbortSignal;
 }
 
@@ -29,22 +29,21 @@ export interface Filter {
   stream?: "stdout" | "stderr";
 }
 
-export type Status = "PENDING" | "RUNNING" | "COMPLETED" | "FAILED" | "CANCELED" | "LOST";
+export type Ended = "COMPLETED" | "FAILED" | "CANCELED" | "LOST";
+export type Status = "PENDING" | "RUNNING" | Ended;
 
 export interface Line {
   timestamp: string;
   message: string;
-  /** The line number, starting at 1. */
   sequence_num: number;
   stream: "stdout" | "stderr";
   /** The line continues in the next entry of its stream. */
   partial?: true;
 }
 
-/** A search result. `highlights` are the matches, as `[start, end)` in characters. */
+/** A search result. `highlights` are the matches, as `[start, end)` in characters. `context`: the line does not match. */
 export interface FoundLine extends Line {
   highlights?: [start: number, end: number][];
-  /** Context: a line before or after a match that does not match itself. */
   context?: true;
 }
 
@@ -68,7 +67,6 @@ export interface Job {
   dropped: number;
   first_sequence_num: number;
   last_sequence_num: number;
-  /** What the job is for, such as its `branch`. */
   labels: Record<string, string>;
 }
 
@@ -76,10 +74,7 @@ export interface Job {
 export type JobState = Pick<Job, "status" | "attempt" | "first_sequence_num" | "last_sequence_num" | "started_at" | "labels"> &
   Partial<Pick<Job, "exit_code" | "lines" | "dropped" | "finished_at">>;
 
-/**
- * `cursor` is the number of the last line that was returned or skipped. Pass it as the `offset` of another `follow` to
- * resume without missing a line.
- */
+/** `cursor` is the number of the last line that was returned or skipped: the `offset` at which another `follow` resumes. */
 interface FrameOf<Event extends string, Data> {
   event: Event;
   data: Data;
@@ -87,9 +82,7 @@ interface FrameOf<Event extends string, Data> {
 }
 
 export type Frame =
-  /** A connection was established, the first or a later one. */
   | FrameOf<"connected", { status: string }>
-  /** The job's state, on every change. */
   | FrameOf<"job", JobState>
   | FrameOf<"log", Line>
   | FrameOf<"gap", Gap>
@@ -102,23 +95,22 @@ export type Frame =
   /** The filter has skipped all lines up to `cursor`. */
   | FrameOf<"cursor", null>;
 
-/** How to keep a connection. */
-interface Following {
-  /**
-   * The service's heartbeat interval in seconds. A connection is considered dead after three missed heartbeats. Default
-   * 15.
-   */
-  heartbeat?: number;
+interface Persistent {
   /** Seconds of continuous failures after which the last error is thrown. May be Infinity. The default is 600. */
   giveUpAfter?: number;
+}
+
+interface Following extends Persistent {
+  /** Seconds between the service's heartbeats, 15 by default. After three missed ones, the connection is replaced. */
+  heartbeat?: number;
   /** Called when a connection has ended. The next attempt starts in `delay` milliseconds. */
   onReconnect?: (failure: Error, delay: number) => void;
 }
 
 export interface FollowOptions extends JobOptions, Filter, Following {
-  /** Start after this line number: 0 for the beginning, `latest` for new lines only. The default is 0. */
+  /** Start after this line number: 0, the default, is the beginning, and `latest` the end. */
   offset?: number | "latest";
-  /** Start with this many of the last lines. Cannot be combined with `offset`. */
+  /** Start with this many of the last lines, instead of `offset`. */
   tail?: number;
   /** Seconds to wait for a job that does not exist yet. May be Infinity. The default is 0. */
   wait?: number;
@@ -126,8 +118,8 @@ export interface FollowOptions extends JobOptions, Filter, Following {
 
 /**
  * Follows the log of a job until it ends, reconnecting as needed. Yields each line number once and in order, or a `gap`
- * that covers it. Ends after the `end` frame. Throws StreamError if the log ended with an error, Refused if retrying
- * cannot help, and Refused or Unreachable after `giveUpAfter` seconds of failures.
+ * that covers it. Throws StreamError if the log ended with an error, Refused if retrying cannot help, and Refused or
+ * Unreachable after `giveUpAfter` seconds of failures.
  */
 export function follow(options: FollowOptions): AsyncGenerator<Frame, void, undefined>;
 
@@ -136,7 +128,6 @@ export interface FollowWorkflowOptions extends WorkflowOptions, Following {
   jobs?: number;
   /** Only jobs with this status. A job's change to another status is not reported. */
   status?: Status;
-  /** Only jobs with these labels. */
   labels?: Record<string, string>;
   /** The `cursor` of an earlier call, to resume after. */
   after?: number;
@@ -145,24 +136,18 @@ export interface FollowWorkflowOptions extends WorkflowOptions, Following {
 /** A job in a workflow's stream. A deleted job has the status DELETED. */
 export type WorkflowJob = Omit<Job, "status"> & { status: Status | "DELETED" };
 
-/**
- * Pass `cursor` as `after` to another call to resume without missing a change. Null until the newest jobs have arrived.
- */
+/** `cursor` is the `after` at which another call resumes. Null until the newest jobs have arrived. */
 export type WorkflowFrame =
   | FrameOf<"connected", { status: string }>
   /** Changes were missed: discard the state of all jobs. The current jobs follow. */
   | FrameOf<"reset", { reason: string }>
-  /** One of the newest jobs, or a job that has changed. */
   | FrameOf<"job", WorkflowJob>
   /** Why this connection ends. The client reconnects. */
   | FrameOf<"error", string>
   /** The newest jobs have arrived, or the filter has skipped all changes up to `cursor`. */
   | FrameOf<"cursor", null>;
 
-/**
- * Follows the jobs of a workflow: the newest ones, oldest first, then each change, reconnecting as needed. Never ends.
- * Throws Refused if retrying cannot help, and Refused or Unreachable after `giveUpAfter` seconds of failures.
- */
+/** Follows the jobs of a workflow: the newest ones, oldest first, then each change. Never ends. Throws like `follow`. */
 export function followWorkflow(options: FollowWorkflowOptions): AsyncGenerator<WorkflowFrame, void, undefined>;
 
 export interface PageOptions extends JobOptions, Filter {
@@ -178,29 +163,25 @@ export interface PageOptions extends JobOptions, Filter {
   after?: number;
 }
 
+/** A page can be short or empty before the end of the log, where `cursor` is null. `position` is how far it has read. */
 export interface Page {
   workflow_id: string;
   id: string;
-  /** A page may be short or empty and still have a `cursor`. */
   logs: FoundLine[];
-  /** The cursor of the next page. Null at the end of the log. */
   cursor: string | null;
-  /** How far the page has read: an `offset` to resume from later. */
   position: number | null;
 }
 
 /** One page of a log, or of the lines that match `q`. Makes up to four attempts. Throws Refused or Unreachable. */
 export function page(options: PageOptions): Promise<Page>;
 
-export interface WaitOptions extends JobOptions, Filter {
+export interface WaitOptions extends JobOptions, Filter, Persistent {
   /** The line number after which to search. The default is 0. */
   offset?: number;
   /** Return `logs`, too: the match and later matches that already exist, up to this many in all. At most 1,000. */
   limit?: number;
   /** Seconds. May be Infinity. The default is 30. */
   timeout?: number;
-  /** Seconds of continuous failures after which the last error is thrown. May be Infinity. The default is 600. */
-  giveUpAfter?: number;
 }
 
 interface WaitedOf<Outcome extends string, Found> {
@@ -217,11 +198,8 @@ interface WaitedOf<Outcome extends string, Found> {
   more_gaps?: number;
 }
 
-export type Waited =
-  /** A line matched: `log`. */
-  | WaitedOf<"matched", Line>
-  /** The job ended without a match (possibly as LOST: see `job.status`), or the wait timed out. */
-  | WaitedOf<"ended" | "timeout", null>;
+/** `ended` and `timeout`: no line matched. */
+export type Waited = WaitedOf<"matched", Line> | WaitedOf<"ended" | "timeout", null>;
 
 /**
  * Waits until a line after `offset` matches `q`, the job ends, or the timeout expires. Without `q`, waits for the end.
@@ -230,13 +208,11 @@ export type Waited =
 export function wait(options: WaitOptions): Promise<Waited>;
 
 export interface EndOptions extends JobOptions {
-  status: "COMPLETED" | "FAILED" | "CANCELED" | "LOST";
+  status: Ended;
   exitCode?: number;
 }
 
-/**
- * Ends a job that no runner holds. Idempotent for the same status. Throws Refused: HELD (it has a runner) or CLOSED.
- */
+/** Ends a job that no runner holds. Idempotent for the same status. Throws Refused: HELD (it has a runner) or CLOSED. */
 export function end(options: EndOptions): Promise<Job>;
 
 /** What to report about a workflow's jobs, and where to send it. */
@@ -244,16 +220,13 @@ export interface WatchBody {
   on: "end" | "change" | "silent";
   url: string;
   /** Ends to report. The default is FAILED and LOST, and for `change` also COMPLETED. */
-  status?: ("COMPLETED" | "FAILED" | "CANCELED" | "LOST")[];
-  /** Only jobs with these labels. */
+  status?: Ended[];
   label?: Record<string, string>;
   /** For `change`: compare with the previous job that has the same values of these labels. */
   same?: string[];
   /** For `silent`: seconds without output after which a running job is reported. */
   seconds?: number;
-  /**
-   * Signs messages: `whsec_` followed by base64. If omitted, a new watch gets one, and an existing watch keeps its own.
-   */
+  /** Signs messages: `whsec_` followed by base64. Generated for a new watch, and kept for an existing one, if omitted. */
   secret?: string;
 }
 
@@ -273,10 +246,7 @@ export interface Watch extends Required<Omit<WatchBody, "seconds" | "secret">> {
   dropped: number;
 }
 
-/**
- * A workflow's watches. These four functions need a token with `logs:admin`. They make up to four attempts, and throw
- * Refused or Unreachable.
- */
+/** A workflow's watches. These four functions need a token with `logs:admin`, and fail like `page`. */
 export function watches(options: WorkflowOptions): Promise<Watch[]>;
 /** Adds or replaces a watch. */
 export function putWatch(options: WorkflowOptions, id: string, watch: WatchBody): Promise<Watch>;
@@ -294,14 +264,12 @@ export function get(
   options?: { token?: Token; signal?: AbortSignal; limitMs?: number; headers?: Record<string, string> },
 ): Promise<{ body: any; headers: Headers; position: number | null }>;
 
-/** The service refused the request. The message is its explanation. */
+/** The service refused the request, with this HTTP status. `retryAfter` is in seconds, or 0. */
 export class Refused extends Error {
   constructor(status: number, detail: string, retryAfter: number, reason?: string);
-  /** The HTTP status of the response. */
   status: number;
   /** The machine-readable reason, if the response has one. */
   reason: string | undefined;
-  /** The seconds of the Retry-After header, or 0. */
   retryAfter: number;
 }
 

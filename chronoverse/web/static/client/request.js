@@ -77,13 +77,7 @@ export class Limit {
     return this.#controller.signal;
   }
 
-  /**
-   * The result of a step. Throws Unreachable if it fails or times out, and the outer signal's reason if that is
-   * aborted.
-   * @template T
-   * @param {() => Promise<T>} step
-   * @returns {Promise<T>}
-   */
+  /** Throws Unreachable if `step` fails or times out, or else the outer signal's reason. @type {<T>(step: () => Promise<T>) => Promise<T>} */
   async run(step) {
     let isLate = false;
     const timer = setTimeout(() => {
@@ -108,14 +102,11 @@ export class Limit {
   }
 }
 
+/** @typedef {Record<string, string>} HeaderValues */
+
 /**
- * Sends a request, by default a GET. After a 401, retries once with a new token from the function. Throws Refused.
- * @param {string} url
- * @param {Token | undefined} token
- * @param {Record<string, string>} headers
- * @param {Limit} limit
- * @param {RequestInit} [init] The request's method and body.
- * @returns {Promise<Response>}
+ * Sends a request. After a 401, retries once with a new token from the function. Throws Refused.
+ * @type {(url: string, token: Token | undefined, headers: HeaderValues, limit: Limit, init?: RequestInit) => Promise<Response>}
  */
 export async function send(url, token, headers, limit, init) {
   /** @type {Refused | undefined} */
@@ -136,12 +127,9 @@ export async function send(url, token, headers, limit, init) {
   }
 }
 
-/**
- * The JSON of any route of the service. `position` is the number in `Last-Event-ID`: how far a page has read in a log.
- * @param {string} url
- * @param {Parameters<typeof import("./index.js").get>[1]} [options]
- * @param {RequestInit} [init] As for `send`.
- */
+/** @typedef {typeof import("./index.js").get} Get */
+
+/** @type {(url: string, options?: Parameters<Get>[1], init?: RequestInit) => ReturnType<Get>} */
 export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = {} } = {}, init) {
   const limit = new Limit(signal, limitMs);
   try {
@@ -154,23 +142,15 @@ export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = 
   }
 }
 
-/**
- * The address of a job's route. Undefined parameters are omitted.
- * @param {JobOptions} options
- * @param {string} route
- * @param {Record<string, string | number | boolean | undefined>} parameters
- */
+/** Undefined values are omitted, and a list is repeated. @typedef {Record<string, string | number | boolean | string[] | undefined>} Query */
+
+/** @type {(options: JobOptions, route: string, parameters: Query) => string} */
 export function jobUrl({ service, workflow, job }, route, parameters) {
   if (!IDENTIFIER.test(job)) throw new TypeError(`${job} is not an id of a job`);
   return workflowUrl({ service, workflow }, `jobs/${job}/${route}`, parameters);
 }
 
-/**
- * The address of a workflow's route. A parameter with a list is repeated.
- * @param {{ service?: string, workflow: string }} options
- * @param {string} route
- * @param {Record<string, string | number | boolean | string[] | undefined>} parameters
- */
+/** @type {(options: { service?: string, workflow: string }, route: string, parameters: Query) => string} */
 export function workflowUrl({ service = "", workflow }, route, parameters) {
   if (!IDENTIFIER.test(workflow)) throw new TypeError(`${workflow} is not an id of a workflow`);
   const query = new URLSearchParams();
@@ -209,10 +189,7 @@ export class Backoff {
   }
 }
 
-/**
- * Waits before a retry. In a browser, ends early when the network is back, or when the tab becomes visible.
- * @type {(ms: number, signal?: AbortSignal) => Promise<void>}
- */
+/** In a browser, ends early when the network is back, or when the tab becomes visible. @type {(ms: number, signal?: AbortSignal) => Promise<void>} */
 export function pause(ms, signal) {
   return new Promise((done, failed) => {
     const over = () => {

@@ -1,6 +1,6 @@
 // The account button: shows whose token this tab uses, for what and until when, and lets the reader change it.
 
-import { $, button, make } from "./dom.js";
+import { $, button, make, opener } from "./dom.js";
 import { icon } from "./icons.js";
 import { issuer } from "./oidc.js";
 import { claims, isRenewed, signIn, signOut } from "./session.js";
@@ -25,7 +25,7 @@ function tokenButtons() {
   return make("p", "choices", ...(issuer ? [] : [button(other, "Use another token")]), button(out, "Sign out"));
 }
 
-/** Shows, for an empty list, what the token is for and what to do. `hint()` is a text, and `more()` are additional elements. */
+/** Shows, for an empty list, what the token is for and what to do: the text `hint()` and the elements `more()`. */
 export function showEmpty(isEmpty, hint, more = () => []) {
   $("empty").hidden = !isEmpty;
   if (!isEmpty || $("empty").childElementCount) return;
@@ -34,16 +34,12 @@ export function showEmpty(isEmpty, hint, more = () => []) {
 
 export function showAccount() {
   const { sub, exp } = claims();
-  const opens = Object.assign(button(() => {}, icon("account")), { id: "account", title: "Account", ariaLabel: "Account" });
-  opens.setAttribute("popovertarget", "accountbox");
   const facts = make("dl");
   const until = exp > 0 ? new Date(exp * 1000).toLocaleString() : "unknown";
   const end = isRenewed() ? ["Signed in at", issuer] : ["Until", until];
   for (const [name, value] of [["Token of", sub ?? "unknown"], ["For", scopeText()], end]) {
     facts.append(make("dt", "", name), make("dd", "", String(value)));
   }
-  const box = make("div", "account", facts, tokenButtons());
-  box.id = "accountbox";
-  box.popover = "auto";
-  document.querySelector("header").append(opens, box);
+  const box = make("div", { id: "accountbox", className: "account" }, facts, tokenButtons());
+  document.querySelector("header").append(opener(box, { id: "account", title: "Account", ariaLabel: "Account" }, icon("account")), box);
 }

@@ -11,10 +11,7 @@ const found = new Map();
 const waiting = [];
 let asked = 0;
 
-/**
- * The cached result of `ask()` for a key. Undefined until it is known, or if it is unavailable; `told()` is called once
- * it is known. Among pending requests, the one with the lowest `costs` is sent first.
- */
+/** The cached result of `ask()`, undefined until `told()` is called. The pending request with the lowest `costs` is sent first. */
 export function cached(key, ask, told, costs = 0) {
   if (found.has(key)) return found.get(key);
   if (waiting.length + asked >= MOST || waiting.some((each) => each.key === key)) return undefined;

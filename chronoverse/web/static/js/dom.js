@@ -4,19 +4,25 @@ import { ago } from "./format.js";
 
 export const $ = (id) => document.getElementById(id);
 
-/** A new element with a class and children: elements, or strings, which become text. */
-export function make(name, className, ...children) {
-  const element = document.createElement(name);
-  if (className) element.className = className;
+/** A new element with a class, or with properties and `data`, and children: elements, or strings, which become text. */
+export function make(name, properties = "", ...children) {
+  const { data, ...others } = typeof properties === "string" ? { className: properties } : properties;
+  const element = Object.assign(document.createElement(name), others);
+  Object.assign(element.dataset, data);
   element.append(...children);
   return element;
 }
 
 export function button(clicked, ...children) {
-  const element = make("button", "", ...children);
-  element.type = "button";
+  const element = make("button", { type: "button" }, ...children);
   element.addEventListener("click", clicked);
   return element;
+}
+
+/** A button that opens `box`. */
+export function opener(box, properties, ...children) {
+  box.popover = "auto";
+  return make("button", { type: "button", popoverTargetElement: box, ...properties }, ...children);
 }
 
 /** Replaces an element's children, keeping the focus. True if they have changed. */
@@ -28,32 +34,27 @@ export function fill(element, children) {
   return true;
 }
 
-export function link(href, ...children) {
-  const element = make("a", "", ...children);
-  element.href = href;
-  return element;
-}
+export const link = (href, ...children) => make("a", { href }, ...children);
 
 /** How long ago a time was, with the exact time as a title. Empty for an invalid time. */
 export function timeElement(iso) {
-  const element = make("time", "", ago(iso));
-  if (element.textContent) Object.assign(element, { dateTime: iso, title: new Date(iso).toLocaleString() });
-  return element;
+  const text = ago(iso);
+  return make("time", text ? { dateTime: iso, title: new Date(iso).toLocaleString() } : "", text);
 }
+
+let waiting = [];
+let timer = 0;
 
 /** Announces `text` to screen readers, at most one text per second. Only the newest three pending texts are kept. */
 export function announce(text) {
-  if (text === waiting.at(-1)) return;
-  waiting.push(text);
-  if (waiting.length > 3) waiting.shift();
+  if (text !== waiting.at(-1)) waiting = [...waiting.slice(-2), text];
   if (!timer) readNext();
 }
+
 function readNext() {
   timer = waiting.length ? setTimeout(readNext, 1000) : 0;
   if (timer) $("said").textContent = waiting.shift();
 }
-const waiting = [];
-let timer = 0;
 
 /** Shows one line of explanation, a text or an element, in the middle of the page. Null hides it. */
 export function notice(text) {

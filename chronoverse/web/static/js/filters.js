@@ -127,7 +127,7 @@ export class NewLines extends Filter {
     const names = new Map([[own, "this branch"], [usual, usual.replace("branch=", "")], ["*", "all"]]);
     if (own === usual) names.set(own, "this branch");
     if (chosen && !names.has(chosen)) names.set(chosen, chosen);
-    const options = [...names].filter(([value]) => value).map(([value, name]) => Object.assign(make("option", "", name), { value }));
+    const options = [...names].filter(([value]) => value).map(([value, name]) => make("option", { value }, name));
     $("against").replaceChildren(...options);
     $("against").value = chosen || (baseline === undefined ? "" : label ?? "*");
     $("against").parentElement.hidden = !(own || chosen) || new URLSearchParams(location.search).has("against");

@@ -11,10 +11,7 @@ const MAX_GROUPS = 20_000;
 const NAMED = ["gitlab", "travis"];
 
 export class Groups {
-  /**
-   * The groups by their first lines: `{start, end, ms, at, of, title, badLine, isOpen}`. `end` is the last line,
-   * including the end marker; Infinity while the group is open.
-   */
+  /** The groups by their first lines. `end` is the last line, including the end marker; Infinity while the group is open. */
   known = new Map();
   /** The line number up to which groups are known, and whether that is the end of the log. */
   position = 0;
@@ -85,7 +82,7 @@ export class Groups {
     for (const each of inner) if (each.end === Infinity) this.#end(each, end, at);
   }
 
-  /** Groups that have ended without an error and should not stay open (Buildkite's `+++`), as pairs of their first and last lines. */
+  /** The first and last lines of groups that have ended without an error and should not stay open (Buildkite's `+++`). */
   get good() {
     return this.ended.filter(([start]) => !this.known.get(start).badLine && !this.known.get(start).isOpen);
   }
@@ -94,11 +91,7 @@ export class Groups {
     return [...this.known.values()].filter(({ end }) => end < Infinity).map(({ start, end }) => [start, end]);
   }
 
-  /**
-   * The steps of a log, in order: `{start, end, title, at, ms, depth}`. A step ends with its group. Exception: the
-   * output of a GitHub step follows the group with its header. The last step lasts until `last`, the end in
-   * milliseconds.
-   */
+  /** The steps in order. Each ends with its group, except that the output of a GitHub step follows its header. The last one lasts until `last` (ms). */
   steps(last) {
     const around = [];
     const steps = [...this.known.values()].map((group) => {

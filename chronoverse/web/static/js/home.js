@@ -27,11 +27,10 @@ let kind = "";
 /** The cells of a workflow. Its numbers are unknown while the server that stores its jobs does not respond. */
 function cells(workflow) {
   const { id, running, jobs } = workflow;
-  const name = link(workflowPage(id), id);
-  Object.assign(name, { className: "cut", title: id });
+  const name = make("a", { href: workflowPage(id), className: "cut", title: id }, id);
   const status = isRedNow(workflow) ? lastEnd(workflow) : running ? "RUNNING" : workflow.last_status;
-  const who = make("div", "who", ...(status ? [statusIcon(status)] : []), name, make("span", "since"), make("span", "why cut"));
-  who.dataset.status = status;
+  const shown = [...(status ? [statusIcon(status)] : []), name, make("span", "since"), make("span", "why cut")];
+  const who = make("div", { className: "who", data: { status } }, ...shown);
   const runs = running ? [link(`${workflowPage(id)}?status=RUNNING`, `${count(running)} running`)] : jobs === null ? ["unknown"] : [];
   return [make("td", "name", who), make("td", "ten"), make("td", "runs", ...runs), make("td", "when")];
 }

@@ -1,7 +1,7 @@
 // The labels of a job. They are untrusted, because the job's author chooses them.
 
 import { workflowPage } from "./addresses.js";
-import { button, link, make } from "./dom.js";
+import { make, opener } from "./dom.js";
 import { icon } from "./icons.js";
 
 /** A label as in the address of a workflow's page. */
@@ -16,28 +16,18 @@ export function ciAddress({ url }) {
 export function chip(label, href, ...more) {
   const [key, value] = label;
   const name = key === "branch" ? [icon("branch"), make("span", "sr", "branch")] : [make("span", "quiet", key)];
-  const element = link(href, ...name, " ", make("bdi", "", value), ...more);
-  element.className = "chip";
-  element.title = labelText(label);
-  return element;
+  return make("a", { href, className: "chip", title: labelText(label) }, ...name, " ", make("bdi", "", value), ...more);
 }
 
 export const filterChip = (workflow, label) => chip(label, `${workflowPage(workflow)}?${new URLSearchParams({ label: labelText(label) })}`);
 
-export function commitElement(commit) {
-  const code = make("code", "commit", commit.slice(0, 7));
-  code.title = `commit ${commit}`;
-  return code;
-}
+export const commitElement = (commit) => make("code", { className: "commit", title: `commit ${commit}` }, commit.slice(0, 7));
 
 /** The labels for a job's header: the branch and the commit, and a menu with the others. */
 export function labelElements(workflow, { branch, commit, url, ...others }) {
   const rest = Object.entries({ ...others, ...(url !== undefined && !ciAddress({ url }) && { url }), ...(commit && { commit }) });
   const shown = [...(branch ? [filterChip(workflow, ["branch", branch])] : []), ...(commit ? [commitElement(commit)] : [])];
   if (!rest.length) return shown;
-  const box = make("div", "menu", ...rest.map((label) => filterChip(workflow, label)));
-  Object.assign(box, { id: "morelabels", popover: "auto" });
-  const opens = Object.assign(button(() => {}, "Labels ▾"), { className: "plain" });
-  opens.setAttribute("popovertarget", box.id);
-  return [...shown, opens, box];
+  const box = make("div", { id: "morelabels", className: "menu" }, ...rest.map((label) => filterChip(workflow, label)));
+  return [...shown, opener(box, { className: "plain" }, "Labels ▾"), box];
 }

@@ -28,11 +28,9 @@ export class List {
 
   /**
    * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is the key of the items in the
-   * response. `cells(item)` makes the cells of a row, and `update(row, item)` refreshes the time-dependent ones.
-   * `arrange(items)` selects and sorts the items to show. The list starts with `size` items. `empty(count)` is the text
-   * or element to show instead of an empty table; `count` items were left out by `arrange`. `refused(error)` is shown
-   * if the first request fails. `loaded()` is called after every change. The optional `changes(signal)` is a stream of
-   * changes, and `wants(item)` whether a changed item belongs in the list.
+   * response, of which `size` are requested first. `cells(item)` makes a row, `update(row, item)` refreshes what depends
+   * on time. `arrange(items)` selects and sorts; `empty(count)` is shown if it left out all `count` items, `refused(error)`
+   * if the first request fails. A list with `changes(signal)`, a stream, adds the changed items that it `wants`.
    */
   constructor(options) {
     this.#options = options;

@@ -9,8 +9,7 @@ import { hideRetry, showRetry } from "./trouble.js";
 
 //: Lines per window, and so per request.
 export const WINDOW = 200;
-//: Milliseconds that the rows in view must be stable before they are requested. The first rows after a rest are
-//: requested immediately. So a jump loads without delay, and dragging the scroll bar sends only a few requests.
+//: Milliseconds that moving rows must be stable before they are requested, so that dragging the bar sends few requests.
 const SETTLE_MS = 40;
 
 //: A progress bar's row has a percentage, a bar, or a count of a total; and the parts that change from one state to the next.

@@ -16,11 +16,9 @@ export const MARKERS =
   "^((\ufeff?[0-9]{4}-[0-9-]{5}T[0-9:.]+Z )?(::|##\\[)((end)?group|error)|(\\x1b\\[0?K)?(section_(start|end):[0-9]|travis_(fold|time):(start|end):)|(---|\\+\\+\\+|~~~) )";
 
 /**
- * The markup at the beginning of a message: `{kind, skip, of, name, at, where, ends}`, or null. `kind` is "group",
- * "end", "error", "warning", "notice", "debug", "command" or "section". The first `skip` characters are hidden. `of` is
- * the style of a group: "github", "gitlab", "travis" or "buildkite". `name` is from GitLab or Travis CI, `at` (ms) from
- * GitLab or from the time before it, and `where` is an annotation's place, such as "app.js:3". `ends` is the name of a
- * section that ends in the same line.
+ * The markup at the beginning of a message, whose `skip` characters are hidden, or null. Groups and their ends have the
+ * style `of`, some with a time `at` (ms) and a `name`; `ends` is the name of another that ends in the same line. Other
+ * kinds can have a place, `where`.
  */
 export function markup(message) {
   if (!/^[:#[st\x1b+~\d\ufeff-]/.test(message)) return null;

@@ -42,12 +42,8 @@ export function matchElement(workflow, job, line, search = "") {
   if (cutBefore) text.append(make("span", "more", "… "));
   for (const segment of shown) text.append(segmentElement({ ...segment, link: undefined }));
   if (cutAfter) text.append(make("span", "more", " …"));
-  const link = make("a", "match", make("span", "sr", "Line "), number);
-  if (line.stream === "stderr") {
-    link.classList.add("err");
-    link.append(make("span", "sr", " stderr"));
-  }
-  link.append(make("span", "sr", ": "), text);
-  link.href = `${jobPage(workflow, job)}${search && `?${search}`}#L${line.sequence_num}`;
-  return make("li", "", link);
+  const isError = line.stream === "stderr";
+  const href = `${jobPage(workflow, job)}${search && `?${search}`}#L${line.sequence_num}`;
+  const words = [make("span", "sr", "Line "), number, make("span", "sr", isError ? " stderr: " : ": ")];
+  return make("li", "", make("a", { href, className: isError ? "match err" : "match" }, ...words, text));
 }

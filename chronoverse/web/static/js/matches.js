@@ -20,11 +20,9 @@ export class Matches {
   #more = button(() => (this.scan.goOn(), this.changed()), "Continue");
 
   /**
-   * `on` has `changed()` for new matches, `jump(number)` for a new current match, `top()` for the first line in view,
-   * and `current()` for the last line that the reader jumped to, or 0. `intend()` records that the reader wants to be
-   * somewhere else, and returns a function that tells whether that is still the latest such intention. `criteria` are
-   * those of a scan. A subclass's `show()` displays the number of matches; the buttons with the ids `previous` and
-   * `next` step through them.
+   * `on` has `changed()`, `jump(number)`, `top()` for the first line in view, `current()` for the last line that the
+   * reader jumped to, or 0, and `intend()`, which returns whether the reader wants nothing else in the meantime.
+   * A subclass's `show()` displays the number of matches. The buttons with the ids `previous` and `next` step.
    */
   constructor(path, log, on, criteria, previous, next) {
     this.#path = path;
@@ -116,10 +114,7 @@ export class Matches {
     this.changed();
   }
 
-  /**
-   * Jumps to the next or previous match, wrapping around at the ends. With `criteria.hunks`, matches with consecutive
-   * numbers are one stop, at the first of them.
-   */
+  /** Jumps to the next or previous match, wrapping around. With `criteria.hunks`, consecutive matches are one stop. */
   async step(direction) {
     if (!this.scan) return;
     const { numbers, position, done } = this.scan;

@@ -23,10 +23,7 @@ export function requireBearer({ token_type = "Bearer" }) {
   if (token_type.toLowerCase() !== "bearer") throw new SignedOut(`the issuer's token has the type ${token_type}, and only Bearer can be used`);
 }
 
-/**
- * The data for renewing a token: from the issuer's response to a request made at `at`, and from its metadata or the
- * previous session. Uses only this machine's clock, which therefore need not be right.
- */
+/** The data for renewing a token. It has only times of this machine's clock, which therefore need not be right. */
 export function sessionOf(answer, { token_endpoint, revocation_endpoint, refresh }, at) {
   // Times in a token are whole seconds. Issuers need not say how long it is valid.
   const until = at + ((answer.expires_in ?? 300) - 1) * 1000;

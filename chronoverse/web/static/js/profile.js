@@ -26,10 +26,7 @@ export class Profile {
     this.#strip = strip;
   }
 
-  /**
-   * Requests the profile once, and while `isLive()` every 30 s, or less often if the service is slow. Pauses while the
-   * tab is hidden, nobody is signed in, or no lines arrive. For an ended job, gives up after three failures.
-   */
+  /** Requests the profile, of a live job every 30 s while the tab is visible and lines arrive, of an ended one up to three times. */
   async follow(isLive) {
     for (let failures = 0; failures < 3; ) {
       while (document.hidden || !token()) await pause(LOOK_MS);
@@ -61,10 +58,7 @@ export class Profile {
     if (this.#body) this.#show({ ...this.#body, slower: [] });
   }
 
-  /**
-   * Shows how long a job has been running compared with the usual duration, and an unusually long silence. `ms` is null
-   * if the job is not running.
-   */
+  /** Shows a running job's time compared with the usual one, and an unusually long silence. `ms` is null if it is not running. */
   showRunning(ms) {
     if (ms === null) return;
     openCard("RUNNING");

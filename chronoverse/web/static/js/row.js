@@ -47,22 +47,17 @@ export class RowMaker {
 
   element(item) {
     const { number, line, gap } = item;
-    const row = make("div", "row");
-    row.setAttribute("role", "listitem");
-    row.dataset.number = number;
+    const place = make("a", { className: "n", href: `#L${number}`, tabIndex: -1 }, String(number));
+    const row = make("div", { className: "row", role: "listitem", data: { number } }, place);
     row.classList.toggle("picked", Boolean(this.picked && number >= this.picked.from && number <= this.picked.to));
     row.classList.toggle("current", number === this.current);
     row.classList.toggle("cause-row", number === this.cause);
-    row.append(Object.assign(make("a", "n", String(number)), { href: `#L${number}`, tabIndex: -1 }));
     if (gap) return this.#gap(row, gap);
     if (this.times !== "none") row.append(this.#time(line));
     if (!line) row.classList.add("coming");
     else this.#line(row, line, item.folded);
-    if (item.updates) {
-      const updates = make("button", "updates", `▸ ${many(item.updates, "earlier update")}`);
-      Object.assign(updates, { type: "button", tabIndex: -1 });
-      row.append(updates);
-    }
+    const updates = { type: "button", className: "updates", tabIndex: -1 };
+    if (item.updates) row.append(make("button", updates, `▸ ${many(item.updates, "earlier update")}`));
     return row;
   }
 
@@ -76,21 +71,19 @@ export class RowMaker {
   #time(line) {
     if (!line) return make("time", "t");
     const text = this.times === "clock" ? clock(line.timestamp) : elapsed(line.timestamp, this.startedAt);
-    return Object.assign(make("time", "t", text), { dateTime: line.timestamp, title: line.timestamp });
+    return make("time", { className: "t", dateTime: line.timestamp, title: line.timestamp }, text);
   }
 
   #line(row, line, folded) {
-    if (this.isNew(Number(row.dataset.number))) {
-      row.classList.add("new");
-      row.append(make("span", "sr", "new "));
-    }
-    if (line.stream === "stderr") {
-      row.classList.add("err");
-      row.append(make("span", "sr", "stderr "));
-    }
-    if (this.isError(line)) {
-      row.classList.add("error");
-      row.append(make("span", "sr", "error "));
+    const kinds = [
+      ["new", "new", this.isNew(Number(row.dataset.number))],
+      ["err", "stderr", line.stream === "stderr"],
+      ["error", "error", this.isError(line)],
+    ];
+    for (const [name, word, has] of kinds) {
+      if (!has) continue;
+      row.classList.add(name);
+      row.append(make("span", "sr", `${word} `));
     }
     let message = line.message;
     let marks = this.marks(line);
@@ -104,9 +97,8 @@ export class RowMaker {
       if (where) row.append(make("span", "where-at", where));
     }
     if (found?.kind === "group") {
-      const fold = make("button", "fold", folded ? "▸" : "▾");
-      Object.assign(fold, { type: "button", tabIndex: -1, ariaExpanded: String(!folded), ariaLabel: `${folded ? "Unfold" : "Fold"} the group` });
-      row.append(fold);
+      const state = { ariaExpanded: String(!folded), ariaLabel: `${folded ? "Unfold" : "Fold"} the group` };
+      row.append(make("button", { type: "button", className: "fold", tabIndex: -1, ...state }, folded ? "▸" : "▾"));
       row.classList.add("group");
     }
     const text = make("span", "m");

@@ -10,10 +10,7 @@ const PAGE = 1000;
 //: Matches after which a scan pauses until the reader continues it or scrolls near the last match.
 const PAUSE_AFTER = 20_000;
 
-/**
- * The parameters of a request for lines by `criteria`: `{q, regex, stream}`, or `{new: true, stream}`; each optional.
- * An optional `criteria.accepts(line)` filters the lines that the service returns.
- */
+/** The parameters of a request for lines by `criteria`: `{q, regex, stream}` or `{new: true, stream}`; each optional. */
 export function query(criteria, more) {
   const parameters = { ...more };
   if (criteria.q) parameters.q = criteria.q;
@@ -27,7 +24,7 @@ export function query(criteria, more) {
 
 export const route = (criteria) => (criteria.new ? "/logs/new" : criteria.q ? "/logs/search" : "/logs");
 
-/** The lines that `criteria.accepts`. */
+/** The returned lines that the optional `criteria.accepts(line)`. */
 export const accepted = (criteria, lines) => (criteria.accepts ? lines.filter((line) => criteria.accepts(line)) : lines);
 
 /** The first match strictly after `number` in that order. Null if there is none. */

@@ -99,21 +99,20 @@ export class WorkflowSearch {
   /** Shows a job's matches, or adds them to those of an earlier page that ended within the job. */
   #add(job) {
     const workflow = this.#workflow ?? job.workflow_id;
+    const search = query(this.#criteria, {});
     let group = this.#groups.get(this.#key(job));
     if (!group) {
-      group = { matches: 0, more: false, list: make("ol"), rest: make("a", "rest", "More in this job"), problem: make("p", "problem") };
       const href = jobPage(workflow, job.id);
+      const rest = make("a", { href: `${href}?${search}`, className: "rest" }, "More in this job", make("span", "sr", `: ${job.id}`));
+      group = { matches: 0, more: false, list: make("ol", { role: "list" }), rest, problem: make("p", "problem") };
       const when = make("span", "quiet", timeElement(job.created_at ?? ""));
-      group.list.setAttribute("role", "list");
-      group.rest.href = `${href}?${query(this.#criteria, {})}`;
-      group.rest.append(make("span", "sr", `: ${job.id}`));
       const section = make("section", "", make("h2", "", ...(this.#workflow === null ? [link(workflowPage(workflow), workflow), " / "] : []), link(href, job.id)), badgeElement(job), when, group.list, group.problem, group.rest);
       $("found").append(section);
       this.#groups.set(this.#key(job), group);
     }
     group.matches += job.logs.length;
     this.#setMore(group, job.more);
-    group.list.append(...job.logs.map((line) => matchElement(workflow, job.id, line, query(this.#criteria, {}))));
+    group.list.append(...job.logs.map((line) => matchElement(workflow, job.id, line, search)));
     group.list.hidden = !group.matches;
     group.problem.textContent = job.error ? `Search stopped: ${job.error}` : "";
     group.problem.hidden = !job.error;

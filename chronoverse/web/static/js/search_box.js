@@ -1,6 +1,6 @@
 // The search box for several jobs, and the links that filter a list. The page's address contains the reader's choices.
 
-import { $, link, make, toggle } from "./dom.js";
+import { $, make, toggle } from "./dom.js";
 import { statusIcon } from "./state.js";
 
 export class SearchBox {
@@ -9,10 +9,7 @@ export class SearchBox {
   #show;
   #shown = null;
 
-  /**
-   * `others()` returns the parameters of the page's address other than the search, and `read(parameters)` reads them.
-   * `show({q, regex})` shows what the reader has chosen.
-   */
+  /** `others()` and `read(parameters)` are for the parameters other than the search. `show({q, regex})` shows the choices. */
   constructor(others, read, show) {
     this.#others = others;
     this.#read = read;
@@ -77,20 +74,15 @@ export class SearchBox {
     this.show();
   }
 
-  /**
-   * Shows the filters as links. Each kind has the `value` of the parameter `name`, the status of its icon, its text,
-   * and an optional count. `others` are the other parameters of the links.
-   */
+  /** Shows links that set the parameter `name`. Each kind has a value, the status of its icon, a text, and perhaps a count. */
   showKinds(name, chosen, kinds, others = this.parameters) {
     const links = kinds.map(([value, status, text, number]) => {
       const parameters = new URLSearchParams(others);
       parameters.delete(name);
       if (value) parameters.set(name, value);
       const counted = number === undefined ? [] : [" ", make("b", "", number)];
-      const element = link(`?${parameters}`, ...(status ? [statusIcon(status)] : []), make("span", "", text, ...counted));
-      element.dataset.kind = value;
-      if (value === chosen) element.ariaCurrent = "true";
-      return element;
+      const properties = { href: `?${parameters}`, data: { kind: value }, ariaCurrent: value === chosen ? "true" : null };
+      return make("a", properties, ...(status ? [statusIcon(status)] : []), make("span", "", text, ...counted));
     });
     const shown = links.map((each) => each.textContent + each.href + each.ariaCurrent).join();
     if ($("kinds").dataset.shown === shown) return;

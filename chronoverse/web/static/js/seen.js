@@ -15,11 +15,7 @@ let asked = new AbortController();
 /** A link to a run, and to its line if the number is known. */
 const toRun = (workflow, id, number) => link(`${jobPage(workflow, id)}${number ? `#L${number}` : ""}`, id);
 
-/**
- * What to say about a line of the run `id`, as elements: `seen` counts the runs that contain the line by their ends,
- * `lookedAt` is the number of runs examined, and `first` is the oldest run that contains it. Both include the run
- * itself once it has ended.
- */
+/** A line of the run `id` was `seen` in this many of `lookedAt` runs, by their ends; `first` is the oldest one with it. */
 function sentence(workflow, id, seen, lookedAt, first) {
   const ends = Object.keys(ENDS).filter((end) => seen[end]);
   const total = ends.reduce((sum, end) => sum + seen[end], 0);

@@ -7,10 +7,9 @@ import { isDue, issuer, isValid, renew, revoke, SignedOut } from "./oidc.js";
 
 export { refusal, Refused } from "../client/request.js";
 
+//: Keys of the tab's storage: the token, the data for renewing it, and where the reader was when the sign-in started.
 const KEY = "chronoverse.token";
-//: The data for renewing a token that the issuer issued.
 const SESSION = "chronoverse.session";
-//: Where the reader was when the sign-in started.
 const RETURN = "chronoverse.return";
 //: The browser's last sign-out, as a random id shared by all tabs; and in each tab, the last one before its token arrived.
 const SIGNED_OUT = "chronoverse.signed-out";
@@ -53,10 +52,7 @@ function forget() {
 
 const tell = () => channel.postMessage({ token: token(), session: session() });
 
-/**
- * The token for requests. An issuer's token is renewed before it expires, and after it was rejected. If that fails, the
- * reader is asked to sign in. `used` is the rejected token, which may have been replaced in the meantime.
- */
+/** The token for requests, renewed before it expires and after a refusal of `used`; or else the reader signs in. */
 export async function currentToken(refused, used) {
   if (refused && token() && used !== token()) return token();
   const current = session();
@@ -74,10 +70,7 @@ export async function currentToken(refused, used) {
   return token();
 }
 
-/**
- * Renews the token unless another tab has. Refresh tokens can be single-use, so only one tab at a time renews, after
- * asking the others for theirs. Throws IssuerAway.
- */
+/** Refresh tokens can be single-use: only one tab at a time renews, after asking the others for their token. Throws IssuerAway. */
 async function renewOnce(old) {
   try {
     await navigator.locks.request("chronoverse.renew", async () => {
@@ -179,14 +172,12 @@ async function objection(value) {
 }
 
 /**
- * Asks the reader to sign in, or for a token, until the service accepts one. Rejected requests wait for that, too.
- * Resolves to true, or to false if the reader cancels (with `canCancel`). `isEmpty` means that nothing on the screen
- * would be lost.
+ * Resolves to true once the reader has signed in, or to false if they cancel. Rejected requests wait for that, too.
+ * `isEmpty`: nothing on the screen would be lost.
  */
 export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
   signingIn ??= new Promise((done) => {
-    const reason = make("p", "", why);
-    reason.setAttribute("role", "status");
+    const reason = make("p", { role: "status" }, why);
     const form = make("form", "", reason);
     const close = (isSignedIn) => {
       dialog.remove();
@@ -198,8 +189,7 @@ export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
     else askForToken(form, reason, () => close(true));
     cameIn = () => close(true);
     if (canCancel) form.append(button(() => close(false), "Cancel"));
-    const dialog = make("dialog", "sign-in", form);
-    dialog.setAttribute("aria-label", "Sign in");
+    const dialog = make("dialog", { className: "sign-in", ariaLabel: "Sign in" }, form);
     dialog.addEventListener("cancel", (event) => (event.preventDefault(), canCancel && close(false)));
     document.body.append(dialog);
     dialog.showModal();
@@ -218,8 +208,7 @@ function issuerButton(isEmpty) {
 }
 
 function askForToken(form, reason, done) {
-  const input = make("input");
-  Object.assign(input, { type: "password", autocomplete: "off", required: true, spellcheck: false });
+  const input = make("input", { type: "password", autocomplete: "off", required: true, spellcheck: false });
   const submit = make("button", "", "Sign in");
   const command = make("code", "", "chronoverse token");
   const hint = make("p", "hint", "Ask your administrator for a token. On the service's machine, ", command, " may print one.");
@@ -241,16 +230,10 @@ export async function ask(path, { headers = {}, ...options } = {}) {
   return fetch(path, { ...options, cache: "no-store", headers: { ...headers, Authorization: `Bearer ${await currentToken()}` } });
 }
 
-/**
- * Requests a JSON document. Resolves to the document, the response's headers and the number in `Last-Event-ID`. Gets a
- * new token after a 401.
- */
+/** Requests a JSON document. Gets a new token after a 401. */
 export const get = (path, signal) => fetchJson(path, { token: currentToken, signal, headers: QUIET });
 
-/**
- * The result of `request()`, retried with backoff while the service is busy or unavailable. `failed(error, ms)` is
- * called before each wait. Throws permanent errors and the signal's reason.
- */
+/** The result of `request()`, retried after transient errors. `failed(error, ms)` is called before each wait. */
 export async function persist(request, { signal, failed = () => {} } = {}) {
   const backoff = new Backoff();
   for (;;) {

@@ -88,7 +88,7 @@ export async function copyAs(button, path, picked, stream) {
 /** Browsers have `navigator.clipboard` only in secure contexts. `execCommand` works elsewhere, too. */
 async function toClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = Object.assign(make("textarea"), { value: text });
+  const area = make("textarea", { value: text });
   document.body.append(area);
   area.select();
   document.execCommand("copy");

@@ -1,6 +1,6 @@
 // Job statuses, as badges and rows of dots. Each status has its own shape, for readers who cannot distinguish the colours.
 
-import { link, make } from "./dom.js";
+import { make } from "./dom.js";
 import { STATUS, outcome, span, tookMs } from "./format.js";
 import { icon } from "./icons.js";
 
@@ -18,23 +18,18 @@ export function outcomeElement(job) {
   return make("span", "", word, ...(exit ? [make("span", "exit", ` · ${exit}`)] : []));
 }
 
-export function badgeElement(job) {
-  const badge = make("span", "badge", statusIcon(job.status), outcomeElement(job));
-  badge.dataset.status = job.status;
-  return badge;
-}
+export const badgeElement = (job) =>
+  make("span", { className: "badge", data: { status: job.status } }, statusIcon(job.status), outcomeElement(job));
 
-/** An icon for each run, newest last, as on a timeline. A run `{status, id}` links to `address(id)` once its id is known. */
-export function dotsElement(runs, address) {
+/** An icon for each run, newest last, as on a timeline. A run `{status, id}` links to `addressOf(id)` once its id is known. */
+export function dotsElement(runs, addressOf) {
   const dots = make("div", "dots");
   for (const run of [...runs].reverse()) {
     const [{ status, id }, took] = [run, tookMs(run)];
     const shape = statusIcon(status, status === "COMPLETED" ? "good" : status);
-    const words = make("span", "sr", `${id ? `${id}: ` : ""}${outcome(run)}${took === null ? "" : `, ${span(took)}`} `);
-    const dot = id ? link(address(id), shape, words) : make("span", "", shape, words);
-    dot.title = words.textContent.trim();
-    dot.dataset.status = status;
-    dots.append(dot);
+    const title = `${id ? `${id}: ` : ""}${outcome(run)}${took === null ? "" : `, ${span(took)}`}`;
+    const address = id ? { href: addressOf(id) } : {};
+    dots.append(make(id ? "a" : "span", { title, data: { status }, ...address }, shape, make("span", "sr", `${title} `)));
   }
   return dots;
 }

@@ -13,10 +13,7 @@ let lostTimer = 0;
 let grewAt = 0;
 let told = () => {};
 
-/**
- * Has `tell` called every half second with the text after the last line (how long a running job has been quiet, or how
- * it ended) and the milliseconds that the job has run, or null if it is not running.
- */
+/** Has `tell` called every half second with the text after the last line, and how long a running job has run in ms, or null. */
 export function tellProgress(tell) {
   told = tell;
 }

@@ -15,11 +15,7 @@ const EXIT = JSON.parse(document.documentElement.dataset.exits ?? "{}");
 let asking = 0;
 
 /** A link to a line, with the line number as `data-number`. */
-export function linkToLine(number, ...children) {
-  const element = link(`#L${number}`, ...children);
-  element.dataset.number = number;
-  return element;
-}
+export const linkToLine = (number, ...children) => make("a", { href: `#L${number}`, data: { number } }, ...children);
 
 /** A line's text without colours, markup and the time before it, and with an annotation's place, as in the terminal. */
 export function textOfLine({ message }) {
@@ -34,10 +30,7 @@ export function code(line) {
   return text;
 }
 
-/**
- * Why a job ended as it did, from its summary: `{text}` in the page's words, or the `line` of the log that explains it,
- * with an optional `note`. `isGuess`: another line may be the cause.
- */
+/** Why a job failed: `text` in the page's words, or the `line` that explains it, perhaps with a `note`. */
 export function reason({ job, cause, errors, last: lines }) {
   const line = cause?.line;
   const last = lines?.at(-1) ?? (cause?.kind === "last" ? line : null);
@@ -93,10 +86,8 @@ export function showRuns(workflow, runs) {
   $("compare").hidden = $("good").hidden = $("viewruns").hidden = !runs;
   $("good").textContent = `${many(runs?.length ?? 0, "good run")} ▾`;
   const rows = (runs ?? []).map((run) => {
-    const only = link(`?${new URLSearchParams({ new: true, against: run })}`, "only this run");
-    only.setAttribute("aria-label", `only this run: ${run}`);
-    only.className = "quiet";
-    return make("div", "run", link(jobPage(workflow, run), run), only);
+    const only = { href: `?${new URLSearchParams({ new: true, against: run })}`, className: "quiet", ariaLabel: `only this run: ${run}` };
+    return make("div", "run", link(jobPage(workflow, run), run), make("a", only, "only this run"));
   });
   $("runs").replaceChildren(...rows);
 }
@@ -128,10 +119,7 @@ export function openCard(status) {
   $("copycause").hidden = $("compare").hidden = $("good").hidden = true;
 }
 
-/**
- * Shows the summary, and asks again until the service has scanned all lines, and a few more times for all runs.
- * `told(body)` is called for each response. If a request fails, the last result stays.
- */
+/** Shows the summary, and asks again until all lines are scanned, and a few times for all runs. Calls `told(body)` each time. */
 export async function showSummary(path, told) {
   const mine = (asking += 1);
   let more = MORE_REQUESTS;

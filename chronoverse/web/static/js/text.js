@@ -114,10 +114,7 @@ function balanced(address) {
   return address.split(opening).length >= address.split(address.at(-1)).length;
 }
 
-/**
- * A message split where its style changes: `{text, style, code?, link?, host?, mark}`. `marks` are sorted spans [start,
- * end) in UTF-16 units.
- */
+/** A message split where its style, link or mark changes. `marks` are sorted spans [start, end) in UTF-16 units. */
 export function segments(message, marks) {
   const found = [];
   const parts = runs(message);

@@ -1,12 +1,10 @@
-// The pure functions of the time strip: the positions of points and marks, and the texts about them.
-//
-// A strip is a list of points `[seconds, number]`: how long after the first line a line came. Neither value ever decreases.
+// The pure functions of the time strip: positions of points and marks, and texts about them. A strip is a list of
+// points `[seconds, number]`: how long after the first line a line came. Neither value ever decreases.
 
 import { count, span } from "./format.js";
 import { countBefore } from "./ranges.js";
 
-//: The strip's size in the units of its drawing, which is stretched to the page's width; and the height and number of
-//: columns of the output.
+//: The strip's size in the units of its drawing, which is stretched to the page's width; and that of its output.
 export const WIDTH = 1000;
 const HEIGHT = 16;
 const OUTPUT_HEIGHT = 10;
@@ -22,10 +20,7 @@ function between(strip, from, to, value) {
   return before[to] + ((after[to] - before[to]) * (value - before[from])) / (after[from] - before[from]);
 }
 
-/**
- * The strip extended from the start of a job to its end after `ms`; the first line came at `first` (ISO 8601).
- * Unchanged if the strip's times do not fit into the job's.
- */
+/** The strip extended to the start of a job and to its end after `ms`, if it fits in between. The first line came at `first`. */
 export function wholeStrip(strip = [], ms, start, first) {
   const before = (Date.parse(first) - Date.parse(start)) / 1000;
   const points = strip.map(([seconds, number]) => [seconds + before, number]);
@@ -119,10 +114,7 @@ function endText({ least, most }) {
   return `usually ends in ${low < high ? `${low} to ` : ""}${high} ${unit}`;
 }
 
-/**
- * Texts about a running job, `age` seconds after the response: `end`, when it usually ends, and `silent`, if the
- * silence is longer than in every good run. Either can be null. `isSilent`: no line has arrived since the response.
- */
+/** When a job usually ends, and a silence longer than in every good run, `age` seconds after the response. Either can be null. */
 export function runningTexts({ silent_seconds: silent, usual, seconds_left: left }, age, isSilent) {
   const now = (silent ?? -Infinity) + age;
   const isLong = isSilent && now >= 10 && now > (usual?.most ?? Infinity);

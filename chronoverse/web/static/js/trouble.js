@@ -4,10 +4,8 @@ import { announce, button, make } from "./dom.js";
 import { IssuerAway } from "./oidc.js";
 import { persist } from "./session.js";
 
-const said = make("span");
-const bar = make("aside", "trouble", said, button(() => again?.(), "Retry now"));
-bar.setAttribute("aria-label", "The service");
-bar.hidden = true;
+const said = make("span", "");
+const bar = make("aside", { className: "trouble", ariaLabel: "The service", hidden: true }, said, button(() => again?.(), "Retry now"));
 let timer = 0;
 let again = null;
 

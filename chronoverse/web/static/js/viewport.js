@@ -1,8 +1,6 @@
-// A virtual list of any length: only the rows in view have elements, and the scroll bar represents all rows.
-//
-// The position is a row, and how many of its pixels are out of view. The scroll bar's range is bounded, because
-// browsers cannot lay out an element of a hundred million pixels. If the list is longer, or if rows differ in height, a
-// small move of the bar scrolls by the same number of pixels, and a large move jumps to that fraction of the list.
+// A virtual list of any length: only the rows in view have elements. The position is a row, and how many of its pixels
+// are out of view. The scroll bar's range is bounded, because browsers cannot lay out a hundred million pixels. If the
+// list is longer, or if rows differ in height, a small move of the bar scrolls by pixels, and a large one by fractions.
 
 import { make } from "./dom.js";
 
@@ -33,13 +31,9 @@ export class Viewport {
   #settleTimer = 0;
   #nodes = new Map();
   #anchor = null;
-  #foot = make("div", "foot");
+  #foot = make("div", { className: "foot", role: "listitem" });
 
-  /**
-   * `source` has count, numberAt(row), itemAt(row) and load(top, bottom). `make.element(item)` makes an item's element,
-   * which is replaced when `make.stamp(item)` changes. `moved(isLarge)` is called after the reader has scrolled;
-   * `isLarge` means by more than SMALL_SCREENS at once.
-   */
+  /** `make.element(item)` makes an item's element, which is replaced when `make.stamp(item)` changes. `moved(isLarge)`: the reader has scrolled. */
   constructor(scroller, source, make, moved) {
     this.#scroller = scroller;
     this.#space = scroller.querySelector(".space");
@@ -52,7 +46,6 @@ export class Viewport {
     scroller.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#release(), { passive: true });
     scroller.addEventListener("touchmove", () => this.#release(), { passive: true });
     scroller.addEventListener("scroll", () => this.#scrolled(), { passive: true });
-    this.#foot.setAttribute("role", "listitem");
     new ResizeObserver(() => this.#resized()).observe(scroller);
     this.#resized();
   }
@@ -117,11 +110,7 @@ export class Viewport {
     });
   }
 
-  /**
-   * Brings a row into view, at a fraction of the screen's height. If `near`, does nothing for a row that is in view
-   * already. Wrapped rows are put at the top, because the heights of the rows above are unknown until they are loaded
-   * and drawn.
-   */
+  /** Brings a row into view, if `near` only when it is not; at a share of the height, or at the top if the heights above are unknown. */
   show(row, { share = 0, near = false } = {}) {
     // Elements that were just shown or hidden can have changed the height.
     if (this.#scroller.clientHeight !== this.#height) this.#resized();

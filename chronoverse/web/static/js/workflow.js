@@ -28,9 +28,8 @@ const filters = () => [...(status ? [["status", status]] : []), ...labels.map((l
 
 function cells(job) {
   const { branch, commit } = job.labels ?? {};
-  const who = make("div", "who", link(jobPage(workflow, job.id), job.id), make("span", "why cut"));
-  Object.assign(who.firstChild, { className: "cut", title: job.id });
-  who.dataset.status = job.status;
+  const name = make("a", { href: jobPage(workflow, job.id), className: "cut", title: job.id }, job.id);
+  const who = make("div", { className: "who", data: { status: job.status } }, name, make("span", "why cut"));
   const row = {
     state: [badgeElement(job)],
     name: [who],
