@@ -26,6 +26,6 @@ test("the cause is shown, but does not move the reader", async () => {
   events.dispatchEvent(new Event("wheel"));
   answer();
   await until(() => $("gocause").dataset.number === 150);
-  equal(rows().some(({ classList }) => classList.has("current")), false);
+  equal(rows().some(({ className }) => className.includes("current")), false);
   equal(rows().some(({ dataset }) => dataset.number === 150), false);
 });

@@ -32,7 +32,7 @@ Object.assign(routes, {
 
 await open();
 
-const current = () => rows().find(({ classList }) => classList.has("current"))?.dataset.number;
+const current = () => rows().find(({ className }) => className.includes("current"))?.dataset.number;
 const press = (key, { target = $("log"), ...more } = {}) => {
   const event = Object.assign(new Event("keydown", { cancelable: true }), { key, ...more });
   return events.dispatchEvent(Object.defineProperty(event, "target", { value: target }));

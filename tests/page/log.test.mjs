@@ -126,7 +126,7 @@ test("the parts of a long line are one row, per stream and across windows", asyn
   const shown = rows(log);
   deepEqual([shown[9], shown[10], shown[11]], ["10 10;12;", "11 11;", "13 13;"]);
   deepEqual([shown[197], shown[198]], ["199 199;200;201;202;", "203 203;"]);
-  deepEqual([log.partsOf(199), log.itemAt(197).line.parts, log.rowOf(202)], [[200, 201, 202], 4, 197]);
+  deepEqual([log.parts.get(199), log.itemAt(197).line.parts, log.rowOf(202)], [[200, 201, 202], 4, 197]);
 });
 
 test("a window that loads before the previous one is joined with it later", async () => {
@@ -159,15 +159,15 @@ test("folds hide their lines, and open for a jump to one of them", () => {
   for (let number = 1; number <= 9; number += 1) log.append(at(number, "m"));
   log.fold(2, 4);
   log.fold(6, 7);
-  deepEqual([rows(log).length, log.isFolded(2), log.itemAt(1).folded, log.itemAt(0).folded, log.hasFolds], [6, true, true, false, true]);
+  deepEqual([rows(log).length, log.folds.has(2), log.itemAt(1).folded, log.itemAt(0).folded, log.folds.size > 0], [6, true, true, false, true]);
   log.reveal(4);
-  deepEqual([rows(log).length, log.isFolded(2), log.isFolded(6)], [8, false, true]);
+  deepEqual([rows(log).length, log.folds.has(2), log.folds.has(6)], [8, false, true]);
   log.reveal(6);
-  equal(log.isFolded(6), true);
+  equal(log.folds.has(6), true);
   log.foldAll([[1, 9]]);
   equal(log.count, 1);
   log.foldAll([]);
-  deepEqual([log.count, log.hasFolds], [9, false]);
+  deepEqual([log.count, log.folds.size > 0], [9, false]);
 });
 
 test("the end of a group has no row, unless text follows its markup", () => {

@@ -11,9 +11,9 @@ globalThis.requestAnimationFrame = (draw) => frames.push(draw);
 const { ROW, Viewport } = await import(`${js}/viewport.js`);
 const { Matches } = await import(`${js}/matches.js`);
 const { Find } = await import(`${js}/find.js`);
-const { Strip } = await import(`${js}/strip.js`);
+const { makeStrip } = await import(`${js}/strip.js`);
 const { Profile } = await import(`${js}/profile.js`);
-const { Ruler } = await import(`${js}/ruler.js`);
+const { makeRuler } = await import(`${js}/ruler.js`);
 const { signedIn } = await import(`${js}/session.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
@@ -229,7 +229,7 @@ test("the page marks text itself, and regular expressions by the service's highl
   $("q").dispatchEvent(event("keydown", { key: "Enter" }));
   equal(find.criteria.q, "other");
   $("q").dispatchEvent(event("keydown", { key: "Escape" }));
-  deepEqual([find.active, $("count").textContent, location.search], [false, "", ""]);
+  deepEqual([find.scan, $("count").textContent, location.search], [null, "", ""]);
 });
 
 const pause = (number, seconds, more = {}) => ({ after: line(number), before: line(number + 1), seconds, excess: seconds - 1, usual: { least: 1, median: 1, most: 1 }, ...more });
@@ -237,7 +237,7 @@ const STRIP = [[0, 1], [10, 10], [30, 11], [40, 20], [70, 21], [80, 30]];
 
 test("the strip leads to pauses slower than usual, and is hidden for short jobs", () => {
   const jumps = [];
-  const strip = new Strip((number) => jumps.push(number), () => [1, 2]);
+  const strip = makeStrip((number) => jumps.push(number), () => [1, 2]);
   $("strip").querySelector(".track").clientWidth = 100;
   strip.show({ strip: STRIP, slower: [pause(20, 30), pause(10, 20)], pauses: [pause(20, 30)] });
   equal($("strip").hidden, false);
@@ -295,7 +295,7 @@ test("a profile is requested until complete, and dropped if older than a redacti
 test("a click near a mark of the ruler jumps to it", () => {
   const jumps = [];
   Object.assign($("log"), { clientHeight: 500, clientWidth: 90, offsetWidth: 100 });
-  const ruler = new Ruler({ rowOf: (number) => number - 1, count: 1000, last: 1000 }, [["fault", () => [101, 901]], ["new-mark", () => [151]]], (number) => jumps.push(number));
+  const ruler = makeRuler({ rowOf: (number) => number - 1, count: 1000, last: 1000 }, [["fault", () => [101, 901]], ["new-mark", () => [151]]], (number) => jumps.push(number));
   for (const offsetY of [50, 55, 56, 69, 71, 450]) $("ruler").dispatchEvent(event("click", { offsetY }));
   deepEqual(jumps, [101, 101, 151, 901]);
   ruler.draw();

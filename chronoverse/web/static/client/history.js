@@ -23,16 +23,23 @@ export async function end(options) {
   return retry(signal, async () => (await get(url, { token, signal, headers }, init)).body);
 }
 
-/** Makes up to four attempts. @type {<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>) => Promise<T>} */
-export async function retry(signal, attempt) {
+/** @typedef {{ most?: number, failed?: (error: unknown, ms: number) => void }} Retries */
+
+/**
+ * Repeats `attempt` after transient errors, up to `most` times in all. `failed` is called before each wait.
+ * @type {<T>(signal: AbortSignal | undefined, attempt: () => Promise<T>, retries?: Retries) => Promise<T>}
+ */
+export async function retry(signal, attempt, { most = 4, failed } = {}) {
   const backoff = new Backoff();
   for (;;) {
     try {
       return await attempt();
     } catch (error) {
       backoff.failed();
-      if (!isTransient(error) || backoff.failures === 4) throw error;
-      await pause(backoff.delay(error), signal);
+      if (!isTransient(error) || backoff.failures === most) throw error;
+      const ms = backoff.delay(error);
+      failed?.(error, ms);
+      await pause(ms, signal);
     }
   }
 }

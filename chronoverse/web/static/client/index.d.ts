@@ -6,7 +6,6 @@
  */
 export type Token = string | ((refused?: Refused, used?: string) => string | Promise<string>);
 
-/** A workflow, and the token to access it with. */
 export interface WorkflowOptions {
   /** The service's address, such as `https://logs.example`. Optional in a page of the service itself. */
   service?: string;
@@ -20,7 +19,6 @@ export interface JobOptions extends WorkflowOptions {
   job: string;
 }
 
-/** Which lines to return. */
 export interface Filter {
   /** Only lines that contain this text, case-insensitive. */
   q?: string;
@@ -215,7 +213,6 @@ export interface EndOptions extends JobOptions {
 /** Ends a job that no runner holds. Idempotent for the same status. Throws Refused: HELD (it has a runner) or CLOSED. */
 export function end(options: EndOptions): Promise<Job>;
 
-/** What to report about a workflow's jobs, and where to send it. */
 export interface WatchBody {
   on: "end" | "change" | "silent";
   url: string;
@@ -230,7 +227,6 @@ export interface WatchBody {
   secret?: string;
 }
 
-/** A watch and the state of its deliveries. */
 export interface Watch extends Required<Omit<WatchBody, "seconds" | "secret">> {
   workflow_id: string;
   id: string;
@@ -248,7 +244,6 @@ export interface Watch extends Required<Omit<WatchBody, "seconds" | "secret">> {
 
 /** A workflow's watches. These four functions need a token with `logs:admin`, and fail like `page`. */
 export function watches(options: WorkflowOptions): Promise<Watch[]>;
-/** Adds or replaces a watch. */
 export function putWatch(options: WorkflowOptions, id: string, watch: WatchBody): Promise<Watch>;
 export function deleteWatch(options: WorkflowOptions, id: string): Promise<null>;
 /** Sends a test message now. Once it was sent, `delivered_at` or `error` of the watch changes. */
@@ -268,12 +263,10 @@ export function get(
 export class Refused extends Error {
   constructor(status: number, detail: string, retryAfter: number, reason?: string);
   status: number;
-  /** The machine-readable reason, if the response has one. */
   reason: string | undefined;
   retryAfter: number;
 }
 
-/** The service does not respond, or the connection broke. */
 export class Unreachable extends Error {}
 
 /** The log ended with an error, given in the message: its runner was lost, or the log is gone. */

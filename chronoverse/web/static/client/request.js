@@ -31,7 +31,6 @@ export class Unreachable extends Error {
 export const isTransient = (error) =>
   error instanceof Unreachable || (error instanceof Refused && TRANSIENT.has(error.status));
 
-/** A monotonic clock in milliseconds. */
 export const now = () => performance.now();
 
 /** The seconds of a Retry-After header, which can also be a date. @param {string | null} value */
@@ -72,7 +71,6 @@ export class Limit {
     this.#ms = ms;
   }
 
-  /** The signal for the request. */
   get signal() {
     return this.#controller.signal;
   }
@@ -95,7 +93,6 @@ export class Limit {
     }
   }
 
-  /** Ends the request at any stage. */
   close() {
     this.#outer?.removeEventListener("abort", this.#abort);
     this.#controller.abort();

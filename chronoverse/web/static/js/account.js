@@ -18,7 +18,6 @@ function scopeText() {
   return named.length ? named.join(", ") : "no workflow";
 }
 
-/** The buttons to sign out and, where readers paste tokens, to use another token. */
 function tokenButtons() {
   const other = async () => (await signIn("Paste another token.", { canCancel: true })) && location.reload();
   const out = () => (signOut(), location.reload());
@@ -34,12 +33,8 @@ export function showEmpty(isEmpty, hint, more = () => []) {
 
 export function showAccount() {
   const { sub, exp } = claims();
-  const facts = make("dl");
-  const until = exp > 0 ? new Date(exp * 1000).toLocaleString() : "unknown";
-  const end = isRenewed() ? ["Signed in at", issuer] : ["Until", until];
-  for (const [name, value] of [["Token of", sub ?? "unknown"], ["For", scopeText()], end]) {
-    facts.append(make("dt", "", name), make("dd", "", String(value)));
-  }
-  const box = make("div", { id: "accountbox", className: "account" }, facts, tokenButtons());
+  const end = isRenewed() ? ["Signed in at", issuer] : ["Until", exp > 0 ? new Date(exp * 1000).toLocaleString() : "unknown"];
+  const facts = [["Token of", String(sub ?? "unknown")], ["For", scopeText()], end].flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]);
+  const box = make("div", { id: "accountbox", className: "account" }, make("dl", "", ...facts), tokenButtons());
   document.querySelector("header").append(opener(box, { id: "account", title: "Account", ariaLabel: "Account" }, icon("account")), box);
 }

@@ -19,7 +19,6 @@ export function button(clicked, ...children) {
   return element;
 }
 
-/** A button that opens `box`. */
 export function opener(box, properties, ...children) {
   box.popover = "auto";
   return make("button", { type: "button", popoverTargetElement: box, ...properties }, ...children);

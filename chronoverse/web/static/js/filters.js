@@ -31,24 +31,21 @@ class Filter extends Matches {
     this.#name = name;
   }
 
-  /** Finds the lines because the reader filters by them. */
   ask() {
     this.isAsked = true;
-    if (this.active) this.changed();
+    if (this.scan) this.changed();
     else this.look(false);
   }
 
-  /** The reader has removed the filter. */
   leave() {
     this.isAsked = false;
     if (this.#stays) this.changed();
     else this.drop();
   }
 
-  /** Finds the lines for as long as the page is open. */
   keep() {
     this.#stays = true;
-    if (!this.active) this.look(false);
+    if (!this.scan) this.look(false);
   }
 
   /** Jumps to the next or previous line. The first step starts the scan. */
@@ -57,10 +54,9 @@ class Filter extends Matches {
     return super.step(direction);
   }
 
-  /** Shows the number of lines from a summary; null if it is unknown. */
   showCount(all) {
     if (all !== null) this.#known = count(all);
-    if (!this.active) this.#shown = this.#known;
+    if (!this.scan) this.#shown = this.#known;
   }
 
   set #shown(text) {

@@ -33,9 +33,8 @@ export class Find extends Matches {
     this.begin();
   }
 
-  /** The matching spans of a line, in UTF-16 units. */
   marks(line) {
-    if (!this.active || (this.criteria.stream && line.stream !== this.criteria.stream)) return [];
+    if (!this.scan || (this.criteria.stream && line.stream !== this.criteria.stream)) return [];
     if (this.#local) return findVisible(line.message, this.#local);
     const spans = this.scan.highlights.get(line.sequence_num);
     if (!spans && line.sequence_num > this.scan.position) this.fetchAround(line.sequence_num);
@@ -78,7 +77,7 @@ export class Find extends Matches {
   show() {
     const { scan } = this;
     const output = $("count");
-    $("find").classList.toggle("active", this.active);
+    $("find").classList.toggle("active", Boolean(this.scan));
     output.classList.toggle("bad", Boolean(scan?.error));
     output.textContent = output.title = "";
     if (!scan) return undefined;

@@ -60,7 +60,6 @@ export function elapsed(iso, start) {
   return `${ms < 0 ? "-" : "+"}${hours ? `${hours}:` : ""}${minutes}`;
 }
 
-/** The time since `iso`, such as "5 min" or "3 d". */
 export function age(iso, now = Date.now()) {
   const minutes = Math.floor((now - Date.parse(iso)) / 60_000);
   if (minutes < 60) return `${Math.max(1, minutes)} min`;

@@ -16,7 +16,6 @@ const lastEnd = ({ recent = [] }) => recent.find(ended);
 const isRedNow = (each) => isRed(lastEnd(each));
 const rank = (each) => (isRedNow(each) ? 0 : each.running ? 1 : 2);
 const typed = () => $("workflow").value.trim();
-//: The filters: name, icon, and a predicate.
 const KINDS = {
   "": ["All", "", () => true],
   red: ["Failing", "FAILED", isRedNow],
@@ -59,7 +58,6 @@ function update(row, workflow) {
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
 
-/** The workflows that match the filter: failing ones first, then running ones, each newest first. */
 function arrange(items) {
   const text = typed().toLowerCase();
   return items.filter((each) => each.id.toLowerCase().includes(text) && KINDS[kind][2](each)).sort((a, b) => rank(a) - rank(b));
@@ -75,7 +73,6 @@ function showKinds() {
   $("overview").hidden = !items.length;
 }
 
-/** If there is nothing to show: the possible reasons, and what to do. */
 function showOthers() {
   const hint = () => (namedWorkflows().length ? "" : "Ask your administrator for access.");
   const named = () => namedWorkflows().filter((each) => IDENTIFIER.test(each));
@@ -83,7 +80,6 @@ function showOthers() {
   showEmpty(!list.items.length, hint, () => [make("p", "", ...links(named()))]);
 }
 
-/** The text instead of an empty table; with a filter, including a link that removes it. */
 function emptyNotice(all) {
   if (!all) return "No workflows yet. They appear here when their first job starts.";
   const what = [kind ? `${KINDS[kind][0].toLowerCase()} workflows` : "workflows", typed() ? `with “${typed()}”` : ""].filter(Boolean).join(" ");
@@ -112,22 +108,16 @@ $("choose").addEventListener("submit", (event) => {
   return notice("Workflow names consist of letters, digits and . _ -");
 });
 $("workflow").addEventListener("input", () => list.show());
-const search = new WorkflowSearch(null);
 
 function fromAddress(parameters) {
   const chosen = parameters.get("show") ?? "";
   kind = Object.hasOwn(KINDS, chosen) ? chosen : "";
 }
 
-const box = new SearchBox(() => (kind ? [["show", kind]] : []), fromAddress, (criteria) => {
-  $("workflows").hidden = criteria.q !== "";
-  document.title = `${criteria.q ? `${criteria.q} · ` : ""}Chronoverse`;
-  showKinds();
-  if (!criteria.q) return search.clear(), list.show(), list.refresh();
-  list.stop();
-  $("empty").hidden = true;
-  return search.start({ ...criteria, status: "", labels: [] });
-});
+const criteria = () => ({ status: "", labels: [] });
+const again = () => (list.show(), list.refresh());
+const page = { title: [], list, search: new WorkflowSearch(null), criteria, changed: showKinds, again };
+const box = new SearchBox(() => (kind ? [["show", kind]] : []), fromAddress, page);
 
 showKinds();
 await begin();

@@ -13,19 +13,18 @@ import { showMissing } from "./missing.js";
 import { notifyOfEnd } from "./notify.js";
 import { Profile } from "./profile.js";
 import { RowMaker } from "./row.js";
-import { Ruler } from "./ruler.js";
+import { makeRuler } from "./ruler.js";
 import { Scan } from "./scan.js";
-import { begin, currentToken, get, isRenewed, Refused } from "./session.js";
+import { begin, following, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
 import { copyAs, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
 import { hideLost, showJob, showLast, showLost, showTrouble, tellProgress } from "./status.js";
-import { Steps } from "./steps.js";
-import { Strip } from "./strip.js";
+import { makeSteps } from "./steps.js";
+import { makeStrip } from "./strip.js";
 import { openCard, reason, showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
 import { Viewport } from "./viewport.js";
 
-//: Share of the screen above the target line of a jump.
 const JUMP_SHARE = 0.35;
 const TIMES = ["none", "clock", "elapsed"];
 //: Milliseconds that the first lines wait for the steps and the cause.
@@ -35,7 +34,7 @@ const [, , , workflow, , name] = location.pathname.split("/");
 const path = `/workflows/${workflow}/jobs/${name}`;
 const maker = new RowMaker();
 maker.marks = (line) => find.marks(line);
-maker.isNew = (number) => newLines.active && [number, ...log.partsOf(number)].some((each) => newLines.has(each));
+maker.isNew = (number) => newLines.scan && [number, ...(log.parts.get(number) ?? [])].some((each) => newLines.has(each));
 maker.took = (number) => steps.shown.find(({ start, end }) => start === number && end < Infinity)?.ms;
 maker.isError = (line) => looksLikeError(line.message);
 const log = new Log(path, changed);
@@ -51,11 +50,11 @@ const RULED = [
   ["mark-now", () => (filtered ? [] : find.numbers)],
   ["fault", () => (filtered || !errors.isAsked ? [] : errors.numbers)],
 ];
-const ruler = new Ruler(log, RULED, jump);
+const ruler = makeRuler(log, RULED, jump);
 const viewport = new Viewport($("log"), log, maker, moved);
-const strip = new Strip(jump, numbersInView);
+const strip = makeStrip(jump, numbersInView);
 const profile = new Profile(path, log, strip);
-const steps = new Steps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
+const steps = makeSteps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
 tellProgress((foot, ms) => ((viewport.foot = foot), profile.showRunning(ms)));
 //: The scan whose lines are shown, or null for all lines; and the scan of a stream filter.
 let filtered = null;
@@ -86,7 +85,7 @@ function changed() {
   own?.resume();
   showNewCount();
   findGroups();
-  steps.changed();
+  steps.schedule();
   ruler.changed();
   inView();
   viewport.refresh();
@@ -136,7 +135,6 @@ function showNewCount() {
   if (!$("newer").hidden) $("newer").textContent = `↓ ${many(more, "new line")}`;
 }
 
-/** The numbers of the first and the last line in view. If none is, the last known top line, twice. */
 function numbersInView() {
   return viewport.source.count ? viewport.view.map((row) => viewport.source.numberAt(row)) : [position, position];
 }
@@ -164,7 +162,7 @@ function jump(number) {
   setCurrent(number);
   if (maker.picked && (number < maker.picked.from || number > maker.picked.to)) pick(number, false);
   lastSeen = log.last;
-  viewport.show(viewport.source.rowOf(number), { share: JUMP_SHARE, near: find.active || newLines.active || errors.isAsked });
+  viewport.show(viewport.source.rowOf(number), { share: JUMP_SHARE, near: find.scan || newLines.scan || errors.isAsked });
   inView();
   showNewCount();
 }
@@ -221,7 +219,6 @@ function goTo(number) {
   jump(maker.picked.from);
 }
 
-/** Jumps to the lines in the address. False if there are none. */
 function goToAddress() {
   const named = fromAddress();
   if (!named) return false;
@@ -233,13 +230,13 @@ function goToAddress() {
 }
 
 async function fold(number) {
-  if (log.isFolded(number)) return log.unfold(number);
+  if (log.folds.has(number)) return log.unfold(number);
   const end = await groups.endOf(log.get(number));
   if (end > number) log.fold(number, end);
 }
 
 async function foldAll() {
-  if (log.hasFolds) return log.foldAll([]), announce("Unfolded all groups");
+  if (log.folds.size) return log.foldAll([]), announce("Unfolded all groups");
   await groups.find(25);
   log.foldAll(groups.ended);
   return announce(`Folded ${many(groups.known.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
@@ -253,10 +250,9 @@ function findGroups() {
 
 async function foldFirst() {
   $("foldall").hidden = false;
-  // Reserve space for the steps.
   document.body.classList.add("stepped");
   await groups.find(1);
-  if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.active) log.foldAll(groups.good);
+  if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.scan) log.foldAll(groups.good);
   else viewport.refresh();
   steps.draw();
 }
@@ -330,7 +326,6 @@ $("views").addEventListener("beforetoggle", () => {
   $("downloadwhat").textContent = `Download ${shown}`;
 });
 $("views").addEventListener("click", async ({ target }) => {
-  // A choice closes the menu.
   if (target.closest("button")) $("views").hidePopover();
   const { format } = target.dataset;
   if (!format) return;
@@ -370,7 +365,7 @@ const KEYS = [
   ["w", "wrap long lines", { w: () => $("wrap").click() }],
   ["t", "times: none, clock, elapsed", { t: () => $("time").click() }],
   ["Shift-click", "on a number: select lines", { "?": () => $("help").click() }],
-  ["Esc", "close the search, clear the selection", { Escape: () => (find.active ? find.close() : unpick()) }],
+  ["Esc", "close the search, clear the selection", { Escape: () => (find.scan ? find.close() : unpick()) }],
 ];
 const ACTIONS = Object.assign({}, ...KEYS.map(([, , actions]) => actions));
 for (const [keys, text] of KEYS) {
@@ -424,7 +419,6 @@ function showState(state) {
   showNewCount();
 }
 
-/** Shows the job's labels. A foreign runner can add labels at any time. */
 function showLabels(labels = {}) {
   const shown = JSON.stringify(labels);
   if ($("labels").dataset.shown === shown) return;
@@ -450,9 +444,7 @@ function showEnd(why) {
 
 /** Shows the live stream after line `offset` until it ends. Waits for a job that does not exist yet. */
 async function followStream(offset, isThere) {
-  const heartbeat = Number(document.documentElement.dataset.heartbeat);
-  const waits = { wait: isThere ? 0 : Infinity, giveUpAfter: Infinity };
-  const frames = follow({ workflow, job: name, token: currentToken, offset, heartbeat, ...waits, onReconnect: showLost });
+  const frames = follow({ ...following, workflow, job: name, offset, wait: isThere ? 0 : Infinity, onReconnect: showLost });
   let since = performance.now();
   try {
     for await (const { event, data } of frames) {
@@ -495,7 +487,7 @@ function summarize(opens, answered) {
     newLines.offer(body.job.labels?.branch, body.baseline ?? null);
     const { line, isLast } = reason(body);
     maker.cause = line && !isLast ? line.sequence_num : 0;
-    if (maker.cause) steps.cause = maker.cause;
+    if (maker.cause) steps.mark(maker.cause);
     viewport.refresh();
     answered?.();
     if (!opens || hasReaderActed) return;

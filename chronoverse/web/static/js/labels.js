@@ -4,7 +4,6 @@ import { workflowPage } from "./addresses.js";
 import { make, opener } from "./dom.js";
 import { icon } from "./icons.js";
 
-/** A label as in the address of a workflow's page. */
 const labelText = ([key, value]) => `${key}=${value}`;
 
 /** The CI system's address in the label `url`, or null if there is none that a browser should open. */
@@ -23,7 +22,6 @@ export const filterChip = (workflow, label) => chip(label, `${workflowPage(workf
 
 export const commitElement = (commit) => make("code", { className: "commit", title: `commit ${commit}` }, commit.slice(0, 7));
 
-/** The labels for a job's header: the branch and the commit, and a menu with the others. */
 export function labelElements(workflow, { branch, commit, url, ...others }) {
   const rest = Object.entries({ ...others, ...(url !== undefined && !ciAddress({ url }) && { url }), ...(commit && { commit }) });
   const shown = [...(branch ? [filterChip(workflow, ["branch", branch])] : []), ...(commit ? [commitElement(commit)] : [])];

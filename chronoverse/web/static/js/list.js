@@ -7,7 +7,6 @@ import { many } from "./format.js";
 import { get } from "./session.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
-//: Milliseconds until the list is reloaded, or a failed request is retried.
 const AGAIN_MS = 5000;
 
 export class List {
@@ -42,12 +41,10 @@ export class List {
     document.addEventListener("visibilitychange", () => document.hidden || (this.#timer && this.refresh()));
   }
 
-  /** Whether there are more items than were requested. */
   get hasMore() {
     return this.#cursor !== null;
   }
 
-  /** Starts again at the first page, because the filters have changed. */
   restart() {
     this.stop();
     this.items = [];
@@ -55,7 +52,6 @@ export class List {
     this.refresh();
   }
 
-  /** Stops refreshing, and ignores a pending request. */
   stop() {
     this.#following?.abort();
     this.#following = null;
@@ -63,7 +59,6 @@ export class List {
     this.#schedule(null);
   }
 
-  /** Reloads the list, or loads more items if requested. */
   refresh() {
     this.#schedule(null);
     this.#changed = [];

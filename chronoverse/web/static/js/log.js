@@ -19,7 +19,6 @@ const CHANGING = /\d+(?:[.,]\d+)?\s?(?:%|(?:[kKMGT]i?B?|B)(?:\/s)?\b|it\/s|m?s\b
 /** What all states of a progress bar have in common. Null for any other line. */
 const barOf = (message) => (message.length < 500 && BAR.test(message) ? plain(message).replace(CHANGING, " ").replace(/ +/g, " ") : null);
 
-/** Whether both have the same unfinished long lines, by stream. */
 const sameOpenLines = (a, b) => a.stdout === b.stdout && a.stderr === b.stderr;
 
 export class Log {
@@ -31,14 +30,14 @@ export class Log {
   #characters = 0;
   #hidden = new Ranges();
   #gaps = [];
-  #folds = new Map();
   #ends = new Set();
-  /** Whether any loaded line had the markup of a group. */
+  /** Whether any loaded line had the markup of a group; the folds, by their first lines; the known later parts of long lines. */
   hasGroups = false;
+  folds = new Map();
+  parts = new Map();
   //: Hidden states of progress bars: maps the number of the last state to that of the first.
   #bars = new Map();
   #opened = new Ranges();
-  #parts = new Map();
   #missing = [];
   #fetching = new Set();
   #timer = 0;
@@ -76,21 +75,15 @@ export class Log {
     if (gap) return { number, gap };
     const line = this.get(number);
     if (!line) return { number };
-    const parts = this.#parts.get(number);
+    const parts = this.parts.get(number);
     const updates = this.#bars.has(number) ? number - this.#bars.get(number) : 0;
-    return { number, line: parts ? this.#joined(line, parts) : line, folded: this.#folds.has(number), updates };
-  }
-
-  /** The known numbers of a long line's later parts. */
-  partsOf(number) {
-    return this.#parts.get(number) ?? [];
+    return { number, line: parts ? this.#joined(line, parts) : line, folded: this.folds.has(number), updates };
   }
 
   get(number) {
     return this.#windows.get(Math.floor((number - 1) / WINDOW))?.lines[(number - 1) % WINDOW];
   }
 
-  /** Sets the log's first and last number, as reported by the service. */
   setExtent(first, last) {
     this.last = Math.max(this.last, last);
     if (first > this.first && first > 1) {
@@ -148,7 +141,7 @@ export class Log {
       if (row < 0 || row >= this.count) continue;
       const number = this.numberAt(row);
       indexes.add(Math.floor((number - 1) / WINDOW));
-      for (const part of this.#parts.get(number)?.slice(0, 2) ?? []) indexes.add(Math.floor((part - 1) / WINDOW));
+      for (const part of this.parts.get(number)?.slice(0, 2) ?? []) indexes.add(Math.floor((part - 1) / WINDOW));
     }
     for (const index of indexes) if (this.#windows.has(index)) this.#window(index);
     const missing = [...indexes].filter((index) => !this.#complete(index));
@@ -208,7 +201,6 @@ export class Log {
     }
   }
 
-  /** Shows that required lines are late. */
   #isAway(ms, error) {
     this.#away = true;
     showRetry(ms, error, () => this.#fetchMissing());
@@ -304,14 +296,14 @@ export class Log {
   }
 
   #attach(head, part) {
-    const parts = this.#parts.get(head) ?? [];
+    const parts = this.parts.get(head) ?? [];
     if (parts.includes(part)) return;
     parts.push(part);
-    this.#parts.set(head, parts);
+    this.parts.set(head, parts);
     // The part may have been taken for a first part while the real one was not in memory.
-    const ownParts = this.#parts.get(part);
+    const ownParts = this.parts.get(part);
     if (ownParts) {
-      this.#parts.delete(part);
+      this.parts.delete(part);
       for (const each of ownParts) this.#attach(head, each);
     }
     this.#hidden.add(part, part);
@@ -339,7 +331,6 @@ export class Log {
     this.#hidden.add(number, number);
   }
 
-  /** Shows all states of the progress bar whose last state has this number. */
   showStates(last) {
     this.#opened.add(this.#bars.get(last), last - 1);
     this.#bars.delete(last);
@@ -347,45 +338,35 @@ export class Log {
     this.#changed();
   }
 
-  /** Hides the numbers after `start` up to `end`. */
   fold(start, end) {
-    this.#folds.set(start, end);
+    this.folds.set(start, end);
     this.#hidden.add(start + 1, end);
     this.#changed();
   }
 
   /** Folds these groups, given as pairs of `start` and `end`, and unfolds all others. */
   foldAll(groups) {
-    this.#folds = new Map(groups);
+    this.folds = new Map(groups);
     this.#rehide();
     this.#changed();
   }
 
-  get hasFolds() {
-    return this.#folds.size > 0;
-  }
-
   unfold(start) {
-    if (this.#folds.delete(start)) this.#rehide();
+    if (this.folds.delete(start)) this.#rehide();
     this.#changed();
   }
 
-  isFolded(start) {
-    return this.#folds.has(start);
-  }
-
-  /** Opens the folds and the progress bar that contain `number`. */
   reveal(number) {
     for (const [last, start] of this.#bars) if (start <= number && number < last) this.showStates(last);
-    for (const [start, end] of this.#folds) if (start < number && number <= end) this.unfold(start);
+    for (const [start, end] of this.folds) if (start < number && number <= end) this.unfold(start);
   }
 
   #rehide() {
     this.#hidden.clear();
     for (const gap of this.#gaps) if (gap.to > gap.from) this.#hidden.add(gap.from + 1, gap.to);
-    for (const parts of this.#parts.values()) for (const part of parts) this.#hidden.add(part, part);
+    for (const parts of this.parts.values()) for (const part of parts) this.#hidden.add(part, part);
     for (const number of this.#ends) this.#hidden.add(number, number);
     for (const [last, start] of this.#bars) this.#hidden.add(start, last - 1);
-    for (const [start, end] of this.#folds) this.#hidden.add(start + 1, end);
+    for (const [start, end] of this.folds) this.#hidden.add(start + 1, end);
   }
 }

@@ -48,7 +48,6 @@ export function markup(message) {
   return HEADING.test(message) ? { kind: "group", skip: 0, of: "buildkite" } : null;
 }
 
-/** The place in an annotation's properties, such as "app.js:3". Empty without a file. */
 function place(properties) {
   const values = Object.fromEntries(properties.trim().split(",").map((pair) => pair.split("=", 2)));
   if (!values.file) return "";

@@ -34,7 +34,6 @@ export function excerpt(message, highlights) {
   return { shown, cutBefore: start > 0 || skipped > 0, cutAfter: end < message.length || length - skipped > SHOWN };
 }
 
-/** The list item for a line of a job. Addresses in the text are not links, because the whole item is one. */
 export function matchElement(workflow, job, line, search = "") {
   const number = make("span", "number", count(line.sequence_num));
   const text = make("span", "text");

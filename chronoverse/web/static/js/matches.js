@@ -35,22 +35,15 @@ export class Matches {
     $(next).after(this.#more);
   }
 
-  get active() {
-    return this.scan !== null;
-  }
-
-  /** The numbers of the known matches. */
   get numbers() {
     return this.scan?.numbers ?? [];
   }
 
-  /** Restricts the matches to one stream, or to both if empty. */
   set stream(stream) {
     this.criteria = { ...this.criteria, stream };
-    if (this.active) this.look(false);
+    if (this.scan) this.look(false);
   }
 
-  /** Starts the scan. If `jumps`, jumps to the next match from the top. */
   look(jumps) {
     this.#end();
     this.#begin();
@@ -58,7 +51,6 @@ export class Matches {
     this.changed();
   }
 
-  /** Discards the matches. */
   drop() {
     this.#end();
     this.changed();
@@ -66,7 +58,7 @@ export class Matches {
 
   /** Starts the scan again, because lines were redacted. The current line stays. */
   restart() {
-    if (!this.active) return;
+    if (!this.scan) return;
     this.#begin();
     this.changed();
   }
@@ -92,7 +84,6 @@ export class Matches {
     this.#on.changed();
   }
 
-  /** Announces `text` to screen readers, unless it was the last text. */
   say(text) {
     if (text !== this.#said) announce(text);
     this.#said = text;

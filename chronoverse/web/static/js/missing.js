@@ -5,7 +5,6 @@ import { jobPage, workflowPage } from "./addresses.js";
 import { $, link, make } from "./dom.js";
 import { get } from "./session.js";
 
-/** Shows the notice, which the page clears when the job starts. */
 export async function showMissing(workflow, name) {
   const waits = ` · It appears here when it starts. ${signedInAs()}`;
   $("notice").replaceChildren(`No job ${name} in ${workflow}. `, link(workflowPage(workflow), "All jobs"), waits);

@@ -8,12 +8,10 @@ export const ISSUER_MS = 15_000;
 /** From the settings: the issuer, the page's client id, the scopes, and the audience. Any may be empty. */
 export const { issuer, clientId, scopes, audience } = document.documentElement.dataset;
 
-/** The issuer does not respond. A retry can succeed. */
 export class IssuerAway extends Unreachable {
   name = "IssuerAway";
 }
 
-/** The sign-in is no longer valid. The message explains why. */
 export class SignedOut extends Error {
   name = "SignedOut";
 }
@@ -30,7 +28,6 @@ export function sessionOf(answer, { token_endpoint, revocation_endpoint, refresh
   return { refresh: answer.refresh_token ?? refresh, token_endpoint, revocation_endpoint, at, until };
 }
 
-/** Whether the session's token is still valid. The clock may have been set back. */
 export const isValid = ({ at, until }) => at <= Date.now() && Date.now() < until;
 
 /** Whether the token should be renewed: a minute before it expires, or in the last quarter of a shorter lifetime. */

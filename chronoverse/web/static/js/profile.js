@@ -8,7 +8,6 @@ import { get, token } from "./session.js";
 import { code, linkToLine, openCard } from "./summary.js";
 import { runningTexts, slowerTexts, wholeStrip } from "./timeline.js";
 
-//: Polling interval in milliseconds for whether a request is due.
 const LOOK_MS = 1000;
 
 export class Profile {
@@ -19,7 +18,6 @@ export class Profile {
   #answeredAt = 0;
   #epoch = 0;
 
-  /** `path` is the job's route. */
   constructor(path, log, strip) {
     this.#path = path;
     this.#log = log;
@@ -102,7 +100,6 @@ export class Profile {
   }
 }
 
-/** How long good runs take, such as "usually 2 min 10 s to 3 min". */
 function usualText({ least, most }) {
   const [low, high] = [least, most].map((seconds) => span(1000 * seconds));
   if (least < 0.05 * most) return `usually up to ${high}`;

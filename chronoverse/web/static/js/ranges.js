@@ -39,7 +39,6 @@ export class Ranges {
     return number <= this.#at(number)?.to;
   }
 
-  /** How many numbers below `number` are in the ranges. */
   below(number) {
     const range = this.#at(number - 1);
     return range ? range.before + Math.min(number - 1, range.to) - range.from + 1 : 0;
@@ -51,7 +50,6 @@ export class Ranges {
     return index + 1 + (range ? range.before + range.to - range.from + 1 : 0);
   }
 
-  /** The last range that starts at or before `number`. */
   #at(number) {
     return this.#last(({ from }) => from <= number);
   }

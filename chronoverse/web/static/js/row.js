@@ -22,36 +22,34 @@ export class RowMaker {
   current = 0;
   /** The highlighted spans of a line, in UTF-16 units. */
   marks = () => [];
-  /** Whether a row's line is marked as new. */
   isNew = () => false;
   /** Whether a line is marked as an error. Must not change over time. */
   isError = () => false;
-  /** The line number of a failure's cause. */
   cause = 0;
   /** The duration in milliseconds of the group that starts with a line, or undefined. */
   took = () => undefined;
   #version = 0;
 
-  /** Invalidates all stamps, so that all rows are recreated. */
   renew() {
     this.#version += 1;
   }
 
-  /** A string of everything that an item's element depends on. The element is reused while its stamp is unchanged. */
+  /** A string of everything that an item's element depends on. */
   stamp(item) {
-    const { number, line, gap, folded } = item;
-    const pickedMark = this.picked && number >= this.picked.from && number <= this.picked.to ? "p" : "";
-    const shape = line ? `l${line.parts ?? 1}${folded ? "f" : ""}` : gap ? `g${gap.from}-${gap.to}` : "u";
-    return `${this.#version} ${shape}${item.updates || ""}${number === this.cause ? "w" : ""} ${line ? (this.took(number) ?? "") : ""}${line && this.isNew(number) ? "n" : ""}${pickedMark}${number === this.current ? "c" : ""}`;
+    const { number, line, gap, folded, updates } = item;
+    const content = line ? [line.parts, folded, updates, this.took(number), this.isNew(number)] : gap ? [gap.from, gap.to] : ["coming"];
+    return [this.#version, this.#states(number), ...content].join();
+  }
+
+  #states(number) {
+    const isPicked = this.picked && number >= this.picked.from && number <= this.picked.to;
+    return `row${isPicked ? " picked" : ""}${number === this.current ? " current" : ""}${number === this.cause ? " cause-row" : ""}`;
   }
 
   element(item) {
     const { number, line, gap } = item;
     const place = make("a", { className: "n", href: `#L${number}`, tabIndex: -1 }, String(number));
-    const row = make("div", { className: "row", role: "listitem", data: { number } }, place);
-    row.classList.toggle("picked", Boolean(this.picked && number >= this.picked.from && number <= this.picked.to));
-    row.classList.toggle("current", number === this.current);
-    row.classList.toggle("cause-row", number === this.cause);
+    const row = make("div", { className: this.#states(number), role: "listitem", data: { number } }, place);
     if (gap) return this.#gap(row, gap);
     if (this.times !== "none") row.append(this.#time(line));
     if (!line) row.classList.add("coming");

@@ -4,51 +4,38 @@ import { $ } from "./dom.js";
 import { count } from "./format.js";
 import { ROW } from "./viewport.js";
 
-export class Ruler {
-  #log;
-  #kinds;
-  #timer = 0;
-  #placeTimer = 0;
+/** `kinds` are pairs of a path's class and a function that returns the numbers to mark. */
+export function makeRuler(log, kinds, jump) {
+  const [ruler, pane, place] = [$("ruler"), $("log"), $("place")];
+  let [timer, placeTimer] = [0, 0];
 
-  /** `kinds` are pairs of a path's class and a function that returns the numbers to mark. */
-  constructor(log, kinds, jump) {
-    this.#log = log;
-    this.#kinds = kinds;
-    $("ruler").addEventListener("click", ({ offsetY }) => {
-      const all = kinds.flatMap(([, numbers]) => numbers());
-      const far = (number) => Math.abs(this.#share(number) * $("log").clientHeight - offsetY);
-      const nearest = all.reduce((best, number) => (far(number) < far(best) ? number : best), all[0]);
-      if (all.length && far(nearest) <= 5) jump(nearest);
-    });
-  }
+  /** From 0 to 1. */
+  const share = (number) => log.rowOf(number) / Math.max(log.count, pane.clientHeight / ROW);
 
-  /** Schedules a redraw of the marks. */
-  changed() {
-    this.#timer ||= setTimeout(() => this.draw(), 200);
-  }
+  ruler.addEventListener("click", ({ offsetY }) => {
+    const all = kinds.flatMap(([, numbers]) => numbers());
+    const far = (number) => Math.abs(share(number) * pane.clientHeight - offsetY);
+    const nearest = all.reduce((best, number) => (far(number) < far(best) ? number : best), all[0]);
+    if (all.length && far(nearest) <= 5) jump(nearest);
+  });
 
-  /** The relative position of a line, from 0 to 1. */
-  #share(number) {
-    return this.#log.rowOf(number) / Math.max(this.#log.count, $("log").clientHeight / ROW);
-  }
-
-  draw() {
-    clearTimeout(this.#timer);
-    this.#timer = 0;
-    $("ruler").style.right = `${$("log").offsetWidth - $("log").clientWidth}px`;
-    for (const [name, numbers] of this.#kinds) {
-      const marks = new Set(numbers().map((number) => Math.floor(this.#share(number) * 1000)));
-      $("ruler").querySelector(`.${name}`).setAttribute("d", [...marks].map((y) => `M0 ${y}h1`).join(""));
+  function draw() {
+    timer = 0;
+    ruler.style.right = `${pane.offsetWidth - pane.clientWidth}px`;
+    for (const [name, numbers] of kinds) {
+      const marks = new Set(numbers().map((number) => Math.floor(share(number) * 1000)));
+      ruler.querySelector(`.${name}`).setAttribute("d", [...marks].map((y) => `M0 ${y}h1`).join(""));
     }
   }
 
   /** Briefly shows which line is at the top. */
-  showPlace(number) {
-    const place = $("place");
-    place.textContent = `line ${count(number)} of ${count(this.#log.last)}`;
+  function showPlace(number) {
+    place.textContent = `line ${count(number)} of ${count(log.last)}`;
     place.hidden = false;
-    place.style.top = `${Math.max(4, Math.min($("log").clientHeight - 34, this.#share(number) * $("log").clientHeight - 15))}px`;
-    clearTimeout(this.#placeTimer);
-    this.#placeTimer = setTimeout(() => (place.hidden = true), 1500);
+    place.style.top = `${Math.max(4, Math.min(pane.clientHeight - 34, share(number) * pane.clientHeight - 15))}px`;
+    clearTimeout(placeTimer);
+    placeTimer = setTimeout(() => (place.hidden = true), 1500);
   }
+
+  return { changed: () => (timer ||= setTimeout(draw, 200)), draw, showPlace };
 }

@@ -5,7 +5,6 @@ import { countBefore } from "./ranges.js";
 import { get, persist, Refused } from "./session.js";
 import { truncate } from "./text.js";
 
-//: Lines per request.
 const PAGE = 1000;
 //: Matches after which a scan pauses until the reader continues it or scrolls near the last match.
 const PAUSE_AFTER = 20_000;
@@ -48,7 +47,6 @@ export class Scan {
   done = false;
   error = null;
   highlights = new Map();
-  /** The ids of the jobs that new lines are compared with. */
   comparedWith = [];
   #path;
   #criteria;
@@ -61,7 +59,6 @@ export class Scan {
   #stop = new AbortController();
   #fetching = new Set();
 
-  /** `last()` returns the log's last number. `changed()` is called after every change. */
   constructor(path, criteria, last, changed) {
     this.#path = path;
     this.#criteria = criteria;
@@ -95,17 +92,14 @@ export class Scan {
     return true;
   }
 
-  /** Whether the service refused the scan. */
   get isRefused() {
     return this.error instanceof Refused && [400, 409].includes(this.error.status);
   }
 
-  /** Whether the scan has found enough for now. */
   get paused() {
     return !this.done && this.numbers.length >= this.#pauseAt;
   }
 
-  /** Continues after a pause, until the next one. */
   goOn() {
     this.#pauseAt = this.numbers.length + PAUSE_AFTER;
     this.resume();

@@ -31,7 +31,6 @@ export class WorkflowSearch {
     this.#run();
   }
 
-  /** Stops the search and removes its results. */
   clear() {
     this.#running?.abort();
     this.#cursor = this.#position = null;
@@ -85,7 +84,6 @@ export class WorkflowSearch {
     this.#position = position;
   }
 
-  /** A job as in `Searched-To`. */
   #key({ id, workflow_id: workflow }) {
     return this.#workflow === null ? `${workflow}/${id}` : id;
   }
@@ -126,7 +124,6 @@ export class WorkflowSearch {
     announce($("progress").textContent);
   }
 
-  /** Shows the number of matches and the progress of the search. */
   #show(prefix, isBad = false) {
     notice(null);
     const groups = [...this.#groups.values()].filter((group) => group.matches);
@@ -155,7 +152,6 @@ function parse(header) {
   return { job, ...Object.fromEntries(more.map((each) => each.split("="))) };
 }
 
-/** How far a search has read, in words. */
 function describe(position) {
   if (!position) return "";
   const { job, created, line } = position;

@@ -6,14 +6,17 @@ import { statusIcon } from "./state.js";
 export class SearchBox {
   #others;
   #read;
-  #show;
+  #page;
   #shown = null;
 
-  /** `others()` and `read(parameters)` are for the parameters other than the search. `show({q, regex})` shows the choices. */
-  constructor(others, read, show) {
+  /**
+   * `others()` and `read(parameters)` are for the parameters other than the search. A page has a `title`, a `list`, and a
+   * `search` with the parameters `criteria()`. `changed()` is called after each choice, and `again()` lists again.
+   */
+  constructor(others, read, page) {
     this.#others = others;
     this.#read = read;
-    this.#show = show;
+    this.#page = page;
     this.#take(location.search);
     $("find").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -44,7 +47,6 @@ export class SearchBox {
     return $("regex").ariaPressed === "true";
   }
 
-  /** The query of the page's address for the current choices. */
   get parameters() {
     const search = $("q").value ? [["q", $("q").value], ...(this.#isRegex ? [["regex", "true"]] : [])] : [];
     return new URLSearchParams([...search, ...this.#others()]);
@@ -54,7 +56,6 @@ export class SearchBox {
     return this.parameters.size ? `?${this.parameters}` : "";
   }
 
-  /** Reads the choices from the query of an address. */
   #take(address) {
     const parameters = new URLSearchParams(address);
     $("q").value = parameters.get("q") ?? "";
@@ -62,13 +63,19 @@ export class SearchBox {
     this.#read(parameters);
   }
 
-  /** Shows the current choices. */
   show() {
     this.#shown = this.#address;
-    this.#show({ q: $("q").value, regex: this.#isRegex });
+    const q = $("q").value;
+    const { again, changed, criteria, list, search, title } = this.#page;
+    $("list").hidden = q !== "";
+    document.title = [q, ...title, "Chronoverse"].filter(Boolean).join(" · ");
+    changed();
+    if (!q) return search.clear(), again();
+    list.stop();
+    $("empty").hidden = true;
+    return search.start({ q, regex: this.#isRegex, ...criteria() });
   }
 
-  /** Shows the current choices, and adds them to the history if they have changed. */
   choose() {
     if (this.#address !== this.#shown) history.pushState(null, "", location.pathname + this.#address);
     this.show();

@@ -1,6 +1,7 @@
 // The token, which is stored for this tab only, and authenticated requests.
 
-import { Backoff, get as fetchJson, isTransient, pause } from "../client/request.js";
+import { retry } from "../client/history.js";
+import { get as fetchJson } from "../client/request.js";
 import { IDENTIFIER } from "./addresses.js";
 import { button, make } from "./dom.js";
 import { isDue, issuer, isValid, renew, revoke, SignedOut } from "./oidc.js";
@@ -89,7 +90,6 @@ async function renewOnce(old) {
   }
 }
 
-/** Stores the result of a sign-in and shares it with all tabs. */
 export function signedIn(value, renewal) {
   keep(value, renewal);
   tell();
@@ -114,7 +114,6 @@ function takeFromFragment() {
   return value !== "";
 }
 
-/** Discards the token in all tabs, including those that later navigate back here. */
 export function signOut() {
   const old = session();
   forget();
@@ -134,7 +133,6 @@ function listen() {
   };
 }
 
-/** Asks the other tabs for their token, and waits for it up to 150 ms. */
 async function hear() {
   channel.postMessage({ ask: true });
   await new Promise((done) => {
@@ -155,7 +153,6 @@ export async function begin() {
   if (!token()) await signIn(issuer ? "Sign in to read logs." : "Paste a token to read logs.", { isEmpty: true });
 }
 
-/** Why the service rejects a pasted token, as a sentence; null if it accepts it. */
 async function objection(value) {
   // Any workflow will do: a 404 means that the token is valid, but for another workflow.
   const workflow = [claims(value).workflows].flat().find((each) => IDENTIFIER.test(each)) ?? "any";
@@ -225,7 +222,6 @@ function askForToken(form, reason, done) {
   });
 }
 
-/** Sends a request with the token. Resolves like `fetch`, whatever the status. */
 export async function ask(path, { headers = {}, ...options } = {}) {
   return fetch(path, { ...options, cache: "no-store", headers: { ...headers, Authorization: `Bearer ${await currentToken()}` } });
 }
@@ -234,20 +230,14 @@ export async function ask(path, { headers = {}, ...options } = {}) {
 export const get = (path, signal) => fetchJson(path, { token: currentToken, signal, headers: QUIET });
 
 /** The result of `request()`, retried after transient errors. `failed(error, ms)` is called before each wait. */
-export async function persist(request, { signal, failed = () => {} } = {}) {
-  const backoff = new Backoff();
-  for (;;) {
-    try {
-      return await request();
-    } catch (error) {
-      if (!isTransient(error)) throw error;
-      backoff.failed();
-      const ms = backoff.delay(error);
-      failed(error, ms);
-      await pause(ms, signal);
-    }
-  }
-}
+export const persist = (request, { signal, failed } = {}) => retry(signal, request, { most: Infinity, failed });
+
+/** How the page keeps a stream. */
+export const following = {
+  token: currentToken,
+  heartbeat: Number(document.documentElement.dataset.heartbeat) || undefined,
+  giveUpAfter: Infinity,
+};
 
 /** A token's claims, unverified: they only decide what the page offers, and the service what is allowed. */
 export function claims(value = token()) {

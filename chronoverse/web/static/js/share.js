@@ -12,7 +12,6 @@ const MAX_COPIED = 20_000;
 
 const FRAGMENT = /^L([0-9]{1,15})(?:-L?([0-9]{1,15}))?$/;
 
-/** The lines in the address, as `{from, to}`, or null. */
 export function fromAddress() {
   const found = location.hash.slice(1).split("&").map((part) => FRAGMENT.exec(part)).find(Boolean);
   if (!found) return null;
@@ -20,7 +19,6 @@ export function fromAddress() {
   return ends[0] > 0 ? { from: ends[0], to: ends[1] } : null;
 }
 
-/** Puts the picked lines into the address, without a new history entry. */
 export function toAddress(picked) {
   const fragment = picked ? `#L${picked.from}${picked.to > picked.from ? `-L${picked.to}` : ""}` : "";
   if (location.hash !== fragment) history.replaceState(history.state, "", location.pathname + location.search + fragment);
@@ -72,7 +70,6 @@ function markdown(text, { from, to }) {
   return `${fenced(text)}\n[${$("name").textContent}, ${where}](${address})\n`;
 }
 
-/** Copies what the button stands for, and confirms that on the button. */
 export async function copyAs(button, path, picked, stream) {
   const text = await COPIES[button.id](path, picked, stream);
   const label = (button.dataset.label ??= button.textContent);

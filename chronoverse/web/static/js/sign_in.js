@@ -6,7 +6,6 @@ import { $, button, link } from "./dom.js";
 import { audience, clientId, issuer, ISSUER_MS, requireBearer, scopes, sessionOf } from "./oidc.js";
 import { signedIn, takeReturnAddress } from "./session.js";
 
-//: The data of a pending sign-in, needed for the issuer's response.
 const BEGUN = "chronoverse.signing-in";
 
 const client = { client_id: clientId, [oauth.clockTolerance]: 600 };

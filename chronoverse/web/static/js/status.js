@@ -18,7 +18,6 @@ export function tellProgress(tell) {
   told = tell;
 }
 
-/** Shows a job's state, from the service or its stream, and the log's last line number. */
 export function showJob(state, number) {
   const isNew = state.status !== job?.status;
   job = { ...job, ...state };
@@ -35,7 +34,6 @@ export function showJob(state, number) {
   tick();
 }
 
-/** Shows the log's last line number. `at` is that line's time, if known. */
 export function showLast(number, at = "") {
   grewAt = Date.parse(at) || grewAt;
   last = number;

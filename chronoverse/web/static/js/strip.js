@@ -7,129 +7,114 @@ import { bandsOf, lineAt, marksPath, outputPath, pauseAt, pausesOf, pauseText, p
 //: Minimum duration in seconds of a job with a strip, unless something was slower.
 const SHORT = 10;
 
-export class Strip {
-  #points = [];
-  #pauses = [];
-  #total = 0;
-  #jump;
-  #view;
-  #marks = [[], []];
-  #timer = 0;
-  #frame = 0;
+/** `jump(number)` goes to a line. `view()` returns the numbers of the first and the last line in view. */
+export function makeStrip(jump, view) {
+  const [strip, slider, moment] = [$("strip"), $("at"), $("moment")];
+  const part = (selector) => strip.querySelector(selector);
+  const track = part(".track");
+  let points = [];
+  let pauses = [];
+  let total = 0;
+  let marks = [[], []];
+  let timer = 0;
+  let frame = 0;
 
-  /** `jump(number)` goes to a line. `view()` returns the numbers of the first and the last line in view. */
-  constructor(jump, view) {
-    this.#jump = jump;
-    this.#view = view;
-    const slider = $("at");
-    slider.addEventListener("pointermove", ({ offsetX }) => this.#say(Math.max(0, Math.min(1, offsetX / slider.clientWidth)) * this.#total));
-    slider.addEventListener("pointerleave", () => this.#hush());
-    slider.addEventListener("focus", () => slider.matches(":focus-visible") && this.#say(slider.valueAsNumber));
-    slider.addEventListener("blur", () => this.#hush());
-    slider.addEventListener("input", () => this.#goTo(slider.valueAsNumber));
-    // After a click, keys go to the log.
-    slider.addEventListener("click", () => $("log").focus({ focusVisible: false }));
-    slider.addEventListener("keydown", ({ key }) => (key === "Enter" ? $("log").focus() : key === "Escape" && this.#hush()));
-  }
+  slider.addEventListener("pointermove", ({ offsetX }) => say(Math.max(0, Math.min(1, offsetX / slider.clientWidth)) * total));
+  slider.addEventListener("pointerleave", hush);
+  slider.addEventListener("focus", () => slider.matches(":focus-visible") && say(slider.valueAsNumber));
+  slider.addEventListener("blur", hush);
+  slider.addEventListener("input", () => goTo(slider.valueAsNumber));
+  // After a click, keys go to the log.
+  slider.addEventListener("click", () => $("log").focus({ focusVisible: false }));
+  slider.addEventListener("keydown", ({ key }) => (key === "Enter" ? $("log").focus() : key === "Escape" && hush()));
 
   /** Shows a profile, or nothing if it has no strip. */
-  show({ strip = [], slower = [], pauses = [] }) {
-    this.#points = strip;
-    this.#total = strip.at(-1)?.[0] ?? 0;
-    this.#pauses = this.#total ? pausesOf({ strip, slower, pauses }) : [];
-    const isShown = this.#total >= SHORT || (this.#total > 0 && slower.length > 0);
-    $("strip").hidden = !isShown;
-    $("strip").classList.toggle("empty", !isShown);
-    if (!isShown) return this.#hush();
-    $("total").textContent = span(1000 * this.#total);
-    $("at").max = this.#total;
-    $("strip").querySelector(".output").setAttribute("d", outputPath(strip));
-    $("strip").querySelector(".slow").setAttribute("d", slowPath(this.#pauses, this.#total));
-    this.mark(...this.#marks);
-    return this.moved();
+  function show({ strip: given = [], slower = [], pauses: all = [] }) {
+    points = given;
+    total = points.at(-1)?.[0] ?? 0;
+    pauses = total ? pausesOf({ strip: points, slower, pauses: all }) : [];
+    const isShown = total >= SHORT || (total > 0 && slower.length > 0);
+    strip.hidden = !isShown;
+    strip.classList.toggle("empty", !isShown);
+    if (!isShown) return hush();
+    $("total").textContent = span(1000 * total);
+    slider.max = total;
+    part(".output").setAttribute("d", outputPath(points));
+    part(".slow").setAttribute("d", slowPath(pauses, total));
+    mark(...marks);
+    return moved();
   }
 
   /** Reserves space for the strip of a job that took `ms`, so that nothing moves when its profile arrives. */
-  reserve(ms) {
-    if ($("strip").classList.contains("empty")) $("strip").hidden = !(ms >= 1000 * SHORT);
+  function reserve(ms) {
+    if (strip.classList.contains("empty")) strip.hidden = !(ms >= 1000 * SHORT);
   }
 
-  /** Shows the steps as bands, and the lines with these numbers as errors. */
-  mark(steps, errors) {
-    this.#marks = [steps, errors];
-    if (!this.#total) return;
-    $("strip").querySelector(".fault").setAttribute("d", marksPath(this.#points, errors));
-    const items = bandsOf(this.#points, steps).map(({ title, ms, from, to }) => {
+  function mark(steps, errors) {
+    marks = [steps, errors];
+    if (!total) return;
+    part(".fault").setAttribute("d", marksPath(points, errors));
+    const items = bandsOf(points, steps).map(({ title, ms, from, to }) => {
       const item = make("li", to - from < 6 ? "thin" : "", make("b", "", title), ms >= 0 ? ` ${span(ms)}` : "");
       Object.assign(item.style, { left: `${from}%`, width: `${to - from}%` });
       return item;
     });
-    this.#track.querySelector("ol").replaceChildren(...items);
-  }
-
-  get #track() {
-    return $("strip").querySelector(".track");
+    track.querySelector("ol").replaceChildren(...items);
   }
 
   /** To be called when other lines have come into view. */
-  moved() {
-    this.#frame ||= requestAnimationFrame(() => {
-      this.#frame = 0;
-      if ($("strip").hidden || !this.#total) return;
-      const [from, to] = this.#view().map((number) => secondsOf(this.#points, number));
-      const shown = $("strip").querySelector(".shown");
-      shown.setAttribute("x", (from / this.#total) * WIDTH);
-      shown.setAttribute("width", ((to - from) / this.#total) * WIDTH);
-      if (document.activeElement !== $("at")) this.#setValue(from);
+  function moved() {
+    frame ||= requestAnimationFrame(() => {
+      frame = 0;
+      if (strip.hidden || !total) return;
+      const [from, to] = view().map((number) => secondsOf(points, number));
+      part(".shown").setAttribute("x", (from / total) * WIDTH);
+      part(".shown").setAttribute("width", ((to - from) / total) * WIDTH);
+      if (document.activeElement !== slider) setValue(from);
     });
   }
 
   /** Goes from a line to the next or previous pause that was slower than usual, wrapping around at the ends. */
-  step(number, direction) {
-    const slow = this.#pauses.filter(({ isSlower }) => isSlower);
+  function step(number, direction) {
+    const slow = pauses.filter(({ isSlower }) => isSlower);
     if (direction < 0) slow.reverse();
     const next = slow.find((each) => (each.number - number) * direction > 0) ?? slow[0];
     if (!next) return;
-    this.#goTo(next.from);
+    goTo(next.from);
     announce(pauseText(next));
   }
 
   /** The pause within 8 pixels. */
-  #pauseAt(seconds) {
-    return pauseAt(this.#pauses, seconds, (8 / this.#track.clientWidth) * this.#total);
+  const pauseNear = (seconds) => pauseAt(pauses, seconds, (8 / track.clientWidth) * total);
+
+  function textOf(seconds) {
+    const pause = pauseNear(seconds);
+    return pause ? pauseText(pause) : placeText(points, seconds);
   }
 
-  #goTo(seconds) {
-    this.#setValue(seconds);
-    this.#say(seconds);
+  function goTo(seconds) {
+    setValue(seconds);
+    say(seconds);
     // Touch screens cannot hover.
-    if (document.activeElement !== $("at")) this.#timer = setTimeout(() => this.#hush(), 4000);
-    this.#jump(this.#pauseAt(seconds)?.number ?? lineAt(this.#points, seconds));
+    if (document.activeElement !== slider) timer = setTimeout(hush, 4000);
+    jump(pauseNear(seconds)?.number ?? lineAt(points, seconds));
   }
 
-  #setValue(seconds) {
-    $("at").value = seconds;
-    $("at").ariaValueText = this.#textOf(seconds);
-  }
+  const setValue = (seconds) => Object.assign(slider, { value: seconds, ariaValueText: textOf(seconds) });
 
-  #textOf(seconds) {
-    const pause = this.#pauseAt(seconds);
-    return pause ? pauseText(pause) : placeText(this.#points, seconds);
-  }
-
-  /** Describes a place, below the strip. */
-  #say(seconds) {
-    if (!this.#total) return;
-    clearTimeout(this.#timer);
-    const [moment, width, track] = [$("moment"), $("strip").clientWidth, this.#track];
-    moment.textContent = this.#textOf(seconds);
+  function say(seconds) {
+    if (!total) return;
+    clearTimeout(timer);
+    moment.textContent = textOf(seconds);
     moment.hidden = false;
-    const left = track.offsetLeft - $("strip").offsetLeft + (seconds / this.#total) * track.clientWidth - moment.offsetWidth / 2;
-    moment.style.left = `${Math.max(4, Math.min(width - moment.offsetWidth - 4, left))}px`;
+    const left = track.offsetLeft - strip.offsetLeft + (seconds / total) * track.clientWidth - moment.offsetWidth / 2;
+    moment.style.left = `${Math.max(4, Math.min(strip.clientWidth - moment.offsetWidth - 4, left))}px`;
   }
 
-  #hush() {
-    clearTimeout(this.#timer);
-    $("moment").hidden = true;
+  function hush() {
+    clearTimeout(timer);
+    moment.hidden = true;
   }
+
+  return { show, reserve, mark, moved, step };
 }

@@ -9,12 +9,10 @@ import { MORE_REQUESTS, pastOf } from "./seen.js";
 import { get } from "./session.js";
 import { plain, segments } from "./text.js";
 
-//: The meaning of an exit code, if no line explains the failure.
 const EXIT = JSON.parse(document.documentElement.dataset.exits ?? "{}");
 
 let asking = 0;
 
-/** A link to a line, with the line number as `data-number`. */
 export const linkToLine = (number, ...children) => make("a", { href: `#L${number}`, data: { number } }, ...children);
 
 /** A line's text without colours, markup and the time before it, and with an annotation's place, as in the terminal. */
@@ -50,7 +48,6 @@ export function reason({ job, cause, errors, last: lines }) {
   return { line, isLast: true, note: errors?.count === 0 ? "No line looks like an error" : null };
 }
 
-/** The cause in one line of text, for lists. */
 export function causeText(body) {
   const { text, line, last } = reason(body);
   const number = last?.sequence_num ?? body.job.last_sequence_num;

@@ -94,7 +94,6 @@ function runs(message) {
   return found;
 }
 
-/** A message as plain text, without control sequences and control characters. */
 export function plain(message) {
   return runs(message).map(({ text, code }) => (code === undefined ? text : code > 0x9f ? String.fromCharCode(code) : "")).join("");
 }

@@ -9,7 +9,6 @@ export const WIDTH = 1000;
 const HEIGHT = 16;
 const OUTPUT_HEIGHT = 10;
 const COLUMNS = 200;
-//: Marks closer together than this are merged.
 const MERGED = 5;
 
 /** Interpolates between the points: the `to` (0 or 1) for a value of `from`. */
@@ -29,7 +28,6 @@ export function wholeStrip(strip = [], ms, start, first) {
 
 export const secondsOf = (strip, number) => between(strip, 1, 0, number);
 
-/** The last line number at that time. */
 export const lineAt = (strip, seconds) => Math.floor(between(strip, 0, 1, seconds));
 
 /** The output in each column of the strip, as the `d` of a path. The height is logarithmic. */
@@ -90,7 +88,6 @@ export function pauseAt(pauses, seconds, reach = 0) {
 
 const duration = (seconds) => (seconds >= 10 && seconds < 60 ? `${seconds.toFixed(1)} s` : span(1000 * seconds));
 
-/** A rounded duration, such as "45 s", "4 min" or "2 h". */
 const roughly = (seconds) => (seconds < 60 ? span(1000 * seconds) : seconds < 3600 ? `${Math.floor(seconds / 60)} min` : `${Math.floor(seconds / 3600)} h`);
 
 const usually = (usual) => (!usual ? "" : usual.median < 0.001 ? "usually no pause" : `usually ${duration(usual.median)}`);

@@ -8,7 +8,6 @@ import { make } from "./dom.js";
 export const ROW = 20;
 //: Maximum range of the scroll bar in pixels. Firefox allows 17.9 million, Chromium 33.5 million.
 const MAX_RANGE = 8_000_000;
-//: Moves of the scroll bar by up to this many screens are small.
 const SMALL_SCREENS = 2;
 
 export class Viewport {
@@ -72,7 +71,6 @@ export class Viewport {
     this.#relayout();
   }
 
-  /** Discards the rows' measured sizes. */
   #relayout() {
     this.#px = 0;
     this.#heightFactor = 1;
@@ -217,7 +215,6 @@ export class Viewport {
     return y;
   }
 
-  /** Moves to the position where the last row is at the bottom of the screen. */
   #moveToEnd() {
     let left = this.#height - this.#footHeight;
     let row = this.#source.count;

@@ -23,7 +23,6 @@ async function sendTest(path) {
   return "not delivered yet: is chronoverse notify running?";
 }
 
-/** Shows the watches in `place`. Readers without permission see nothing. */
 export async function showWatches(workflow, place) {
   if (![claims().scope ?? ""].flat().join(" ").split(" ").includes("logs:admin")) return;
   const path = `/workflows/${workflow}/watches`;

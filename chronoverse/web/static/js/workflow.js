@@ -10,14 +10,12 @@ import { chip, commitElement, filterChip } from "./labels.js";
 import { List } from "./list.js";
 import { WorkflowSearch } from "./search.js";
 import { SearchBox } from "./search_box.js";
-import { begin, currentToken, get } from "./session.js";
+import { begin, following, get } from "./session.js";
 import { badgeElement, isRed } from "./state.js";
 import { showRetry } from "./trouble.js";
 import { showWatches } from "./watches.js";
 
 const workflow = decodeURIComponent(location.pathname.split("/")[3]);
-const search = new WorkflowSearch(workflow);
-//: The chosen status, or "", and the required labels, each as KEY=VALUE.
 let status = "";
 let labels = [];
 //: How many jobs have each status ("" for all), from the last list without a filter; and a suffix for counts that are incomplete.
@@ -53,7 +51,6 @@ function update(row, job) {
 
 const linkTo = (job) => link(jobPage(workflow, job.id), job.id);
 
-/** In the header: how many jobs there are, since when they fail, and the last good one. */
 function showOverview() {
   const { items } = list;
   if (!filters().length) {
@@ -77,13 +74,11 @@ function showKinds() {
   box.showKinds("status", status, texts);
 }
 
-/** If there are no jobs: whose token this is, and what to do. */
 function showOthers() {
   const isSeen = (each) => each === "*" || each === workflow || (each.endsWith("*") && workflow.startsWith(each.slice(0, -1)));
   showEmpty(!list.items.length && !filters().length, () => (namedWorkflows().some(isSeen) ? "" : `Ask for access to ${workflow}.`));
 }
 
-/** The text instead of an empty table; with a filter, including a link to all jobs and their number. */
 function emptyNotice() {
   if (!filters().length) return "No jobs yet. They appear here when they start.";
   const all = link(location.pathname, "Show all");
@@ -99,17 +94,14 @@ const list = new List({
   size: 50,
   cells,
   update,
-  // Running jobs come first.
   arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
   loaded: () => (showOverview(), showOthers()),
   changes: (signal) =>
     followWorkflow({
+      ...following,
       workflow,
-      token: currentToken,
       jobs: 50,
       labels: Object.fromEntries(labels.map((label) => label.split(/=(.*)/s))),
-      heartbeat: Number(document.documentElement.dataset.heartbeat) || undefined,
-      giveUpAfter: Infinity,
       signal,
       onReconnect: (error, ms) => showRetry(ms, error, () => list.refresh()),
     }),
@@ -124,18 +116,10 @@ function fromAddress(parameters) {
   if (!(status in STATUS)) status = "";
 }
 
-const box = new SearchBox(filters, fromAddress, (criteria) => {
-  showLabels();
-  showKinds();
-  $("jobs").hidden = criteria.q !== "";
-  document.title = `${criteria.q ? `${criteria.q} · ` : ""}${workflow} · Chronoverse`;
-  if (criteria.q) {
-    list.stop();
-    return search.start({ ...criteria, status, labels });
-  }
-  search.clear();
-  return list.restart();
-});
+const search = new WorkflowSearch(workflow);
+const changed = () => (showLabels(), showKinds());
+const page = { title: [workflow], list, search, criteria: () => ({ status, labels }), changed, again: () => list.restart() };
+const box = new SearchBox(filters, fromAddress, page);
 
 /** Shows the label filters. Each chip links to the page without it. */
 function showLabels() {
