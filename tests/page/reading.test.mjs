@@ -12,7 +12,7 @@ const { ROW, Viewport } = await import(`${js}/viewport.js`);
 const { Matches } = await import(`${js}/matches.js`);
 const { Find } = await import(`${js}/find.js`);
 const { makeStrip } = await import(`${js}/strip.js`);
-const { Profile } = await import(`${js}/profile.js`);
+const { makeProfile } = await import(`${js}/profile.js`);
 const { makeRuler } = await import(`${js}/ruler.js`);
 const { signedIn } = await import(`${js}/session.js`);
 
@@ -271,7 +271,7 @@ test("a profile is requested until complete, and dropped if older than a redacti
     return Response.json(answers[Math.min(asked, 2) - 1]);
   };
   const shown = [];
-  const profile = new Profile(PATH, { first: 1, last: 30, get() {} }, { show: ({ slower }) => shown.push(slower.length) });
+  const profile = makeProfile(PATH, { first: 1, last: 30, get() {} }, { show: ({ slower }) => shown.push(slower.length) });
   $("slower").hidden = true;
   profile.follow(() => false);
   await until(() => asked === 2);
@@ -279,7 +279,7 @@ test("a profile is requested until complete, and dropped if older than a redacti
   release();
   await new Promise((done) => setTimeout(done, 30));
   deepEqual([shown, $("slower").hidden], [[], true]);
-  const next = new Profile(PATH, { first: 1, last: 30, get() {} }, { show: ({ slower }) => shown.push(slower.length) });
+  const next = makeProfile(PATH, { first: 1, last: 30, get() {} }, { show: ({ slower }) => shown.push(slower.length) });
   await next.follow(() => false);
   deepEqual([shown, $("slower").hidden], [[3], false]);
   ok($("slower").textContent.startsWith("29.0 s slower after line 20"), $("slower").textContent);

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { $, renew, until } from "./document.mjs";
 
-const { WorkflowSearch } = await import("../../chronoverse/web/static/js/search.js");
+const { makeSearch } = await import("../../chronoverse/web/static/js/search.js");
 const { Matches } = await import("../../chronoverse/web/static/js/matches.js");
 
 const line = (number) => ({ sequence_num: number, message: `match ${number}`, timestamp: "2026-03-03T10:00:05.123Z", stream: "stdout", highlights: [[0, 5]] });
@@ -28,7 +28,7 @@ const said = () => $("progress").textContent;
 
 test("a search requests page by page, and counts each job's matches once", async () => {
   const asked = serve([[found("b", [1, 2], { more: true })], "b;line=1240"], [[found("b", [3]), found("a", [7])], "a"], [[], null]);
-  const search = new WorkflowSearch("w");
+  const search = makeSearch("w");
   search.start({ q: "match", regex: true, status: "FAILED", labels: ["branch=main", "x=y"] });
   await until(() => said().startsWith("4 matches"));
   equal(said(), "4 matches in 2 jobs · all failed jobs were searched");
@@ -44,10 +44,10 @@ test("a search requests page by page, and counts each job's matches once", async
 
 test("a stopped or failed search shows its progress, and can be continued", async () => {
   serve([[found("b", [1], { more: true })], "b;created=2026-03-03T10:00:00Z;line=1240"], undefined);
-  const search = new WorkflowSearch(null);
+  const search = makeSearch(null);
   search.start({ q: "match", labels: [] });
   await until(() => said().startsWith("Searching… · 1+ match in 1 job so far · searched back to line 1,240 of b"));
-  search.stop();
+  $("stop").click();
   await new Promise((done) => setTimeout(done, 5));
   ok(said().startsWith("Stopped · 1+ match in 1 job so far · searched back to line 1,240 of b, "), said());
   equal($("further").hidden, false);
@@ -65,7 +65,7 @@ test("a search pauses after twenty jobs", async () => {
   const jobs = Array.from({ length: 20 }, (_, index) => found(`j${index}`, [1]));
   const asked = serve([jobs.slice(0, 12), "j11"], [jobs.slice(12), "j19"], [[found("k", [1])], "k"], [[], null]);
   for (const id of ["further", "stop"]) renew(id);
-  new WorkflowSearch("w").start({ q: "match", labels: [] });
+  makeSearch("w").start({ q: "match", labels: [] });
   await until(() => said() === "20 matches in 20 jobs so far · searched back to j19");
   deepEqual([asked.map((each) => new URLSearchParams(each).get("limit")), $("further").hidden], [["20", "8"], false]);
   $("further").click();

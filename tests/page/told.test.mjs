@@ -85,13 +85,13 @@ test("a button for notifications that are blocked says so", async () => {
 });
 
 test("a hidden tab requests no profile", async () => {
-  const { Profile } = await import(`${js}/profile.js`);
+  const { makeProfile } = await import(`${js}/profile.js`);
   let asked = 0;
   globalThis.fetch = async () => ((asked += 1), Response.json({ status: 404 }, { status: 404 }));
   sessionStorage.setItem("chronoverse.token", "token");
   globalThis.localStorage = sessionStorage;
   document.hidden = true;
-  new Profile(PATH, { last: 1 }, {}).follow(() => false);
+  makeProfile(PATH, { last: 1 }, {}).follow(() => false);
   await new Promise((done) => setTimeout(done, 30));
   equal(asked, 0);
   document.hidden = false;

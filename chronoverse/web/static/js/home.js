@@ -6,8 +6,8 @@ import { causeOf, lastTen } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
 import { age, ago, count, ended, many } from "./format.js";
 import { List } from "./list.js";
-import { WorkflowSearch } from "./search.js";
-import { SearchBox } from "./search_box.js";
+import { makeSearch } from "./search.js";
+import { makeSearchBox } from "./search_box.js";
 import { begin } from "./session.js";
 import { dotsElement, isRed, statusIcon } from "./state.js";
 
@@ -116,8 +116,8 @@ function fromAddress(parameters) {
 
 const criteria = () => ({ status: "", labels: [] });
 const again = () => (list.show(), list.refresh());
-const page = { title: [], list, search: new WorkflowSearch(null), criteria, changed: showKinds, again };
-const box = new SearchBox(() => (kind ? [["show", kind]] : []), fromAddress, page);
+const page = { title: [], list, search: makeSearch(null), criteria, changed: showKinds, again };
+const box = makeSearchBox(() => (kind ? [["show", kind]] : []), fromAddress, page);
 
 showKinds();
 await begin();

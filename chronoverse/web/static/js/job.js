@@ -11,7 +11,7 @@ import { ciAddress, labelElements } from "./labels.js";
 import { Log } from "./log.js";
 import { showMissing } from "./missing.js";
 import { notifyOfEnd } from "./notify.js";
-import { Profile } from "./profile.js";
+import { makeProfile } from "./profile.js";
 import { RowMaker } from "./row.js";
 import { makeRuler } from "./ruler.js";
 import { Scan } from "./scan.js";
@@ -53,7 +53,7 @@ const RULED = [
 const ruler = makeRuler(log, RULED, jump);
 const viewport = new Viewport($("log"), log, maker, moved);
 const strip = makeStrip(jump, numbersInView);
-const profile = new Profile(path, log, strip);
+const profile = makeProfile(path, log, strip);
 const steps = makeSteps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
 tellProgress((foot, ms) => ((viewport.foot = foot), profile.showRunning(ms)));
 //: The scan whose lines are shown, or null for all lines; and the scan of a stream filter.

@@ -10,59 +10,50 @@ import { runningTexts, slowerTexts, wholeStrip } from "./timeline.js";
 
 const LOOK_MS = 1000;
 
-export class Profile {
-  #path;
-  #log;
-  #strip;
-  #body = null;
-  #answeredAt = 0;
-  #epoch = 0;
-
-  constructor(path, log, strip) {
-    this.#path = path;
-    this.#log = log;
-    this.#strip = strip;
-  }
+export function makeProfile(path, log, strip) {
+  let body = null;
+  let answeredAt = 0;
+  let current = 0;
 
   /** Requests the profile, of a live job every 30 s while the tab is visible and lines arrive, of an ended one up to three times. */
-  async follow(isLive) {
+  async function follow(isLive) {
     for (let failures = 0; failures < 3; ) {
       while (document.hidden || !token()) await pause(LOOK_MS);
-      const [began, epoch, wasLive] = [performance.now(), this.#epoch, isLive()];
-      const body = await this.#ask();
+      const [began, epoch, wasLive] = [performance.now(), current, isLive()];
+      const answer = await ask();
       const rest = Math.max(30_000, 50 * (performance.now() - began));
-      failures = body || wasLive ? 0 : failures + 1;
-      const isNewest = body !== null && epoch === this.#epoch;
-      if (isNewest) this.#answeredAt = performance.now();
-      if (isNewest) this.#show(body);
+      failures = answer || wasLive ? 0 : failures + 1;
+      const isNewest = answer !== null && epoch === current;
+      if (isNewest) answeredAt = performance.now();
+      if (isNewest) show(answer);
       if (isNewest && !wasLive) return;
-      const isDue = () => !isLive() || !isNewest || epoch !== this.#epoch || this.#log.last > body.job.last_sequence_num;
+      const isDue = () => !isLive() || !isNewest || epoch !== current || log.last > answer.job.last_sequence_num;
       while (!(wasLive && !isLive()) && !(performance.now() - began > rest && isDue())) await pause(LOOK_MS);
     }
   }
 
   /** The profile, or null if it is unavailable. Each request scans more lines, for up to a second. */
-  async #ask() {
+  async function ask() {
     for (let requests = 0; requests < 40; requests += 1) {
-      const body = await get(`${this.#path}/profile?${new URLSearchParams(againstLabels())}`).then((answer) => answer.body, () => null);
-      if (!body || body.complete) return body;
+      const answer = await get(`${path}/profile?${new URLSearchParams(againstLabels())}`).then((got) => got.body, () => null);
+      if (!answer || answer.complete) return answer;
     }
     return null;
   }
 
   /** Discards the texts of lines, because some were redacted. */
-  forget() {
-    this.#epoch += 1;
-    if (this.#body) this.#show({ ...this.#body, slower: [] });
+  function forget() {
+    current += 1;
+    if (body) show({ ...body, slower: [] });
   }
 
   /** Shows a running job's time compared with the usual one, and an unusually long silence. `ms` is null if it is not running. */
-  showRunning(ms) {
+  function showRunning(ms) {
     if (ms === null) return;
     openCard("RUNNING");
-    const { job, running, usual } = this.#body ?? {};
-    const age = (performance.now() - this.#answeredAt) / 1000;
-    const { end, silent } = running ? runningTexts(running, age, this.#log.last <= job.last_sequence_num) : {};
+    const { job, running, usual } = body ?? {};
+    const age = (performance.now() - answeredAt) / 1000;
+    const { end, silent } = running ? runningTexts(running, age, log.last <= job.last_sequence_num) : {};
     if (silent && $("silent").hidden) announce(silent);
     $("silent").hidden = !silent;
     const isOver = Boolean(usual) && ms > 1000 * usual.most;
@@ -86,9 +77,9 @@ export class Profile {
     range.style.width = share(Math.max(1000 * (usual.most - usual.least), scale / 100));
   }
 
-  #show(body) {
-    this.#body = body;
-    this.#strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, this.#log.get(this.#log.first)?.timestamp) });
+  function show(answer) {
+    body = answer;
+    strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, log.get(log.first)?.timestamp) });
     const { job, seconds, usual, slower } = body;
     const worst = slower.find(({ after }) => after);
     // A job that succeeded in the usual time needs no explanation.
@@ -98,6 +89,8 @@ export class Profile {
     const [before, after] = slowerTexts(worst);
     $("slower").replaceChildren(linkToLine(worst.after.sequence_num, before, code(worst.after), after));
   }
+
+  return { follow, forget, showRunning };
 }
 
 function usualText({ least, most }) {

@@ -2,147 +2,137 @@
 
 import { jobPage, workflowPage } from "./addresses.js";
 import { $, announce, link, make, notice, timeElement } from "./dom.js";
-import { STATUS, ago, count } from "./format.js";
+import { STATUS, ago, count, many } from "./format.js";
 import { matchElement } from "./match.js";
 import { query } from "./scan.js";
 import { get } from "./session.js";
 import { badgeElement } from "./state.js";
 
-export class WorkflowSearch {
-  #workflow;
-  #criteria = null;
-  #cursor = null;
-  #position = null;
-  #running = null;
-  #groups = new Map();
+/** `workflow` is null to search all workflows that the token can read. */
+export function makeSearch(workflow) {
+  let [asked, cursor, position, running] = [null, null, null, null];
+  const groups = new Map();
+  const progress = $("progress");
 
-  /** `workflow` is null to search all workflows that the token can read. */
-  constructor(workflow) {
-    this.#workflow = workflow;
-    $("stop").addEventListener("click", () => this.stop());
-    $("further").addEventListener("click", () => ($("progress").focus({ preventScroll: true }), this.#run()));
-  }
+  $("stop").addEventListener("click", stop);
+  $("further").addEventListener("click", () => (progress.focus({ preventScroll: true }), run()));
 
   /** Searches for `criteria`: `{q, regex, status, labels}`. Earlier results are removed. */
-  start(criteria) {
-    this.clear();
-    this.#criteria = criteria;
+  function start(criteria) {
+    clear();
+    asked = criteria;
     $("results").hidden = false;
-    this.#run();
+    run();
   }
 
-  clear() {
-    this.#running?.abort();
-    this.#cursor = this.#position = null;
-    this.#groups.clear();
+  function clear() {
+    running?.abort();
+    cursor = position = null;
+    groups.clear();
     $("found").replaceChildren();
     $("results").hidden = true;
   }
 
-  /** Stops the search. The results stay, and the search can be continued. */
-  stop() {
-    this.#running?.abort();
-    this.#pause("Stopped", { canGoOn: true });
+  /** The results stay, and the search can be continued. */
+  function stop() {
+    running?.abort();
+    pause("Stopped", { canGoOn: true });
   }
 
-  async #run() {
-    const running = (this.#running = new AbortController());
+  async function run() {
+    running = new AbortController();
+    const { signal } = running;
     $("further").hidden = true;
     $("stop").hidden = false;
-    this.#show("Searching…");
+    show("Searching…");
     announce("Searching…");
-    const enough = this.#groups.size + 20;
+    const enough = groups.size + 20;
     const before = $("found").querySelectorAll("a.match").length;
     try {
       do {
-        await this.#page(enough - this.#groups.size, running.signal);
-        this.#show("Searching…");
-        this.#focusFirst(before);
-      } while (this.#cursor && this.#groups.size < enough);
+        await readPage(enough - groups.size, signal);
+        show("Searching…");
+        // After "Search further", the focus moves to the first new match, unless the reader has moved it.
+        if (before && document.activeElement === progress) $("found").querySelectorAll("a.match")[before]?.focus();
+      } while (cursor && groups.size < enough);
     } catch (error) {
       // A search that was stopped or replaced by another has shown that already.
-      if (!running.signal.aborted) this.#pause(`The search failed: ${error.message}`, { canGoOn: ![400, 403, 404].includes(error.status), isBad: true });
+      if (!signal.aborted) pause(`The search failed: ${error.message}`, { canGoOn: ![400, 403, 404].includes(error.status), isBad: true });
       return;
     }
-    this.#pause("", { canGoOn: this.#cursor !== null });
+    pause("", { canGoOn: cursor !== null });
   }
 
-  async #page(limit, signal) {
-    const { status, labels, ...criteria } = this.#criteria;
-    const parameters = query(criteria, { limit, ...(status ? { status } : {}), ...(this.#cursor ? { cursor: this.#cursor } : {}) });
+  async function readPage(limit, signal) {
+    const { status, labels, ...criteria } = asked;
+    const parameters = query(criteria, { limit, ...(status ? { status } : {}), ...(cursor ? { cursor } : {}) });
     for (const label of labels) parameters.append("label", label);
-    const path = this.#workflow === null ? "" : `/workflows/${this.#workflow}`;
+    const path = workflow === null ? "" : `/workflows/${workflow}`;
     const { body, headers } = await get(`${path}/logs/search?${parameters}`, signal);
     if (signal.aborted) throw signal.reason;
-    for (const job of body.jobs) this.#add(job);
-    const position = parse(headers.get("Searched-To"));
+    for (const job of body.jobs) add(job);
+    const reached = parse(headers.get("Searched-To"));
     // The previous page ended within a job. If this page finishes the job without a match, the job has no more.
-    const unfinished = this.#position?.line ? this.#position.job : null;
-    const isFinished = !(position?.line && position.job === unfinished);
-    if (isFinished && !body.jobs.some((job) => this.#key(job) === unfinished)) this.#setMore(this.#groups.get(unfinished), false);
-    this.#cursor = body.cursor;
-    this.#position = position;
+    const unfinished = position?.line ? position.job : null;
+    const isFinished = !(reached?.line && reached.job === unfinished);
+    if (isFinished && !body.jobs.some((job) => keyOf(job) === unfinished)) setMore(groups.get(unfinished), false);
+    cursor = body.cursor;
+    position = reached;
   }
 
-  #key({ id, workflow_id: workflow }) {
-    return this.#workflow === null ? `${workflow}/${id}` : id;
-  }
+  /** As in `Searched-To`. */
+  const keyOf = (job) => (workflow === null ? `${job.workflow_id}/${job.id}` : job.id);
 
-  #setMore(group, more) {
+  function setMore(group, more) {
     if (!group) return;
     group.more = more;
     group.rest.hidden = !more;
   }
 
   /** Shows a job's matches, or adds them to those of an earlier page that ended within the job. */
-  #add(job) {
-    const workflow = this.#workflow ?? job.workflow_id;
-    const search = query(this.#criteria, {});
-    let group = this.#groups.get(this.#key(job));
+  function add(job) {
+    const of = workflow ?? job.workflow_id;
+    const search = query(asked, {});
+    let group = groups.get(keyOf(job));
     if (!group) {
-      const href = jobPage(workflow, job.id);
+      const href = jobPage(of, job.id);
       const rest = make("a", { href: `${href}?${search}`, className: "rest" }, "More in this job", make("span", "sr", `: ${job.id}`));
       group = { matches: 0, more: false, list: make("ol", { role: "list" }), rest, problem: make("p", "problem") };
+      const title = make("h2", "", ...(workflow === null ? [link(workflowPage(of), of), " / "] : []), link(href, job.id));
       const when = make("span", "quiet", timeElement(job.created_at ?? ""));
-      const section = make("section", "", make("h2", "", ...(this.#workflow === null ? [link(workflowPage(workflow), workflow), " / "] : []), link(href, job.id)), badgeElement(job), when, group.list, group.problem, group.rest);
-      $("found").append(section);
-      this.#groups.set(this.#key(job), group);
+      $("found").append(make("section", "", title, badgeElement(job), when, group.list, group.problem, group.rest));
+      groups.set(keyOf(job), group);
     }
     group.matches += job.logs.length;
-    this.#setMore(group, job.more);
-    group.list.append(...job.logs.map((line) => matchElement(workflow, job.id, line, search)));
+    setMore(group, job.more);
+    group.list.append(...job.logs.map((line) => matchElement(of, job.id, line, search)));
     group.list.hidden = !group.matches;
     group.problem.textContent = job.error ? `Search stopped: ${job.error}` : "";
     group.problem.hidden = !job.error;
   }
 
-  #pause(why, { canGoOn, isBad = false }) {
-    if (document.activeElement === $("stop")) $("progress").focus({ preventScroll: true });
+  function pause(why, { canGoOn, isBad = false }) {
+    if (document.activeElement === $("stop")) progress.focus({ preventScroll: true });
     $("stop").hidden = true;
     $("further").hidden = !canGoOn;
-    this.#show(why, isBad);
-    announce($("progress").textContent);
+    show(why, isBad);
+    announce(progress.textContent);
   }
 
-  #show(prefix, isBad = false) {
+  function show(prefix, isBad = false) {
     notice(null);
-    const groups = [...this.#groups.values()].filter((group) => group.matches);
-    const total = groups.reduce((sum, group) => sum + group.matches, 0);
-    const matches = `${count(total)}${groups.some((group) => group.more) ? "+" : ""} ${total === 1 ? "match" : "matches"}`;
-    const found = total ? `${matches} in ${count(groups.length)} ${groups.length === 1 ? "job" : "jobs"}` : "No match";
-    const isOver = !prefix && this.#cursor === null;
-    const status = STATUS[this.#criteria.status]?.toLowerCase();
-    const far = isOver ? `all ${status ? `${status} ` : ""}jobs were searched` : describe(this.#position);
-    const parts = [prefix, isOver ? found : `${found} so far`, far];
-    $("progress").classList.toggle("bad", isBad);
-    $("progress").textContent = parts.filter(Boolean).join(" · ");
+    const found = [...groups.values()].filter((group) => group.matches);
+    const total = found.reduce((sum, group) => sum + group.matches, 0);
+    const matches = `${count(total)}${found.some((group) => group.more) ? "+" : ""} ${total === 1 ? "match" : "matches"}`;
+    const text = total ? `${matches} in ${many(found.length, "job")}` : "No match";
+    const isOver = !prefix && cursor === null;
+    const status = STATUS[asked.status]?.toLowerCase();
+    const far = isOver ? `all ${status ? `${status} ` : ""}jobs were searched` : describe(position);
+    progress.classList.toggle("bad", isBad);
+    progress.textContent = [prefix, isOver ? text : `${text} so far`, far].filter(Boolean).join(" · ");
   }
 
-  /** After "Search further", moves the focus to the first new match, unless the reader has moved it. */
-  #focusFirst(before) {
-    if (!before || document.activeElement !== $("progress")) return;
-    $("found").querySelectorAll("a.match")[before]?.focus();
-  }
+  return { start, clear };
 }
 
 /** The header `Searched-To` as `{job, created, line}`. The last two are optional. Null without a header. */

@@ -3,99 +3,81 @@
 import { $, make, toggle } from "./dom.js";
 import { statusIcon } from "./state.js";
 
-export class SearchBox {
-  #others;
-  #read;
-  #page;
-  #shown = null;
+/**
+ * `others()` and `read(parameters)` are for the parameters other than the search. A page has a `title`, a `list`, and a
+ * `search` with the parameters `criteria()`. `changed()` is called after each choice, and `again()` lists again.
+ */
+export function makeSearchBox(others, read, { title, list, search, criteria, changed, again }) {
+  const [q, regex, kinds] = [$("q"), $("regex"), $("kinds")];
+  let shown = null;
 
-  /**
-   * `others()` and `read(parameters)` are for the parameters other than the search. A page has a `title`, a `list`, and a
-   * `search` with the parameters `criteria()`. `changed()` is called after each choice, and `again()` lists again.
-   */
-  constructor(others, read, page) {
-    this.#others = others;
-    this.#read = read;
-    this.#page = page;
-    this.#take(location.search);
-    $("find").addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.choose();
-    });
-    $("q").addEventListener("input", () => !$("q").value && this.#shown !== this.#address && this.choose());
-    $("regex").addEventListener("click", () => (toggle($("regex")), $("q").value && this.choose()));
-    addEventListener("keydown", (event) => {
-      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
-      event.preventDefault();
-      $("q").focus();
-      $("q").select();
-    });
-    $("kinds").addEventListener("click", (event) => {
-      const address = event.target.closest("a")?.search;
-      if (address === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
-      event.preventDefault();
-      this.#take(address);
-      this.choose();
-    });
-    addEventListener("popstate", () => {
-      this.#take(location.search);
-      if (this.#address !== this.#shown) this.show();
-    });
+  const isRegex = () => regex.ariaPressed === "true";
+  const words = () => (q.value ? [["q", q.value], ...(isRegex() ? [["regex", "true"]] : [])] : []);
+  const parameters = () => new URLSearchParams([...words(), ...others()]);
+  const address = () => (parameters().size ? `?${parameters()}` : "");
+
+  function take(given) {
+    const found = new URLSearchParams(given);
+    q.value = found.get("q") ?? "";
+    toggle(regex, found.get("regex") === "true");
+    read(found);
   }
 
-  get #isRegex() {
-    return $("regex").ariaPressed === "true";
-  }
-
-  get parameters() {
-    const search = $("q").value ? [["q", $("q").value], ...(this.#isRegex ? [["regex", "true"]] : [])] : [];
-    return new URLSearchParams([...search, ...this.#others()]);
-  }
-
-  get #address() {
-    return this.parameters.size ? `?${this.parameters}` : "";
-  }
-
-  #take(address) {
-    const parameters = new URLSearchParams(address);
-    $("q").value = parameters.get("q") ?? "";
-    toggle($("regex"), parameters.get("regex") === "true");
-    this.#read(parameters);
-  }
-
-  show() {
-    this.#shown = this.#address;
-    const q = $("q").value;
-    const { again, changed, criteria, list, search, title } = this.#page;
-    $("list").hidden = q !== "";
-    document.title = [q, ...title, "Chronoverse"].filter(Boolean).join(" · ");
+  function show() {
+    shown = address();
+    $("list").hidden = q.value !== "";
+    document.title = [q.value, ...title, "Chronoverse"].filter(Boolean).join(" · ");
     changed();
-    if (!q) return search.clear(), again();
+    if (!q.value) return search.clear(), again();
     list.stop();
     $("empty").hidden = true;
-    return search.start({ q, regex: this.#isRegex, ...criteria() });
+    return search.start({ q: q.value, regex: isRegex(), ...criteria() });
   }
 
-  choose() {
-    if (this.#address !== this.#shown) history.pushState(null, "", location.pathname + this.#address);
-    this.show();
+  function choose() {
+    if (address() !== shown) history.pushState(null, "", location.pathname + address());
+    show();
   }
+
+  take(location.search);
+  $("find").addEventListener("submit", (event) => (event.preventDefault(), choose()));
+  q.addEventListener("input", () => !q.value && shown !== address() && choose());
+  regex.addEventListener("click", () => (toggle(regex), q.value && choose()));
+  addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+    event.preventDefault();
+    q.focus();
+    q.select();
+  });
+  kinds.addEventListener("click", (event) => {
+    const chosen = event.target.closest("a")?.search;
+    if (chosen === undefined || event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    take(chosen);
+    choose();
+  });
+  addEventListener("popstate", () => {
+    take(location.search);
+    if (address() !== shown) show();
+  });
 
   /** Shows links that set the parameter `name`. Each kind has a value, the status of its icon, a text, and perhaps a count. */
-  showKinds(name, chosen, kinds, others = this.parameters) {
-    const links = kinds.map(([value, status, text, number]) => {
-      const parameters = new URLSearchParams(others);
-      parameters.delete(name);
-      if (value) parameters.set(name, value);
+  function showKinds(name, chosen, all, base = parameters()) {
+    const links = all.map(([value, status, text, number]) => {
+      const given = new URLSearchParams(base);
+      given.delete(name);
+      if (value) given.set(name, value);
       const counted = number === undefined ? [] : [" ", make("b", "", number)];
-      const properties = { href: `?${parameters}`, data: { kind: value }, ariaCurrent: value === chosen ? "true" : null };
+      const properties = { href: `?${given}`, data: { kind: value }, ariaCurrent: value === chosen ? "true" : null };
       return make("a", properties, ...(status ? [statusIcon(status)] : []), make("span", "", text, ...counted));
     });
-    const shown = links.map((each) => each.textContent + each.href + each.ariaCurrent).join();
-    if ($("kinds").dataset.shown === shown) return;
+    const key = links.map((each) => each.textContent + each.href + each.ariaCurrent).join();
+    if (kinds.dataset.shown === key) return;
     const focused = document.activeElement?.dataset?.kind;
-    $("kinds").dataset.shown = shown;
-    $("kinds").replaceChildren(...links);
+    kinds.dataset.shown = key;
+    kinds.replaceChildren(...links);
     if (focused !== undefined) links.find((each) => each.dataset.kind === focused)?.focus();
   }
+
+  return { show, showKinds, parameters };
 }

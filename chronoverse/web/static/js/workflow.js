@@ -8,8 +8,8 @@ import { $, link, make, notice, timeElement } from "./dom.js";
 import { STATUS, count, ended, many, span, tookMs } from "./format.js";
 import { chip, commitElement, filterChip } from "./labels.js";
 import { List } from "./list.js";
-import { WorkflowSearch } from "./search.js";
-import { SearchBox } from "./search_box.js";
+import { makeSearch } from "./search.js";
+import { makeSearchBox } from "./search_box.js";
 import { begin, following, get } from "./session.js";
 import { badgeElement, isRed } from "./state.js";
 import { showRetry } from "./trouble.js";
@@ -116,15 +116,15 @@ function fromAddress(parameters) {
   if (!(status in STATUS)) status = "";
 }
 
-const search = new WorkflowSearch(workflow);
+const search = makeSearch(workflow);
 const changed = () => (showLabels(), showKinds());
 const page = { title: [workflow], list, search, criteria: () => ({ status, labels }), changed, again: () => list.restart() };
-const box = new SearchBox(filters, fromAddress, page);
+const box = makeSearchBox(filters, fromAddress, page);
 
 /** Shows the label filters. Each chip links to the page without it. */
 function showLabels() {
   const chips = labels.map((label) => {
-    const { parameters } = box;
+    const parameters = box.parameters();
     parameters.delete("label", label);
     const [key, ...value] = label.split("=");
     const without = make("span", "sr", ": show jobs without it, too");
