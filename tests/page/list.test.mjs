@@ -7,7 +7,7 @@ import { refusal, Refused } from "../../chronoverse/web/static/client/request.js
 import { $, renew, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static";
-const { List } = await import(`${js}/js/list.js`);
+const { makeList } = await import(`${js}/js/list.js`);
 const { cached } = await import(`${js}/js/causes.js`);
 const { Backoff, follow, get, page, StreamError, wait, end } = await import(`${js}/client/index.js`).then(async (all) => ({ ...all, ...(await import(`${js}/client/request.js`)) }));
 
@@ -40,7 +40,7 @@ function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
   const made = [];
   const shown = () => list.items.map(({ id, status }) => (status ? `${id} ${status}` : id));
   const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: ({ id }) => (made.push(id), []), update() {}, arrange: (items) => items, loaded() {}, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
-  const list = new List(options);
+  const list = makeList(options);
   return { asked, list, made, shown, say: (event, data) => (frames.push({ event, data }), say?.()) };
 }
 const job = (id, more = {}) => ({ id, created_at: `2026-03-03T10:00:${String(id).padStart(2, "0")}Z`, ...more });

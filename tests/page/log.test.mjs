@@ -8,7 +8,7 @@ import { until } from "./document.mjs";
 const js = "../../chronoverse/web/static/js";
 const { Log, WINDOW } = await import(`${js}/log.js`);
 const { Groups } = await import(`${js}/groups.js`);
-const { findOne, query, route, Scan } = await import(`${js}/scan.js`);
+const { findOne, query, route, makeScan } = await import(`${js}/scan.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
 const NOW = Date.parse("2026-03-03T10:00:00Z");
@@ -265,7 +265,7 @@ test("a scan finds each match of a growing log once, and keeps its lines", async
   const isHit = ({ message }) => message === "hit";
   const asked = serve(lines, { accepts: isHit });
   let last = 2500;
-  const scan = new Scan(PATH, { q: "hit" }, () => last, () => {});
+  const scan = makeScan(PATH, { q: "hit" }, () => last, () => {});
   await until(() => scan.done);
   deepEqual([scan.count, scan.done, scan.position, scan.numberAt(0), scan.rowOf(5), scan.itemAt(1000).line.message], [1250, true, 2500, 2, 2, "hit"]);
   deepEqual(asked, ["logs/search 0+1000", "logs/search 2000+1000"]);
@@ -283,7 +283,7 @@ test("a scan finds each match of a growing log once, and keeps its lines", async
 test("a scan reaches the lines that came during its last request", async () => {
   const lines = [at(1, "hit")];
   serve(lines, { gate: () => lines[1] ?? lines.push(at(2, "hit")) });
-  const scan = new Scan(PATH, { q: "hit" }, () => lines.length, () => {});
+  const scan = makeScan(PATH, { q: "hit" }, () => lines.length, () => {});
   await until(() => scan.count === 2);
 });
 

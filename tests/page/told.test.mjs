@@ -8,7 +8,7 @@ import { $, until } from "./document.mjs";
 const js = "../../chronoverse/web/static/js";
 const { Log } = await import(`${js}/log.js`);
 const { RowMaker } = await import(`${js}/row.js`);
-const { Scan } = await import(`${js}/scan.js`);
+const { makeScan } = await import(`${js}/scan.js`);
 const { showSummary } = await import(`${js}/summary.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
@@ -36,7 +36,7 @@ test("the parts of a long line stay one row when groups are unfolded", () => {
 test("a scan that a busy service refuses is repeated", async () => {
   const answers = [Response.json({ status: 503 }, { status: 503 }), Response.json({ logs: [line(7)], cursor: null }, { headers: { "Last-Event-ID": "9" } })];
   globalThis.fetch = async () => answers.shift();
-  const scan = new Scan(PATH, { q: "line" }, () => 9, () => {});
+  const scan = makeScan(PATH, { q: "line" }, () => 9, () => {});
   await until(() => scan.done);
   deepEqual([scan.numbers, scan.error, scan.position], [[7], null, 9]);
 });

@@ -5,7 +5,7 @@ import { IDENTIFIER, jobPage, workflowPage } from "./addresses.js";
 import { causeOf, lastTen } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
 import { age, ago, count, ended, many } from "./format.js";
-import { List } from "./list.js";
+import { makeList } from "./list.js";
 import { makeSearch } from "./search.js";
 import { makeSearchBox } from "./search_box.js";
 import { begin } from "./session.js";
@@ -86,7 +86,7 @@ function emptyNotice(all) {
   return make("span", "", `No ${what}. `, link("/", `Show all ${count(all)}`));
 }
 
-const list = new List({
+const list = makeList({
   address: () => ["/workflows", []],
   name: "workflows",
   size: 500,

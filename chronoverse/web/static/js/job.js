@@ -14,7 +14,7 @@ import { notifyOfEnd } from "./notify.js";
 import { makeProfile } from "./profile.js";
 import { RowMaker } from "./row.js";
 import { makeRuler } from "./ruler.js";
-import { Scan } from "./scan.js";
+import { makeScan } from "./scan.js";
 import { begin, following, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
 import { copyAs, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
@@ -171,7 +171,7 @@ function filter() {
   topNumber();
   const stream = chosenStream();
   own?.stop();
-  own = stream && !wanted() ? new Scan(path, { stream }, () => log.last, () => (showScan(filtered), viewport.refresh())) : null;
+  own = stream && !wanted() ? makeScan(path, { stream }, () => log.last, () => (showScan(filtered), viewport.refresh())) : null;
   filtered = wanted() ?? own;
   $("log").classList.toggle("filtered", filtered !== null);
   viewport.source = filtered ?? log;

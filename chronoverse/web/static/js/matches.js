@@ -3,7 +3,7 @@
 import { $, announce, button } from "./dom.js";
 import { count } from "./format.js";
 import { WINDOW } from "./log.js";
-import { accepted, findOne, query, route, Scan } from "./scan.js";
+import { accepted, findOne, query, route, makeScan } from "./scan.js";
 import { get, persist } from "./session.js";
 
 export class Matches {
@@ -66,7 +66,7 @@ export class Matches {
   #begin() {
     this.scan?.stop();
     this.#fetchedWindows.clear();
-    this.scan = new Scan(this.#path, this.criteria, () => this.#log.last, () => this.changed());
+    this.scan = makeScan(this.#path, this.criteria, () => this.#log.last, () => this.changed());
   }
 
   #end() {

@@ -40,163 +40,142 @@ export async function findOne(path, criteria, number, order, signal) {
   }
 }
 
-export class Scan {
-  /** The sorted numbers of the matches. The log has been scanned up to `position`. */
-  numbers = [];
-  position = 0;
-  done = false;
-  error = null;
-  highlights = new Map();
-  comparedWith = [];
-  #path;
-  #criteria;
-  #last;
-  #changed;
-  #pages = [];
-  #cache = new Map();
-  #pauseAt = PAUSE_AFTER;
-  #busy = false;
-  #stop = new AbortController();
-  #fetching = new Set();
-
-  constructor(path, criteria, last, changed) {
-    this.#path = path;
-    this.#criteria = criteria;
-    this.#last = last;
-    this.#changed = changed;
-    this.#run();
-  }
-
-  stop() {
-    this.#stop.abort();
-  }
+/** Starts a scan, which is also a source of rows for the viewport. `numbers` are the sorted matches up to `position`. */
+export function makeScan(path, criteria, last, changed) {
+  const stopped = new AbortController();
+  const pages = [];
+  const cache = new Map();
+  const fetching = new Set();
+  let pauseAt = PAUSE_AFTER;
+  let isBusy = false;
+  const scan = {
+    numbers: [],
+    position: 0,
+    done: false,
+    error: null,
+    highlights: new Map(),
+    comparedWith: [],
+    get isRefused() {
+      return scan.error instanceof Refused && [400, 409].includes(scan.error.status);
+    },
+    get paused() {
+      return !scan.done && scan.numbers.length >= pauseAt;
+    },
+    get count() {
+      return scan.numbers.length;
+    },
+    numberAt: (row) => scan.numbers[row],
+    /** The row of a number, or of the next match after it. */
+    rowOf: (number) => countBefore(scan.numbers.length, (each) => scan.numbers[each] < number),
+    stop: () => stopped.abort(),
+    resume,
+    goOn,
+    added,
+    itemAt,
+    load,
+  };
 
   /** Continues after the log has grown. */
-  resume() {
-    if (!this.#busy && (!this.done || this.position < this.#last())) this.#run();
+  function resume() {
+    if (!isBusy && (!scan.done || scan.position < last())) run();
+  }
+
+  function goOn() {
+    pauseAt = scan.numbers.length + PAUSE_AFTER;
+    resume();
   }
 
   /** Adds a line of the live stream if it directly follows the scanned lines. True if `matches(line)`. */
-  added(line, matches) {
-    if (!this.done || this.#busy || line.sequence_num !== this.position + 1) return false;
-    this.position += 1;
-    const { stream } = this.#criteria;
-    if ((stream && line.stream !== stream) || !matches(line)) return false;
-    const start = this.numbers.push(line.sequence_num) - 1;
-    if (!(this.#pages.at(-1)?.count < PAGE)) this.#pages.push({ start, offset: line.sequence_num - 1, count: 0 });
-    const page = this.#pages.length - 1;
-    this.#store(page, [...(this.#cache.get(page) ?? []), line]);
+  function added(line, matches) {
+    if (!scan.done || isBusy || line.sequence_num !== scan.position + 1) return false;
+    scan.position += 1;
+    if ((criteria.stream && line.stream !== criteria.stream) || !matches(line)) return false;
+    const start = scan.numbers.push(line.sequence_num) - 1;
+    if (!(pages.at(-1)?.count < PAGE)) pages.push({ start, offset: line.sequence_num - 1, count: 0 });
+    const page = pages.length - 1;
+    store(page, [...(cache.get(page) ?? []), line]);
     // If other lines of the page are not cached, fetch it all later.
-    if (this.#cache.get(page).length <= this.#pages[page].count) this.#cache.delete(page);
-    this.#pages[page].count += 1;
+    if (cache.get(page).length <= pages[page].count) cache.delete(page);
+    pages[page].count += 1;
     return true;
   }
 
-  get isRefused() {
-    return this.error instanceof Refused && [400, 409].includes(this.error.status);
-  }
-
-  get paused() {
-    return !this.done && this.numbers.length >= this.#pauseAt;
-  }
-
-  goOn() {
-    this.#pauseAt = this.numbers.length + PAUSE_AFTER;
-    this.resume();
-  }
-
-  async #run() {
-    this.#busy = true;
-    const { signal } = this.#stop;
-    const failed = (error) => ((this.error = error), this.#changed());
-    while (!signal.aborted && !this.paused) {
+  async function run() {
+    isBusy = true;
+    const { signal } = stopped;
+    const failed = (error) => ((scan.error = error), changed());
+    while (!signal.aborted && !scan.paused) {
       try {
-        await persist(() => this.#scanPage(), { signal, failed });
+        await persist(scanPage, { signal, failed });
       } catch (error) {
         return signal.aborted || failed(error);
       }
-      this.error = null;
-      this.#changed();
-      if (this.done) break;
+      scan.error = null;
+      changed();
+      if (scan.done) break;
     }
-    this.#busy = false;
-    if (this.done && this.position < this.#last()) setTimeout(() => this.resume(), 500);
+    isBusy = false;
+    if (scan.done && scan.position < last()) setTimeout(resume, 500);
   }
 
-  async #scanPage() {
-    const offset = this.position;
-    const { body, position } = await this.#get(offset);
-    this.comparedWith = body.compared_with ?? [];
-    const start = this.numbers.length;
-    const found = accepted(this.#criteria, body.logs);
+  async function scanPage() {
+    const offset = scan.position;
+    const { body, position } = await read(offset);
+    scan.comparedWith = body.compared_with ?? [];
+    const start = scan.numbers.length;
+    const found = accepted(criteria, body.logs);
     for (const line of found) {
-      this.numbers.push(line.sequence_num);
-      if (line.highlights) this.highlights.set(line.sequence_num, line.highlights);
+      scan.numbers.push(line.sequence_num);
+      if (line.highlights) scan.highlights.set(line.sequence_num, line.highlights);
     }
     if (found.length) {
-      this.#pages.push({ start, offset, count: found.length });
-      this.#store(this.#pages.length - 1, found);
+      pages.push({ start, offset, count: found.length });
+      store(pages.length - 1, found);
     }
-    this.position = Math.max(position, offset);
-    this.done = body.cursor === null;
+    scan.position = Math.max(position, offset);
+    scan.done = body.cursor === null;
   }
 
-  #get(offset) {
-    return get(`${this.#path}${route(this.#criteria)}?${query(this.#criteria, { offset, limit: PAGE })}`, this.#stop.signal);
-  }
+  const read = (offset) => get(`${path}${route(criteria)}?${query(criteria, { offset, limit: PAGE })}`, stopped.signal);
 
-  #store(index, lines) {
-    this.#cache.delete(index);
-    this.#cache.set(index, lines.map(truncate));
-    for (const oldest of this.#cache.keys()) {
-      if (this.#cache.size <= 24) break;
-      this.#cache.delete(oldest);
+  function store(index, lines) {
+    cache.delete(index);
+    cache.set(index, lines.map(truncate));
+    for (const oldest of cache.keys()) {
+      if (cache.size <= 24) break;
+      cache.delete(oldest);
     }
   }
 
-  // A scan is also a source of rows for the viewport.
+  const pageOf = (row) => countBefore(pages.length, (each) => pages[each].start <= row) - 1;
 
-  get count() {
-    return this.numbers.length;
-  }
-
-  numberAt(row) {
-    return this.numbers[row];
-  }
-
-  /** The row of a number, or of the next match after it. */
-  rowOf(number) {
-    return countBefore(this.numbers.length, (each) => this.numbers[each] < number);
-  }
-
-  #pageOf(row) {
-    return countBefore(this.#pages.length, (each) => this.#pages[each].start <= row) - 1;
-  }
-
-  itemAt(row) {
-    const page = this.#pageOf(row);
-    return { number: this.numbers[row], line: this.#cache.get(page)?.[row - this.#pages[page].start] };
+  function itemAt(row) {
+    const page = pageOf(row);
+    return { number: scan.numbers[row], line: cache.get(page)?.[row - pages[page].start] };
   }
 
   /** Fetches the pages of the rows in view, and continues the scan near the last match. */
-  load(top, bottom) {
-    if (bottom >= this.numbers.length - PAGE && this.paused) this.goOn();
-    if (!this.numbers.length) return;
-    for (let page = this.#pageOf(top); page <= this.#pageOf(bottom); page += 1) {
-      if (!this.#cache.has(page) && !this.#fetching.has(page)) this.#fetchPage(page);
+  function load(top, bottom) {
+    if (bottom >= scan.numbers.length - PAGE && scan.paused) goOn();
+    if (!scan.numbers.length) return;
+    for (let page = pageOf(top); page <= pageOf(bottom); page += 1) {
+      if (!cache.has(page) && !fetching.has(page)) fetchPage(page);
     }
   }
 
-  async #fetchPage(page) {
-    this.#fetching.add(page);
+  async function fetchPage(page) {
+    fetching.add(page);
     try {
-      const { body } = await this.#get(this.#pages[page].offset);
-      this.#store(page, accepted(this.#criteria, body.logs).slice(0, this.#pages[page].count));
-      this.#changed();
+      const { body } = await read(pages[page].offset);
+      store(page, accepted(criteria, body.logs).slice(0, pages[page].count));
+      changed();
     } catch {
       // Requested again the next time it is drawn.
     } finally {
-      this.#fetching.delete(page);
+      fetching.delete(page);
     }
   }
+
+  run();
+  return scan;
 }

@@ -7,7 +7,7 @@ import { causeOf } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
 import { STATUS, count, ended, many, span, tookMs } from "./format.js";
 import { chip, commitElement, filterChip } from "./labels.js";
-import { List } from "./list.js";
+import { makeList } from "./list.js";
 import { makeSearch } from "./search.js";
 import { makeSearchBox } from "./search_box.js";
 import { begin, following, get } from "./session.js";
@@ -88,7 +88,7 @@ function emptyNotice() {
   return make("span", "", `No ${what}. `, all);
 }
 
-const list = new List({
+const list = makeList({
   address: () => [`/workflows/${workflow}/jobs`, filters()],
   name: "jobs",
   size: 50,
