@@ -8,7 +8,7 @@ import { $, until } from "./document.mjs";
 const js = "../../chronoverse/web/static/js";
 const frames = [];
 globalThis.requestAnimationFrame = (draw) => frames.push(draw);
-const { ROW, Viewport } = await import(`${js}/viewport.js`);
+const { ROW, makeViewport } = await import(`${js}/viewport.js`);
 const { Matches } = await import(`${js}/matches.js`);
 const { Find } = await import(`${js}/find.js`);
 const { makeStrip } = await import(`${js}/strip.js`);
@@ -36,7 +36,7 @@ function open(numbers, height = 10 * ROW) {
     load() {},
   };
   const maker = { stamp: ({ number }) => stamps.get(number), element: ({ number }) => (made.push(number), Object.assign(document.createElement("div"), { number })) };
-  const viewport = new Viewport(scroller, source, maker, () => {});
+  const viewport = makeViewport(scroller, source, maker, () => {});
   const draw = () => {
     while (frames.length) frames.shift()();
     Object.assign(scroller, { scrollHeight: parseFloat(scroller.querySelector(".space").style.height) });

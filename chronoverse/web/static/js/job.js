@@ -23,7 +23,7 @@ import { makeSteps } from "./steps.js";
 import { makeStrip } from "./strip.js";
 import { openCard, reason, showSummary } from "./summary.js";
 import { untilAnswered } from "./trouble.js";
-import { Viewport } from "./viewport.js";
+import { makeViewport } from "./viewport.js";
 
 const JUMP_SHARE = 0.35;
 const TIMES = ["none", "clock", "elapsed"];
@@ -51,7 +51,7 @@ const RULED = [
   ["fault", () => (filtered || !errors.isAsked ? [] : errors.numbers)],
 ];
 const ruler = makeRuler(log, RULED, jump);
-const viewport = new Viewport($("log"), log, maker, moved);
+const viewport = makeViewport($("log"), log, maker, moved);
 const strip = makeStrip(jump, numbersInView);
 const profile = makeProfile(path, log, strip);
 const steps = makeSteps(groups, () => (strip.mark(steps.shown, errors.numbers), inView(), redraw()));
