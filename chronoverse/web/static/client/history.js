@@ -16,9 +16,12 @@ export async function page(options) {
 
 /** @type {typeof import("./index.js").end} */
 export async function end(options) {
-  const { token, signal, status, exitCode } = options;
-  const url = jobUrl(options, "end", {});
-  const init = { method: "POST", body: JSON.stringify({ status, exit_code: exitCode }) };
+  return call(options, jobUrl(options, "end", {}), "POST", { status: options.status, exit_code: options.exitCode });
+}
+
+/** @type {(options: import("./index.js").WorkflowOptions, url: string, method?: string, body?: unknown) => Promise<any>} */
+export async function call({ token, signal }, url, method = "GET", body) {
+  const init = { method, body: body ? JSON.stringify(body) : undefined };
   const headers = { "Content-Type": "application/json" };
   return retry(signal, async () => (await get(url, { token, signal, headers }, init)).body);
 }

@@ -474,7 +474,7 @@ function showOpened() {
   if (!viewport.wrap && row - above < bottom - top - 3) viewport.show(above);
   else viewport.show(row, { share: JUMP_SHARE });
   // New elements appear in place instead of moving.
-  viewport.refresh(true);
+  redraw();
 }
 new ResizeObserver(showOpened).observe($("log"));
 

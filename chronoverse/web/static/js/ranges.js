@@ -36,11 +36,11 @@ export class Ranges {
   }
 
   has(number) {
-    return number <= this.#at(number)?.to;
+    return number <= this.#last(({ from }) => from <= number)?.to;
   }
 
   below(number) {
-    const range = this.#at(number - 1);
+    const range = this.#last(({ from }) => from < number);
     return range ? range.before + Math.min(number - 1, range.to) - range.from + 1 : 0;
   }
 
@@ -48,10 +48,6 @@ export class Ranges {
   outside(index) {
     const range = this.#last((each) => each.from - 1 - each.before <= index);
     return index + 1 + (range ? range.before + range.to - range.from + 1 : 0);
-  }
-
-  #at(number) {
-    return this.#last(({ from }) => from <= number);
   }
 
   #last(isBefore) {

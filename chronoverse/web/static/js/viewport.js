@@ -73,13 +73,9 @@ export function makeViewport(scroller, source, maker, moved) {
 
   const footHeight = () => (source.count && foot.textContent ? ROW : 0);
 
-  /** Redraws in the next frame. If `all`, all row elements are recreated. */
-  function refresh(all = false) {
-    if (all) nodes.clear();
-    frame ||= requestAnimationFrame(() => {
-      frame = 0;
-      draw();
-    });
+  /** Redraws in the next frame. */
+  function refresh() {
+    frame ||= requestAnimationFrame(() => ((frame = 0), draw()));
   }
 
   /** Brings a row into view, if `near` only when it is not; at a share of the height, or at the top if the heights above are unknown. */
