@@ -2,7 +2,7 @@
 // Follows a log over Server-Sent Events, reconnecting as needed. Uses fetch, because EventSource cannot send a token.
 
 import { BlockReader } from "./blocks.js";
-import { Backoff, isTransient, jobUrl, Limit, now, pause, Refused, send, Unreachable, workflowUrl } from "./request.js";
+import { Backoff, isTransient, jobUrl, limited, now, pause, Refused, send, Unreachable, workflowUrl } from "./request.js";
 
 /** @typedef {import("./index.js").Frame} Frame */
 
@@ -51,7 +51,6 @@ export function followWorkflow(options) {
  */
 async function* read(options, reader, backoff, urlOf) {
   const { token, signal, wait = 0, giveUpAfter = 600, onReconnect } = options;
-  // Without three heartbeats, the connection is considered dead.
   const silenceMs = Math.round((options.heartbeat ?? 15) * 3 * 1000);
   const waitUntil = now() + wait * 1000;
   let isFirst = true;
@@ -63,7 +62,7 @@ async function* read(options, reader, backoff, urlOf) {
     /** @type {Record<string, string>} */
     const headers = begins ? {} : { "Last-Event-ID": String(reader.cursor) };
     const url = urlOf(begins, waitSeconds || undefined);
-    const limit = new Limit(signal, silenceMs);
+    const limit = limited(signal, silenceMs);
     let failure;
     try {
       const response = await send(url, token, { ...headers, Accept: "text/event-stream" }, limit);
@@ -117,7 +116,6 @@ async function* read(options, reader, backoff, urlOf) {
   if (reader.error !== null) throw new StreamError(reader.error, reader.cursor);
 }
 
-/** Parses event streams into frames, across connections. */
 class FrameReader {
   /** The number of the last line that was returned or skipped; null before the first connection. */
   cursor;

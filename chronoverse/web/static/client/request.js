@@ -56,47 +56,39 @@ export async function refusal(response) {
   return new Refused(status, detail, retrySeconds(response.headers.get("Retry-After")), reason);
 }
 
-/** Aborts a request when `signal` is aborted, when one of its steps takes longer than `ms`, or when it is closed. */
-export class Limit {
-  #controller = new AbortController();
-  #outer;
-  #ms;
-  #abort = () => this.#controller.abort(this.#outer?.reason);
+/** @typedef {ReturnType<typeof limited>} Limit */
 
-  /** @param {AbortSignal | undefined} signal @param {number} ms */
-  constructor(signal, ms) {
-    signal?.throwIfAborted();
-    signal?.addEventListener("abort", this.#abort, { once: true });
-    this.#outer = signal;
-    this.#ms = ms;
-  }
-
-  get signal() {
-    return this.#controller.signal;
-  }
+/** A request that ends when `outer` is aborted, when a step takes longer than `ms`, or when it is closed. @param {AbortSignal | undefined} outer @param {number} ms */
+export function limited(outer, ms) {
+  outer?.throwIfAborted();
+  const controller = new AbortController();
+  const abort = () => controller.abort(outer?.reason);
+  outer?.addEventListener("abort", abort, { once: true });
 
   /** Throws Unreachable if `step` fails or times out, or else the outer signal's reason. @type {<T>(step: () => Promise<T>) => Promise<T>} */
-  async run(step) {
+  async function run(step) {
     let isLate = false;
     const timer = setTimeout(() => {
       isLate = true;
-      this.#controller.abort();
-    }, this.#ms);
+      controller.abort();
+    }, ms);
     try {
       return await step();
     } catch (error) {
-      this.#outer?.throwIfAborted();
-      const text = isLate ? `nothing came for ${this.#ms / 1000} s` : "the service does not answer, or the connection broke";
+      outer?.throwIfAborted();
+      const text = isLate ? `nothing came for ${ms / 1000} s` : "the service does not answer, or the connection broke";
       throw new Unreachable(text, { cause: error });
     } finally {
       clearTimeout(timer);
     }
   }
 
-  close() {
-    this.#outer?.removeEventListener("abort", this.#abort);
-    this.#controller.abort();
+  function close() {
+    outer?.removeEventListener("abort", abort);
+    controller.abort();
   }
+
+  return { signal: controller.signal, run, close };
 }
 
 /** @typedef {Record<string, string>} HeaderValues */
@@ -128,7 +120,7 @@ export async function send(url, token, headers, limit, init) {
 
 /** @type {(url: string, options?: Parameters<Get>[1], init?: RequestInit) => ReturnType<Get>} */
 export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = {} } = {}, init) {
-  const limit = new Limit(signal, limitMs);
+  const limit = limited(signal, limitMs);
   try {
     const response = await send(url, token, { Accept: "application/json", ...headers }, limit, init);
     const body = response.status === 204 ? null : await limit.run(() => response.json());

@@ -244,8 +244,8 @@ async function foldAll() {
 
 /** Once lines with groups are loaded: finds the first groups, and folds the error-free ones of a completed job. */
 function findGroups() {
-  if (!log.hasGroups || filtered) return groupsFound;
-  return (groupsFound ??= foldFirst());
+  if (log.hasGroups && !filtered) groupsFound ??= foldFirst();
+  return groupsFound;
 }
 
 async function foldFirst() {

@@ -75,7 +75,6 @@ export function makeScan(path, criteria, last, changed) {
     load,
   };
 
-  /** Continues after the log has grown. */
   function resume() {
     if (!isBusy && (!scan.done || scan.position < last())) run();
   }

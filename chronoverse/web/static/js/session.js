@@ -232,7 +232,6 @@ export const get = (path, signal) => fetchJson(path, { token: currentToken, sign
 /** The result of `request()`, retried after transient errors. `failed(error, ms)` is called before each wait. */
 export const persist = (request, { signal, failed } = {}) => retry(signal, request, { most: Infinity, failed });
 
-/** How the page keeps a stream. */
 export const following = {
   token: currentToken,
   heartbeat: Number(document.documentElement.dataset.heartbeat) || undefined,

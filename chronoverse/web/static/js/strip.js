@@ -62,7 +62,6 @@ export function makeStrip(jump, view) {
     track.querySelector("ol").replaceChildren(...items);
   }
 
-  /** To be called when other lines have come into view. */
   function moved() {
     frame ||= requestAnimationFrame(() => {
       frame = 0;

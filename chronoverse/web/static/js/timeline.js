@@ -103,7 +103,6 @@ export const slowerTexts = ({ excess, after, usual }) => [`${duration(excess)} s
 function endText({ least, most }) {
   if (most <= 0) return "usually ended by now";
   const [size, unit] = most < 60 ? [1, "s"] : most < 7200 ? [60, "min"] : [3600, "h"];
-  // A number that changes every second would be distracting.
   const grain = unit === "s" ? 5 : 1;
   const low = Math.floor(Math.max(0, least) / size / grain) * grain;
   const high = Math.ceil(most / size / grain) * grain;

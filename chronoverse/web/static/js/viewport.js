@@ -73,7 +73,6 @@ export function makeViewport(scroller, source, maker, moved) {
 
   const footHeight = () => (source.count && foot.textContent ? ROW : 0);
 
-  /** Redraws in the next frame. */
   function refresh() {
     frame ||= requestAnimationFrame(() => ((frame = 0), draw()));
   }

@@ -57,7 +57,6 @@ function showOverview() {
     counts = { "": items.length };
     for (const each of items) counts[each.status] = (counts[each.status] ?? 0) + 1;
     plus = list.hasMore ? "+" : "";
-    // The first red job after the last good one is where it broke.
     const good = items.find((each) => each.status === "COMPLETED");
     const red = (good ? items.slice(0, items.indexOf(good)) : []).filter((each) => isRed(each.status));
     const jobs = plus ? `${count(items.length)}+ jobs` : many(items.length, "job");
