@@ -205,6 +205,14 @@ test("groups end as in their CI system", () => {
   deepEqual(known(grouped("::endgroup::", "::group::")), [[2, Infinity, "group", undefined]]);
 });
 
+test("an end closes the innermost open group of its name and all in it, and no other", () => {
+  const names = (...steps) => steps.map((step) => `section_${step.endsWith("/") ? "end" : "start"}:${steps.indexOf(step) + 1}:${step[0]}\r`);
+  const steps = grouped(...names("a", "b", "c", "c/", "b/", "d", "a/", "e", "e/"), "x").steps(NOW);
+  deepEqual(steps.map(({ start, end, depth }) => [start, end, depth]), [[1, 7, 0], [2, 5, 1], [3, 4, 2], [6, 7, 1], [8, 9, 0]]);
+  const twice = grouped(...["start:1:a", "start:2:a", "end:3:a", "end:4:a"].map((mark) => `section_${mark}\r`)).steps(NOW);
+  deepEqual(twice.map(({ start, end, depth }) => [start, end, depth]), [[1, 4, 0], [2, 3, 1]]);
+});
+
 test("groups without an error are good, whatever follows them", () => {
   const groups = grouped("::group::A", "::endgroup::", "::group::B", "::error::x", "::endgroup::", "::error::y", "::group::C");
   deepEqual([groups.good, groups.ended], [[[1, 2]], [[1, 2], [3, 5]]]);

@@ -250,7 +250,7 @@ test("the strip leads to pauses slower than usual, and is hidden for short jobs"
   strip.show({ strip: [[0, 1], [9.9, 10]] });
   equal($("strip").hidden, true);
   strip.show({ strip: [[0, 1], [9.9, 10]], slower: [pause(1, 5)] });
-  equal($("strip").hidden, false);
+  equal($("strip").hidden, true);
   $("strip").classList.contains = () => true;
   strip.reserve(9_999);
   equal($("strip").hidden, true);
@@ -286,10 +286,11 @@ test("a profile is requested until complete, and dropped if older than a redacti
   next.forget();
   deepEqual([shown, $("slower").hidden], [[3, 0], true]);
   $("gauge").children = [document.createElement("i"), document.createElement("i")];
+  const bars = () => $("gauge").children.flatMap(({ style }) => [style.left, style.width]).filter(Boolean);
   next.showRunning(15_000);
-  equal($("usual").textContent, "usually 10 s to 20 s");
+  deepEqual([$("usual").textContent, bars()], ["usually 10 s to 20 s", ["45.5%", "45.5%", "68.2%"]]);
   next.showRunning(90_000);
-  equal($("usual").textContent, "usually 10 s to 20 s · 1 min 10 s over");
+  deepEqual([$("usual").textContent, bars()], ["usually 10 s to 20 s · 1 min 10 s over", ["11.1%", "11.1%", "100.0%"]]);
 });
 
 test("a click near a mark of the ruler jumps to it", () => {

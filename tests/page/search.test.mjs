@@ -61,6 +61,19 @@ test("a stopped or failed search shows its progress, and can be continued", asyn
   equal($("further").hidden, false);
 });
 
+test("a late answer to an earlier search changes nothing", async () => {
+  const answers = [];
+  globalThis.fetch = () => new Promise((done) => answers.push((id) => done(Response.json({ jobs: [found(id, [1])], cursor: null }))));
+  const search = makeSearch("w");
+  for (const q of ["before", "now"]) search.start({ q, labels: [] });
+  await until(() => answers.length === 2);
+  answers[1]("now");
+  await until(() => said() === "1 match in 1 job · all jobs were searched");
+  answers[0]("before");
+  await new Promise((done) => setTimeout(done, 20));
+  deepEqual([said(), $("found").children.map(({ links }) => links[0].textContent)], ["1 match in 1 job · all jobs were searched", ["now"]]);
+});
+
 test("a search pauses after twenty jobs", async () => {
   const jobs = Array.from({ length: 20 }, (_, index) => found(`j${index}`, [1]));
   const asked = serve([jobs.slice(0, 12), "j11"], [jobs.slice(12), "j19"], [[found("k", [1])], "k"], [[], null]);
@@ -71,6 +84,16 @@ test("a search pauses after twenty jobs", async () => {
   $("further").click();
   await until(() => said() === "21 matches in 21 jobs · all jobs were searched");
   equal(asked.length, 4);
+});
+
+test("the matches around a line are those of its window", async () => {
+  const asked = [];
+  globalThis.fetch = async (request) => (asked.push(new URL(request.url).searchParams.get("offset")), Response.json({ logs: [], cursor: null }));
+  const matches = new Matches("/workflows/w/jobs/j", { last: 999 }, { changed() {} }, { q: "match" }, "previous", "next");
+  matches.show = () => {};
+  matches.scan = { highlights: new Map() };
+  for (const number of [1, 200, 201, 400, 401]) await matches.fetchAround(number);
+  deepEqual(asked, ["0", "200", "400"]);
 });
 
 test("a window's matches are requested again after a refusal", async () => {

@@ -3,7 +3,7 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
+import { $, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static/js";
 const { pastOf, showSeen } = await import(`${js}/seen.js`);
@@ -45,6 +45,18 @@ test("only a line that stays picked is requested, until all runs are read, and n
   deepEqual([$("seen").hidden, $("seen").textContent], [false, "Seen in 2 of the last 2 runs, all of them failed; first in old"]);
   await show(4, 5);
   deepEqual([$("seen").hidden, asked.length], [true, 2]);
+  // The answer about a line that was picked before comes last.
+  const answers = [];
+  globalThis.fetch = () => new Promise((done) => answers.push((id) => done(Response.json({ looked_at: { ...ends, without_shapes: 0 }, seen: ends, first: { id, sequence_num: 3, started_at: "" } }))));
+  const before = show(7);
+  await until(() => answers.length === 1);
+  const now = show(8);
+  await until(() => answers.length === 2);
+  answers[1]("now");
+  await now;
+  answers[0]("before");
+  await before;
+  equal($("seen").textContent, "Seen in 2 of the last 2 runs, all of them failed; first in now");
   // Picking another line aborts the request, which would take up a connection that the lines of the jump need.
   let aborted = 0;
   globalThis.fetch = (_, { signal }) => new Promise((_, failed) => signal.addEventListener("abort", () => failed(new Error(++aborted))));

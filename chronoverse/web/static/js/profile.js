@@ -5,6 +5,7 @@ import { againstLabels } from "./addresses.js";
 import { $, announce } from "./dom.js";
 import { span, tookMs } from "./format.js";
 import { get, token } from "./session.js";
+import { SHORT } from "./strip.js";
 import { code, linkToLine, openCard } from "./summary.js";
 import { runningTexts, slowerTexts, wholeStrip } from "./timeline.js";
 
@@ -82,8 +83,8 @@ export function makeProfile(path, log, strip) {
     strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, log.get(log.first)?.timestamp) });
     const { job, seconds, usual, slower } = body;
     const worst = slower.find(({ after }) => after);
-    // A job that succeeded in the usual time needs no explanation.
-    $("slower").hidden = !worst || (job.status === "COMPLETED" && seconds <= (usual?.most ?? 0));
+    // A job that succeeded in the usual time needs no explanation. In a short one, there is no place for it.
+    $("slower").hidden = !worst || (job.status === "COMPLETED" && seconds <= Math.max(SHORT, usual?.most ?? 0));
     if (job.status === "COMPLETED") openCard($("slower").hidden ? null : "COMPLETED");
     if ($("slower").hidden) return;
     const [before, after] = slowerTexts(worst);

@@ -4,8 +4,8 @@ import { $, announce, make } from "./dom.js";
 import { span } from "./format.js";
 import { bandsOf, lineAt, marksPath, outputPath, pauseAt, pausesOf, pauseText, placeText, secondsOf, slowPath, WIDTH } from "./timeline.js";
 
-//: Minimum duration in seconds of a job with a strip, unless something was slower.
-const SHORT = 10;
+//: Minimum duration in seconds of a job with a strip.
+export const SHORT = 10;
 
 /** `jump(number)` goes to a line. `view()` returns the numbers of the first and the last line in view. */
 export function makeStrip(jump, view) {
@@ -33,7 +33,7 @@ export function makeStrip(jump, view) {
     points = given;
     total = points.at(-1)?.[0] ?? 0;
     pauses = total ? pausesOf({ strip: points, slower, pauses: all }) : [];
-    const isShown = total >= SHORT || (total > 0 && slower.length > 0);
+    const isShown = total >= SHORT;
     strip.hidden = !isShown;
     strip.classList.toggle("empty", !isShown);
     if (!isShown) return hush();
