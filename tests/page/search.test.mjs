@@ -92,8 +92,8 @@ test("the matches around a line are those of its window", async () => {
   const matches = new Matches("/workflows/w/jobs/j", { last: 999 }, { changed() {} }, { q: "match" }, "previous", "next");
   matches.show = () => {};
   matches.scan = { highlights: new Map() };
-  for (const number of [1, 200, 201, 400, 401]) await matches.fetchAround(number);
-  deepEqual(asked, ["0", "200", "400"]);
+  for (const number of [200, 199, 401, 600]) await matches.fetchAround(number);
+  deepEqual(asked, ["0", "400"]);
 });
 
 test("a window's matches are requested again after a refusal", async () => {
