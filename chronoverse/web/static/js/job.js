@@ -516,6 +516,8 @@ async function reveal() {
   const late = new Promise((done) => setTimeout(done, LATE_MS));
   const lines = Promise.all([log.last && log.loaded, log.fetchHead()]);
   await Promise.race([late, Promise.all([lines.then(findGroups), hasFailed() && isExplained])]);
+  const [first, last] = [log.first, log.last].map((number) => Date.parse(log.get(number)?.timestamp));
+  strip.reserve(last - first);
   document.body.classList.add("ready");
   // A cause that comes now must not move the log.
   $("card").classList.toggle("late", hasFailed() && !$("summary").querySelector("code, b"));

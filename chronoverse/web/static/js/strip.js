@@ -45,9 +45,9 @@ export function makeStrip(jump, view) {
     return moved();
   }
 
-  /** Reserves space for the strip of a job that took `ms`, so that nothing moves when its profile arrives. */
+  /** Reserves space for the strip of a job or lines that took `ms`, so that nothing moves when the profile arrives. */
   function reserve(ms) {
-    if (strip.classList.contains("empty")) strip.hidden = !(ms >= 1000 * SHORT);
+    if (ms >= 1000 * SHORT) strip.hidden = false;
   }
 
   function mark(steps, errors) {
