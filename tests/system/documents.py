@@ -48,11 +48,6 @@ NOT_RUN: Final = (
         "cd deploy && docker compose",
         "it needs Docker. tests/deploy/test_compose.py reads the file",
     ),
-    (
-        "docs/deploying.md",
-        "until curl --fail --silent http",
-        "it needs systemd. The path to two nodes restarts its nodes so",
-    ),
     ("docs/faults.md", "", "each takes minutes"),
     ("docs/kubernetes.md", "kubectl", "it needs a cluster"),
     ("docs/cron-systemd.md", "systemctl", "it needs systemd. A test runs the command of the unit"),
