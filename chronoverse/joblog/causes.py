@@ -307,7 +307,7 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The candidate lines scanned so far, in any order: each line's number, and its scores without its place's weights.
+    """The candidate lines scanned so far, in any order: each line's number, and its scores without those of its place.
 
     Beyond twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """

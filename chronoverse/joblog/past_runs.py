@@ -81,9 +81,9 @@ class PastRuns(NamedTuple):
         }
 
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
-        """Whether the failure of ``job`` is new, persistent or flaky. ``shape``: that of its most telling line.
+        """Whether the failure of ``job`` is new, persistent or flaky, by the ``shape`` of its most telling line.
 
-        Returns None if that is unknown, or if it is none of these. ``docs/answers.md`` has the rule.
+        None if unknown, or none of these. ``docs/answers.md`` has the rule.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]

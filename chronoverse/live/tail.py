@@ -131,8 +131,8 @@ class Tail:
                 self._replaced.remove(feed)
 
     def drop_stale_ring(self, feed: Feed, within: float = 0.0) -> None:
-        """Empties the feed's ring if the last check is too long ago, or will be ``within`` seconds: the store hangs, or
-        the worker has thousands of jobs to check.
+        """Empties the feed's ring if, in ``within`` seconds, the last check is too long ago: the store hangs, or the
+        worker has thousands of jobs to check.
 
         Keeps the ring of a log that was lost or replaced: its viewers could not read its lines elsewhere.
         """

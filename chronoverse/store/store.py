@@ -345,9 +345,8 @@ class Store:
     ) -> None:
         """Ends the job after its last line, ``next_number`` - 1. All lines must already be safe.
 
-        With PENDING, ends only the attempt. If its exit code ``counts``, the job later ends FAILED with that code,
-        unless the job ends with a larger code, or is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`,
-        :class:`Deleted`.
+        With PENDING, ends only the attempt. With ``counts``, the job's exit code is later at least the attempt's,
+        unless it is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self.clock())

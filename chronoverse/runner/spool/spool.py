@@ -221,8 +221,8 @@ class Spool:
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
         """Up to ``lines`` lines from ``index``, for one append. None after the last line, or if abandoned.
 
-        The batch begins after, or ends before, dropped lines. If all remaining lines were dropped, it is empty and
-        begins at the end.
+        Skips lines dropped at ``index``, and ends before the next dropped ones. If all remaining lines were dropped,
+        the batch is empty and begins at the end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:

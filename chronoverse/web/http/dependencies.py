@@ -64,7 +64,7 @@ class Dependencies:
         return blueprint
 
     def check_request(self, scope: str | None = None) -> Response | None:
-        """Requires ``scope`` for the path's workflow; without one, for any workflow. Default: read or write, by method.
+        """Requires ``scope`` for the workflow in the path, if any, else for any. Default: read or write, by method.
 
         Returns the 400 for a parameter given more than once, else None. Raises what :meth:`Verifier.verify` and
         :meth:`Principal.require` raise: :class:`JobNotFound` for a workflow that the token cannot
