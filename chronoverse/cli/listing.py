@@ -85,7 +85,7 @@ def print_list(
     row: Callable[[dict[str, Any]], tuple[str, ...]],
     text: Callable[[dict[str, Any]], str],
 ) -> int:
-    """Prints ``items`` in the format ``output``: text on a terminal as a table. Returns the number of items."""
+    """Prints ``items`` in the format ``output``. On a terminal, text is a table. Returns the number of items."""
     count, show = 0, common.item_text(output, text)
     with reading("list"):
         if output == "text" and sys.stdout.isatty():
