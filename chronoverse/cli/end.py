@@ -13,7 +13,7 @@ from chronoverse.joblog.terminal import plain_text
 @click.option("--exit-code", type=int, metavar="N", help="COMPLETED with 0, else FAILED.")
 @common.status_option("The status, without an exit code.", [each for each in Status if each.terminal])
 def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> int:
-    """End a job that no runner holds.
+    """End a job that has no runner.
 
     For jobs of log records or XADD, and jobs that wait for a runner. Requires a token with logs:write. Ending a job
     again with the same result has no effect.

@@ -75,7 +75,7 @@ def workflows(status: str | None, output: str) -> None:
     with common.open_client("*") as client:
         pages = client.pages("/workflows", limit=1_000, status=status)
         found = (workflow for page in pages for workflow in read_items(page, "workflows", dict))
-        print_list(found, output, ("WORKFLOW", "STATUS", "NEWEST", "JOBS", "RUNNING"), _workflow_row, _workflow_text)
+        print_list(found, output, ("WORKFLOW", "STATUS", "LAST RUN", "JOBS", "RUNNING"), _workflow_row, _workflow_text)
 
 
 def print_list(

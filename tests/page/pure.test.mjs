@@ -18,7 +18,7 @@ const { findVisible, MAX_SHOWN, plain, segments, toUtf16Spans, truncate } = awai
 const { excerpt } = await import(`${js}/match.js`);
 const time = await import(`${js}/timeline.js`);
 
-const { BlockReader } = await import("../../chronoverse/web/static/client/blocks.js");
+const { blockReader } = await import("../../chronoverse/web/static/client/blocks.js");
 
 /** Compares `of(...given)` with the expected value, for each row of a table. */
 const table = (name, of, rows) => test(name, () => rows.forEach(([given, expected]) => deepEqual(of(...[given].flat()), expected, String(given))));
@@ -216,8 +216,8 @@ table("texts about a running job", (more, age, isSilent) => Object.values(time.r
 /** The events of a stream that is read in parts which end at these places. */
 function read(stream, ...ends) {
   const found = [];
-  const blocks = new BlockReader({ block: (block) => found.push(block), comment: () => found.push(":"), retry: (ms) => found.push(ms) });
-  [0, ...ends].forEach((start, at) => blocks.read(stream.slice(start, ends[at])));
+  const read = blockReader({ block: (block) => found.push(block), comment: () => found.push(":"), retry: (ms) => found.push(ms) });
+  [0, ...ends].forEach((start, at) => read(stream.slice(start, ends[at])));
   return found;
 }
 table("event streams, split anywhere", (stream) => {

@@ -51,7 +51,7 @@ test("a late answer does not replace that of a later request", async () => {
 
 test("a cause with low confidence is only the most likely one", async () => {
   const summary = await shown({ from: 110, to: 131, kind: "error", confidence: "low", line: line(121, "no such branch") });
-  equal(summary.textContent, "121Most likelyno such branch");
+  equal(summary.textContent, "121Most likely causeno such branch");
 });
 
 test("without a cause, a failed job links to its last line", async () => {

@@ -3,45 +3,41 @@
 
 /** Without `data`, a block is not an event. @typedef {{ id?: string, event?: string, data?: string }} Block */
 
-export class BlockReader {
-  #on;
+/** @typedef {{ block: (block: Block) => void, comment: () => void, retry: (ms: number) => void }} Listener */
+
+/** Returns a function that reads the next part of a stream, which can end anywhere. @type {(on: Listener) => (text: string) => void} */
+export function blockReader(on) {
   /** The pieces of an incomplete line. @type {string[]} */
-  #pieces = [];
+  let pieces = [];
   /** @type {Block} */
-  #block = {};
-  #endsInReturn = false;
-
-  /** @param {{ block: (block: Block) => void, comment: () => void, retry: (ms: number) => void }} on */
-  constructor(on) {
-    this.#on = on;
-  }
-
-  /** Reads the next part of the stream, which can end anywhere. @param {string} text */
-  read(text) {
-    if (!text) return;
-    // CR LF ends one line, even if the two arrive in different parts.
-    const rest = this.#endsInReturn && text[0] === "\n" ? text.slice(1) : text;
-    this.#endsInReturn = text.endsWith("\r");
-    const lines = rest.split(/\r\n|\r|\n/);
-    this.#pieces.push(lines[0]);
-    if (lines.length === 1) return;
-    lines[0] = this.#pieces.join("");
-    this.#pieces = lines.splice(-1);
-    for (const line of lines) this.#line(line);
-  }
+  let block = {};
+  let endsInReturn = false;
 
   /** @param {string} line */
-  #line(line) {
+  function readLine(line) {
     if (!line) {
-      const block = this.#block;
-      this.#block = {};
-      return this.#on.block(block);
+      on.block(block);
+      block = {};
+      return;
     }
     const [, name, value = ""] = /** @type {RegExpExecArray} */ (/^([^:]*)(?:: ?(.*))?$/s.exec(line));
-    if (line[0] === ":") this.#on.comment();
-    else if (name === "data") this.#block.data = this.#block.data === undefined ? value : `${this.#block.data}\n${value}`;
-    else if (name === "event") this.#block.event = value || undefined;
-    else if (name === "id" && !value.includes("\0")) this.#block.id = value;
-    else if (name === "retry" && /^[0-9]+$/.test(value)) this.#on.retry(Number(value));
+    if (line[0] === ":") on.comment();
+    else if (name === "data") block.data = block.data === undefined ? value : `${block.data}\n${value}`;
+    else if (name === "event") block.event = value || undefined;
+    else if (name === "id" && !value.includes("\0")) block.id = value;
+    else if (name === "retry" && /^[0-9]+$/.test(value)) on.retry(Number(value));
   }
+
+  return (text) => {
+    if (!text) return;
+    // CR LF ends one line, even if the two arrive in different parts.
+    const rest = endsInReturn && text[0] === "\n" ? text.slice(1) : text;
+    endsInReturn = text.endsWith("\r");
+    const lines = rest.split(/\r\n|\r|\n/);
+    pieces.push(lines[0]);
+    if (lines.length === 1) return;
+    lines[0] = pieces.join("");
+    pieces = lines.splice(-1);
+    for (const line of lines) readLine(line);
+  };
 }

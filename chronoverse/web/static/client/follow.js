@@ -1,7 +1,7 @@
 // @ts-check
 // Follows a log over Server-Sent Events, reconnecting as needed. Uses fetch, because EventSource cannot send a token.
 
-import { BlockReader } from "./blocks.js";
+import { blockReader } from "./blocks.js";
 import { Backoff, isTransient, jobUrl, limited, now, pause, Refused, send, Unreachable, workflowUrl } from "./request.js";
 
 /** @typedef {import("./index.js").Frame} Frame */
@@ -27,7 +27,7 @@ export function follow(options) {
   const { offset, tail } = options;
   const filters = { stream: options.stream, q: options.q, regex: options.regex || undefined };
   const backoff = new Backoff();
-  const reader = new FrameReader(backoff, typeof offset === "number" ? offset : null);
+  const reader = frameReader(backoff, typeof offset === "number" ? offset : null);
   /** @type {UrlOf} */
   const urlOf = (begins, wait) => jobUrl(options, "events", { ...(begins ? { offset, tail } : {}), ...filters, wait });
   return read(options, reader, backoff, urlOf);
@@ -37,7 +37,7 @@ export function follow(options) {
 export function followWorkflow(options) {
   const { jobs, status, labels, after } = options;
   const backoff = new Backoff();
-  const reader = new FrameReader(backoff, after ?? null, true);
+  const reader = frameReader(backoff, after ?? null, true);
   const label = Object.entries(labels ?? {}).map((pair) => pair.join("="));
   return /** @type {any} */ (read(options, reader, backoff, () => workflowUrl(options, "events", { jobs, status, label })));
 }
@@ -116,101 +116,97 @@ async function* read(options, reader, backoff, urlOf) {
   if (reader.error !== null) throw new StreamError(reader.error, reader.cursor);
 }
 
-class FrameReader {
-  /** The number of the last line that was returned or skipped; null before the first connection. */
-  cursor;
-  hasJob = false;
-  isOver = false;
-  /** The text of the `error` event that ended the last stream. @type {string | null} */
-  error = null;
-  #backoff;
-  #on;
-  /** @type {Frame[]} */
-  #frames = [];
-  #blocks;
+/** @typedef {ReturnType<typeof frameReader>} FrameReader */
 
-  /** The numbers of a workflow's changes can decrease. @param {Backoff} backoff @param {number | null} cursor */
-  constructor(backoff, cursor, isOfWorkflow = false) {
-    this.cursor = cursor;
-    this.isOfWorkflow = isOfWorkflow;
-    this.#backoff = backoff;
-    this.#on = {
-      block: (/** @type {import("./blocks.js").Block} */ block) => this.#receive(block),
-      comment: () => backoff.succeeded(),
-      retry: (/** @type {number} */ ms) => (backoff.retryMs = ms),
-    };
-    this.#blocks = new BlockReader(this.#on);
-  }
+/** The numbers of a workflow's changes can decrease. @param {Backoff} backoff @param {number | null} cursor */
+function frameReader(backoff, cursor, isOfWorkflow = false) {
+  /** @type {import("./blocks.js").Listener} */
+  const on = { block: receive, comment: () => backoff.succeeded(), retry: (ms) => (backoff.retryMs = ms) };
+  let readBlocks = blockReader(on);
+  /** @type {Frame[]} */
+  let frames = [];
+  const reader = {
+    /** The number of the last line that was returned or skipped; null before the first connection. */
+    cursor,
+    isOfWorkflow,
+    hasJob: false,
+    isOver: false,
+    /** The text of the `error` event that ended the last stream. */
+    error: /** @type {string | null} */ (null),
+    begin,
+    read,
+  };
 
   /** Starts a connection. `startsAfter` is its Last-Event-ID header. @param {string | null} startsAfter */
-  begin(startsAfter) {
-    this.#blocks = new BlockReader(this.#on);
+  function begin(startsAfter) {
+    readBlocks = blockReader(on);
     // A workflow's cursor is known only once its jobs have arrived.
-    if (this.isOfWorkflow) return;
-    if (this.cursor === null && startsAfter !== null && NUMBER.test(startsAfter)) this.cursor = Number(startsAfter);
+    if (!isOfWorkflow && reader.cursor === null && NUMBER.test(startsAfter ?? "")) reader.cursor = Number(startsAfter);
   }
 
   /** Parses the next frames. Throws Unreachable for an invalid frame. @param {string} text */
-  read(text) {
-    this.#frames = [];
+  function read(text) {
+    frames = [];
     try {
-      this.#blocks.read(text);
+      readBlocks(text);
     } catch (error) {
       throw new Unreachable("the service sent a frame that cannot be read", { cause: error });
     }
-    return this.#frames;
+    return frames;
   }
 
   /** Advances the cursor. False if it was there before. @param {number} number */
-  #advance(number) {
-    if (!this.isOfWorkflow && this.cursor !== null && number <= this.cursor) return false;
-    this.cursor = number;
+  function advance(number) {
+    if (!reader.isOfWorkflow && reader.cursor !== null && number <= reader.cursor) return false;
+    reader.cursor = number;
     return true;
   }
 
   /** @param {string} event @param {any} data */
-  #give(event, data) {
-    this.#frames.push(/** @type {Frame} */ ({ event, data, cursor: this.cursor }));
+  function give(event, data) {
+    frames.push(/** @type {Frame} */ ({ event, data, cursor: reader.cursor }));
   }
 
   /** @param {import("./blocks.js").Block} block */
-  #receive({ event, data: text, id }) {
+  function receive({ event, data: text, id }) {
     const number = id !== undefined && NUMBER.test(id) ? Number(id) : null;
     // An id without data: the filter has skipped all lines up to it.
-    if (text === undefined && number !== null && this.#advance(number)) this.#give("cursor", null);
-    if (text === undefined || this.isOver) return;
-    if (event !== "connected" && event !== "error") this.#backoff.succeeded();
+    if (text === undefined && number !== null && advance(number)) give("cursor", null);
+    if (text === undefined || reader.isOver) return;
+    if (event !== "connected" && event !== "error") backoff.succeeded();
     if (event === "error") {
-      this.error = text;
+      reader.error = text;
       // An error with an id ends the log: the job was lost. Other errors end only this stream.
-      this.isOver = number !== null;
-      if (number !== null) this.#advance(number);
-      return this.#give("error", text);
+      reader.isOver = number !== null;
+      if (number !== null) advance(number);
+      return give("error", text);
     }
     if (event === undefined || !EVENTS.has(event)) return;
     const data = JSON.parse(text);
     if (event === "connected") {
-      this.error = null;
-      if (this.isOfWorkflow && this.hasJob && this.cursor === null) {
+      reader.error = null;
+      if (reader.isOfWorkflow && reader.hasJob && reader.cursor === null) {
         // Not all jobs arrived over the previous connection, and those deleted since then will not be reported.
-        this.#give("connected", data);
-        return this.#give("reset", { reason: "incomplete" });
+        give("connected", data);
+        return give("reset", { reason: "incomplete" });
       }
     } else if (event === "log") {
-      if (!this.#advance(data.sequence_num)) return;
+      if (!advance(data.sequence_num)) return;
     } else if (event === "gap") {
-      const from = this.cursor === null ? data.from : Math.max(data.from, this.cursor + 1);
-      if (!this.#advance(data.to)) return;
+      const from = reader.cursor === null ? data.from : Math.max(data.from, reader.cursor + 1);
+      if (!advance(data.to)) return;
       data.from = from;
     } else if (event === "job") {
-      this.hasJob = true;
-      if (number !== null) this.#advance(number);
+      reader.hasJob = true;
+      if (number !== null) advance(number);
     } else if (event === "end") {
       // An earlier error concerned a single entry only.
-      this.error = null;
-      this.isOver = true;
-      if (number !== null) this.#advance(number);
+      reader.error = null;
+      reader.isOver = true;
+      if (number !== null) advance(number);
     }
-    this.#give(event, data);
+    give(event, data);
   }
+
+  return reader;
 }

@@ -408,7 +408,7 @@ function showState(state) {
   live = !ended(status);
   if (!live) log.setExtent(state.first_sequence_num ?? 1, state.last_sequence_num);
   if (log.last) notice(null);
-  else notice(live ? "No lines yet." : "No output.");
+  else notice(status === "PENDING" ? "Waiting for a runner." : live ? "No lines yet." : "No output.");
   showJob(state, log.last);
   showLabels(state.labels);
   if (live || hasFailed()) openCard(hasFailed() || status === "RUNNING" ? status : null);

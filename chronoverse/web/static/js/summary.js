@@ -61,7 +61,7 @@ function show(body) {
   const number = (line ?? last)?.sequence_num;
   const at = number && linkToLine(number, count(number));
   if (at) Object.assign(at, { className: "at", ariaLabel: `Line ${count(number)}` });
-  const label = isGuess ? "Most likely" : isLast ? "Last line" : "";
+  const label = isGuess ? "Most likely cause" : isLast ? "Last line" : "";
   $("summary").replaceChildren(...(line ? [at, ...(label ? [make("small", "", label)] : []), code(line)] : [make("b", "", text)]));
   const said = line ? pastOf(body) : [];
   if (note) said.unshift(note, said.length ? ". " : "");

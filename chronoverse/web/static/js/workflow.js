@@ -5,7 +5,7 @@ import { namedWorkflows, showAccount, showEmpty } from "./account.js";
 import { jobPage } from "./addresses.js";
 import { causeOf } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
-import { STATUS, count, ended, many, span, tookMs } from "./format.js";
+import { STATUS, ago, count, ended, many, span, tookMs } from "./format.js";
 import { chip, commitElement, filterChip } from "./labels.js";
 import { makeList } from "./list.js";
 import { makeSearch } from "./search.js";
@@ -43,9 +43,10 @@ function cells(job) {
 
 function update(row, job) {
   const took = tookMs(job);
-  row.querySelector(".when").replaceChildren(timeElement(job.started_at ?? job.created_at ?? ""));
+  row.querySelector(".when").replaceChildren(timeElement(job.started_at ?? ""));
   row.querySelector(".took").textContent = took === null ? "" : span(took);
-  const why = (isRed(job.status) && causeOf(workflow, job.id, () => list.show(), job.lines)) || "";
+  const waits = job.status === "PENDING" && `Waiting for a runner, created ${ago(job.created_at)}`;
+  const why = waits || (isRed(job.status) && causeOf(workflow, job.id, () => list.show(), job.lines)) || "";
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
 }
 
