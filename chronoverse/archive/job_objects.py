@@ -100,11 +100,11 @@ class JobObjects:
         """Deletes an object unless it is recorded. Returns whether it is. After an error, the object stays garbage."""
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
-            # From now on, the object cannot be recorded. If another process removed its name from the garbage, the
-            # object can be neither garbage nor recorded.
-            marked = index.mark_garbage(self.job, self.token)
-            if name not in marked and any(chunk.name == name for chunk in index.chunks(self.job)):
-                return True
+            if name not in index.mark_garbage(self.job, self.token):
+                # If the store has lost everything, an import can record the object at any time. Otherwise, it was
+                # recorded or deleted.
+                return any(chunk.name == name for chunk in index.chunks(self.job))
+            # From now on, the object cannot be recorded.
             self.objects.delete(name)
             index.clear_garbage(self.job, [name])
         return False

@@ -3,7 +3,6 @@
 import hashlib
 import struct
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import settings_name
-from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced, QuotaReached
+from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced, QuotaReached, StoreUnavailable
 from chronoverse.joblog.chunk import object_name
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
@@ -279,18 +278,6 @@ def lose_four(bench: Bench, objects: FileObjectStore) -> tuple[list[JobRef], lis
     return jobs, before
 
 
-def test_concurrent_imports(bench: Bench, objects: FileObjectStore) -> None:
-    jobs, before = lose_four(bench, objects)
-    found: list[Imported] = []
-    threads = [threading.Thread(target=lambda: found.extend(run_import(bench.store, objects))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(not each.known for each in found) == len(jobs)
-    assert seen(bench.store, objects, *jobs) == before
-
-
 class Breaking(FileObjectStore):
     """An archive that becomes unavailable after a few reads."""
 
@@ -466,6 +453,23 @@ def test_a_merged_chunk_keeps_the_number_of_redactions(bench: Bench, objects: Fi
     empty(bench)
     assert made(run_import(store, objects)) == {"growing"}
     assert redactions(store) == 1
+
+
+def test_an_object_that_the_store_has_forgotten_is_left_to_an_import(bench: Bench, objects: FileObjectStore) -> None:
+    """The store is lost before a redaction can record its object, which an import prefers to the old one."""
+    store, delete = bench.store, objects.delete
+    objects.delete = lambda name: (run_import(store, objects), delete(name))  # type: ignore
+    write_growing(store, objects)
+    chunk = store.chunks.chunks(GROWING)[1]
+    with archive_lock(store, GROWING) as token, pytest.raises(StoreUnavailable):  # noqa: PT012
+        to = JobObjects(store, objects, GROWING, token)
+        with to.put_verified(chunk, objects.get(chunk.name), redactions=1):
+            empty(bench)
+            # The lock is renewed.
+            store.chunks.acquire_lock(GROWING, token, 10.0)
+            raise StoreUnavailable
+    run_import(store, objects)
+    assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 61)]
 
 
 @pytest.mark.parametrize("is_back", [False, True], ids=["before", "after"])
