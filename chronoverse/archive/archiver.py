@@ -354,9 +354,7 @@ class Archiver:
 
     def _archive_ended(self, ref: JobRef) -> int:
         """Moves the next chunk of an ended log, or reads a chunk for its shapes, or completes the job's archive."""
-        (job,) = self.store.get_jobs([ref])
-        if isinstance(job, StoreError):
-            raise job
+        job = self.store.get_job(ref)
         if job is None or job.end is None:
             self._queue.forget(ref)
             return 0
@@ -403,8 +401,7 @@ class Archiver:
         now = self.clock()
         problem = None
         if not state.has_derived:
-            ended_at = state.ended_at or now
-            problem = complete(job_objects, job, hot_seconds, now, ended_at, derived)
+            problem = complete(job_objects, job, hot_seconds, now, state.ended_at or now, derived)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, _MAX_SNOOZE_SECONDS)
@@ -443,7 +440,11 @@ class Archiver:
             self._round_found.update(page.jobs)
             yield
         for gone in [ref for ref in (*self._queue.running, *self._queue.late_since) if ref not in self._round_found]:
-            self._queue.forget(gone)
+            with self._isolated(gone):
+                # Without the lock, an archiver may have written objects after the deletion.
+                if gone in self._queue.late_since and self.store.is_deleted(gone):
+                    delete_job(self.store, self.objects, gone, lock_seconds=self.policy.lock_seconds)
+                self._queue.forget(gone)
 
     def _compare_history(self) -> None:
         """Updates the metric and the log. If the archive cannot be compared, only deletions stop."""

@@ -101,8 +101,7 @@ class JobObjects:
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
             if name not in index.mark_garbage(self.job, self.token):
-                # If the store has lost everything, an import can record the object at any time. Otherwise, it was
-                # recorded or deleted.
+                # It was recorded or deleted; or the store has lost it, and an import can record it at any time.
                 return any(chunk.name == name for chunk in index.chunks(self.job))
             # From now on, the object cannot be recorded.
             self.objects.delete(name)

@@ -24,6 +24,7 @@ from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Entry, RawEntry
 from chronoverse.joblog.model import Attempt, End, Gap, Job, JobRef, Line, LineRun, Status, iso_timestamp
 from chronoverse.store import Store
+from chronoverse.store.keys import ARCHIVE_LOCK
 from chronoverse.store.store import SLOW_BYTES_PER_SECOND, SLOW_SECONDS
 from tests.support.archivers import (
     DAY,
@@ -492,6 +493,24 @@ def test_an_interrupted_deletion_is_completed(bench: Bench, objects: FileObjectS
         bench.store.open(JOB, "another")
     archive(bench.store, objects)
     assert bench.keys() == {bench.key("changes")}
+    assert names(objects) == []
+
+
+def test_objects_written_after_a_deletion_are_deleted(bench: Bench, objects: FileObjectStore) -> None:
+    """By an archiver that has lost the lock."""
+    now = [0.0]
+    write_ended(bench.store)
+
+    def lose(step: str) -> None:
+        if step == "derived" and bench.store.get_job(JOB):
+            bench.ask("DEL", bench.key(ARCHIVE_LOCK))
+            delete_job(bench.store, objects, JOB, tombstone_ms=60_000)
+
+    ours = archiver(bench.store, objects, on_step=lose, monotonic=lambda: now[0])
+    for _ in range(30):
+        ours.step()
+        now[0] += 1.0
+    assert bench.store.is_deleted(JOB)
     assert names(objects) == []
 
 
