@@ -254,7 +254,8 @@ class Faults:
 
     def lose_store(self) -> str | None:
         """The store loses everything, and the archive is imported. Data that was only in the store is lost."""
-        if not self._is_up or self._site.sentinel or loop.time < self._site.unsafe_until:
+        # Earlier, little is archived.
+        if not self._is_up or self._site.sentinel or loop.time < max(self._site.unsafe_until, self._site.began + 30.0):
             return None
         for runner in self._site.runners:
             runner.lost_at = loop.time
@@ -270,11 +271,12 @@ class Faults:
             seconds = 0.0
         self._site.losses.append([loop.time, float("inf")])
         self._site.unsafe_until = loop.time + 120.0
-        import_archive(self._site, seconds + self._seconds(4))
+        for _ in range(self._chance.choice((1, 1, 2))):
+            import_archive(self._site, seconds + self._seconds(4))
         # Otherwise all runners return before the import.
         for runner in self._site.runners:
-            if runner.is_alive and self._chance.random() < 0.5:
-                runner.process.freeze(seconds + self._seconds(6))
+            if runner.is_alive and self._chance.random() < 0.7:
+                runner.process.freeze(seconds + self._chance.uniform(0.3, 0.7) * self._site.shape.lease)
         return f"for {seconds:.1f} s"
 
     def import_beside(self) -> str:

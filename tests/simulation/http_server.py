@@ -32,8 +32,6 @@ def _serve_request(sock: SimSocket, file: Any, app: Application, host: str) -> b
     while line := file.readline().decode("latin-1").strip():
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    if headers.get("expect") == "100-continue":
-        sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     size = int(headers.get("content-length", "0"))
     body = file.read(size)
     if len(body) < size:

@@ -48,7 +48,9 @@ def watch(site: Site) -> None:
             world.violation(f"{world.process_name}: {spool.safe} lines are safe, and {spool.acked} acknowledged")
 
     def reconciled(feed: Feed, job: Job, asked: Known | None = None) -> bool:
-        before, done = feed.job, reconcile(feed, job, asked)
+        known, before, done = feed.known, feed.job, reconcile(feed, job, asked)
+        if done and asked not in (None, known):
+            world.violation(f"{world.process_name}: {feed.ref} was {known}, and has the answer to {asked}")
         is_older = before and (job.age, job.archived, job.redactions) != max_of(before, job)
         if done and before and is_older and not site.outages and not feed.final:
             world.violation(f"{world.process_name}: {feed.ref} was {before}, and is {job}")

@@ -15,9 +15,6 @@ from gevent.event import Event
 
 from tests.simulation.kernel import Process, loop, world
 
-#: Delays of a message in seconds: usual ones, and late ones.
-FAST: Final = (0.0002, 0.002)
-LATE: Final = (0.005, 0.4)
 #: Bytes in transit to a reader, or in its kernel, that make a writer wait.
 WINDOW_BYTES: Final = 2_000
 
@@ -33,13 +30,13 @@ class Link:
         self.delayed: tuple[str, float, float] = ("", 0.0, 0.0)
 
     def seconds(self, sender: str = "") -> float:
-        """The next message's delay."""
+        """The next message's delay. Most late ones are short, but retransmissions take a second."""
         who, until, more = self.delayed
         if who and who == sender and loop.time < until:
             return more
         chance = world.chance.random
-        low, high = LATE if chance() < self.late else FAST
-        return max(self.stalled_until - loop.time, 0.0) + low + (high - low) * chance()
+        delay = 0.005 + 1.5 * chance() ** 3 if chance() < self.late else 0.0002 + 0.0018 * chance()
+        return max(self.stalled_until - loop.time, 0.0) + delay
 
 
 class SimSocket:
@@ -182,7 +179,7 @@ class SimSocket:
             loop.call_later(
                 self.link.seconds(), self.peer.arrive, None, ConnectionResetError(errno.ECONNRESET, "reset")
             )
-        if self.closed or self.forgotten or self.owner.dead or (self._ended and error is None):
+        if self.closed or self.forgotten or self.owner.dead:
             return
         loop.current = self.owner
         if self.owner.frozen or self._held:
@@ -199,6 +196,8 @@ class SimSocket:
             self._deliver(*self._held.popleft())
 
     def _deliver(self, data: bytes | None, error: OSError | None) -> None:
+        if self._ended and error is None:
+            return
         if data is not None:
             world.trace(self.name.encode() + data)
             if self.on_data is not None:

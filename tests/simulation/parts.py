@@ -343,7 +343,7 @@ class Runner:
         asked = [self.contacts[max(at - (self._kind == "http"), 0)][0] for at in range(len(self.contacts))]
         answered = [*(each for _, each in self.contacts[1:]), self.over_at]
         silent = [
-            each for each in zip(asked, answered, strict=True) if each[1] - each[0] > 0.9 * self._site.shape.lease
+            each for each in zip(asked, answered, strict=False) if each[1] - each[0] > 0.9 * self._site.shape.lease
         ]
         # A fault lasts for 30 s, and detecting its end takes some time.
         return sum(any(a - 45 < at < b for at in self._site.silences) for a, b in silent)
@@ -366,8 +366,8 @@ class Runner:
             for end in ("", "-journal"):
                 if os.path.exists(f"{path}{end}"):
                     shutil.copy(f"{path}{end}", f"{self._spool_path}{end}")
-        # Otherwise there is no job yet, and its viewers would wait forever.
-        if restarts or publisher.base is None:
+        # A command that has ended is not run again. Without a job, its viewers would wait forever.
+        if (restarts and publisher._result is None) or publisher.base is None:
             self._until = max(self._until, loop.time + 60.0)
             loop.call_later(world.chance.uniform(0.1, 20.0), self.start)
         else:

@@ -59,14 +59,16 @@ class Shape(NamedTuple):
     hot_bytes: int = 100_000
     hot_seconds: float = 60.0
     running_seconds: float = 60.0
-    archiver_seconds: float = 5.0
+    archiver_seconds: float = 15.0
     #: Seconds between a node's checks of a job (in reality 1), and an archiver's measurements of its size (0.1).
-    check: float = 3.0
+    check: float = 5.0
     #: Minimum and maximum size of a job's ring in bytes.
     ring: tuple[int, int] = (64 * 2**10, 8 * 2**20)
-    #: Seconds between two of a job's bursts, and the lines of the largest.
-    pauses: tuple[float, ...] = (1.0, 5.0, 20.0, 60.0)
+    #: Seconds between two of a job's bursts, and the lines of the largest. Real jobs are silent for minutes.
+    pauses: tuple[float, ...] = (5.0, 60.0, 300.0)
     burst: int = 20
+    #: Whether some jobs still print after the last fault.
+    outlasts: bool = True
     #: Share of the viewers that have a filter, that disconnect and return, and that read slowly.
     filtered: float = 0.3
     restless: float = 0.0
@@ -83,7 +85,7 @@ class Shape(NamedTuple):
 def small(seed: int) -> Plan:
     """The plan of a small world, which takes a few seconds. Many of these find more than a large one."""
     pick = random.Random(f"plan {seed}").choice
-    return Plan(seed, 0.05, pick((1, 2, 2, 3)), pick((1, 2, 3, 4)), pick((3, 6, 9)), pick((90.0, 150.0, 240.0)))
+    return Plan(seed, 0.01, pick((1, 2, 2, 3)), pick((1, 2, 3, 4)), pick((3, 6, 9)), pick((45.0, 75.0, 105.0)))
 
 
 def shape_of(plan: Plan) -> Shape:
@@ -99,12 +101,14 @@ def shape_of(plan: Plan) -> Shape:
     # Makes frequent what is rare elsewhere.
     kinds = {kind: rate**0.5 * pick((1, 1, 5)) for kind, rate in RATES.items() if chance.random() < share}
     # Average seconds between two faults. From Python 3.12 on, sum() of floats has another result.
-    pace = pick((4.0, 10.0, 30.0)) * math.fsum(kinds.values()) / 3600
+    pace = pick((1.5, 4.0, 12.0)) * math.fsum(kinds.values()) / 3600
     rates = {kind: rate / pace for kind, rate in kinds.items()}
     # Redactions need the most coincidences: lines that follow, readers, and a scan or archiving in between.
     if chance.random() < 0.4:
         rates["redact"] = pick((200.0, 600.0))
-    pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0, 60.0)))
+    if chance.random() < 0.2:
+        rates["lose_store"] = 90.0
+    pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0)))
     shape = Shape(
         has_sentinel=chance.random() < 0.2,
         lease=pick((6, 12, 30)),
@@ -120,13 +124,17 @@ def shape_of(plan: Plan) -> Shape:
         restless=pick((0.0, 0.3, 0.8)),
         sluggish=pick((0.0, 0.0, 0.3)),
         slow=pick((0.0, 0.0, 0.02, 0.2)),
-        late=pick((0.002, 0.002, 0.05)),
+        late=pick((0.002, 0.05, 0.3)),
         lost_reports=pick((0.0, 0.0, 0.3)),
         lock=pick((1.5, 10.0)),
-        check=pick((1.0, 1.0, 3.0)),
+        check=pick((0.5, 1.0, 3.0)),
+        outlasts=chance.random() < 0.25,
         has_issuer=chance.random() < 0.2,
         rates=rates,
     )
+    if "lose_store" in rates:
+        # An import of running jobs needs their chunks.
+        shape = shape._replace(running_seconds=2.0, archiver_seconds=0.3)
     if shape.has_issuer:
         rates["issuer_away"] = pick((20.0, 200.0))
     return shape

@@ -13,12 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-
-def _cpu_seconds() -> float:
-    """CPU seconds, including those of stores' servers that have exited."""
-    return math.fsum(os.times()[:4])
-
-
 from tests.simulation.kernel import boot
 
 boot()
@@ -43,7 +37,8 @@ QUERIES: Final = (Query("n=1"), Query("n=2", stream="stderr"), Query("N=[0-9]*[3
 def run(plan: Plan, clock: Path) -> Result:
     """Runs ``plan`` in this process, which cannot run another. ``clock`` is ``clock.c``, compiled."""
     gc.disable()
-    began = _cpu_seconds()
+    # Including stores' servers that have exited.
+    began = math.fsum(os.times()[:4])
     world.seed(plan.seed, with_story=plan.story)
     shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directory = Path(tempfile.mkdtemp(prefix="simulation-", dir=shm))
@@ -57,7 +52,7 @@ def run(plan: Plan, clock: Path) -> Result:
         shutil.rmtree(directory, ignore_errors=True)
     trace = "".join(traceback.format_exception(world.errors[0])) if world.errors else ""
     story = list(world.story or ())
-    cpu, hours = _cpu_seconds() - began, loop.time / 3600
+    cpu, hours = math.fsum(os.times()[:4]) - began, loop.time / 3600
     return Result(world.digest, world.violations, world.counts, story, world.faults, hours, cpu, trace)
 
 
@@ -81,13 +76,12 @@ def _round(plan: Plan, site: parts.Site, number: int) -> None:
     for each in range(plan.jobs):
         job = JobRef(parts.WORKFLOW, f"j{number}-{each}")
         seconds = chance.uniform(0.1, 1.0) * plan.round
-        if each % 3 == 0:
-            # Some jobs still print after the last fault.
+        if each % 3 == 0 and site.shape.outlasts:
             seconds = plan.round + LONGEST_SECONDS + 90.0
         how = chance.choice(("store", "http"))
         runners.append(parts.Runner(site, job, how, seconds, pause=chance.choice(site.shape.pauses)))
         if chance.random() < 0.5:
-            loop.call_later(chance.uniform(0, 15), register, site, job)
+            loop.call_later(chance.uniform(0, min(15.0, 0.1 * plan.round)), register, site, job)
     for each in range(plan.viewers):
         job, name = runners[each % len(runners)].job, f"v{number}-{each}"
         query = chance.choice(QUERIES)
@@ -101,7 +95,7 @@ def _round(plan: Plan, site: parts.Site, number: int) -> None:
     site.outages, site.began = 0, began
     everyone: list[Any] = [*runners, *viewers, *site.workflow_viewers]
     for part in everyone:
-        loop.call_later(chance.uniform(0, 30), part.start)
+        loop.call_later(chance.uniform(0, min(30.0, 0.2 * plan.round)), part.start)
     faults = Faults(site)
     for fault in schedule(plan.seed, number, began, plan.round, site.shape.rates):
         if plan.only is None or fault.number in plan.only:

@@ -43,7 +43,7 @@ class Client(threading.Thread):
         headers, last = {"Authorization": f"Bearer {self._token()}"}, self._follower.last_number
         if last is not None:
             headers["Last-Event-ID"] = str(last)
-        connection = http.client.HTTPConnection(*self._address, timeout=5)
+        connection = http.client.HTTPConnection(*self._address, timeout=5 + self.connected_seconds)
         ends_at = time.monotonic() + self._random.expovariate(1 / self.connected_seconds)
         with contextlib.closing(connection):
             connection.request("GET", self._path, headers=headers)
