@@ -22,7 +22,7 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import settings_name
-from chronoverse.errors import ArchiveUnavailable, Deleted, Fenced, QuotaReached, StoreUnavailable
+from chronoverse.errors import Deleted, Fenced, QuotaReached, StoreUnavailable
 from chronoverse.joblog.chunk import object_name
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
@@ -276,26 +276,6 @@ def lose_four(bench: Bench, objects: FileObjectStore) -> tuple[list[JobRef], lis
     before = seen(bench.store, objects, *jobs)
     empty(bench)
     return jobs, before
-
-
-class Breaking(FileObjectStore):
-    """An archive that becomes unavailable after a few reads."""
-
-    left = 2
-
-    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        self.left -= 1
-        if self.left < 0:
-            raise ArchiveUnavailable("the archive is gone")
-        return super().get(name, start, stop)
-
-
-def test_a_failed_import_can_be_repeated(bench: Bench, objects: FileObjectStore, tmp_path: Path) -> None:
-    jobs, before = lose_four(bench, objects)
-    with pytest.raises(ArchiveUnavailable):
-        run_import(bench.store, Breaking(tmp_path / "archive"))
-    assert len(made(run_import(bench.store, objects))) == 2
-    assert seen(bench.store, objects, *jobs) == before
 
 
 def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
