@@ -24,9 +24,8 @@ import gevent
 
 from tests.simulation.loop import Callback, VirtualLoop
 
-#: Unix time at the start of every simulation: 2026-01-01.
+#: Unix time at the start of every simulation, 2026-01-01, and the monotonic clock then.
 EPOCH: Final = 1_767_225_600.0
-#: The monotonic clock at the start.
 MONOTONIC: Final = 1_000.0
 
 loop: Final[VirtualLoop] = gevent.get_hub().loop

@@ -65,9 +65,9 @@ class Shape(NamedTuple):
     #: Minimum and maximum size of a job's ring in bytes.
     ring: tuple[int, int] = (64 * 2**10, 8 * 2**20)
     #: Seconds between two of a job's bursts, and the lines of the largest. Real jobs are silent for minutes.
+    #: ``outlasts``: whether some jobs still print after the last fault.
     pauses: tuple[float, ...] = (5.0, 60.0, 300.0)
     burst: int = 20
-    #: Whether some jobs still print after the last fault.
     outlasts: bool = True
     #: Share of the viewers that have a filter, that disconnect and return, and that read slowly.
     filtered: float = 0.3
@@ -98,7 +98,6 @@ def shape_of(plan: Plan) -> Shape:
     chance = random.Random(f"shape {plan.seed}")
     pick = chance.choice
     share = pick((0.15, 0.3, 0.6))
-    # Makes frequent what is rare elsewhere.
     kinds = {kind: rate**0.5 * pick((1, 1, 5)) for kind, rate in RATES.items() if chance.random() < share}
     # Average seconds between two faults. From Python 3.12 on, sum() of floats has another result.
     pace = pick((1.5, 4.0, 12.0)) * math.fsum(kinds.values()) / 3600
@@ -118,7 +117,6 @@ def shape_of(plan: Plan) -> Shape:
         archiver_seconds=pick((0.3, 2.0, 5.0)),
         ring=pick(((500, 2_000), (64 * 2**10, 8 * 2**20))),
         pauses=pauses,
-        # Lines cost most of the time.
         burst=pick((1, 20, 20, 200)) if pauses[0] > 0.5 else pick((1, 4, 10)),
         filtered=pick((0.0, 0.3, 0.8)),
         restless=pick((0.0, 0.3, 0.8)),

@@ -30,7 +30,6 @@ from tests.simulation.kernel import loop, world
 from tests.simulation.plan import Plan, Result, shape_of
 from tests.web.routes.model import Query
 
-#: The queries of filtered viewers.
 QUERIES: Final = (Query("n=1"), Query("n=2", stream="stderr"), Query("N=[0-9]*[37] ", regex=True), Query("n=3"))
 
 
