@@ -39,9 +39,12 @@ test("a status filter requests only its jobs, and the counts remain those of all
   equal(location.search, "?status=FAILED&label=branch%3Dmain");
 });
 
-test("going back shows the earlier filters", async () => {
+test("going back shows the earlier filters; a job that waits for a runner has not started", async () => {
   location.search = "";
+  jobs.push({ id: "j6", status: "PENDING", created_at: new Date(Date.now() - 150_000).toISOString(), labels: {}, lines: 0 });
   events.dispatchEvent(new Event("popstate"));
-  await until(() => shown().length === 6);
+  await until(() => shown().length === 7);
   equal(asked.at(-1), "/workflows/team-a.b/jobs limit=50");
+  const row = $("tbody").children.find(({ links }) => links[0].textContent === "j6");
+  deepEqual([".when", ".why"].map((each) => row.querySelector(each).textContent), ["", "Waiting for a runner, created 2 min ago"]);
 });
