@@ -86,29 +86,22 @@ test("a search pauses after twenty jobs", async () => {
   equal(asked.length, 4);
 });
 
-test("the matches around a line are those of its window", async () => {
-  const asked = [];
-  globalThis.fetch = async (request) => (asked.push(new URL(request.url).searchParams.get("offset")), Response.json({ logs: [], cursor: null }));
-  const matches = new Matches("/workflows/w/jobs/j", { last: 999 }, { changed() {} }, { q: "match" }, "previous", "next");
-  matches.show = () => {};
-  matches.scan = { highlights: new Map() };
-  for (const number of [200, 199, 401, 600]) await matches.fetchAround(number);
-  deepEqual(asked, ["0", "400"]);
-});
-
-test("a window's matches are requested again after a refusal", async () => {
+test("the matches around a line are those of its window, requested once, and again after a refusal", async () => {
   const wait = globalThis.setTimeout;
   // Skips the delay before the retry.
   globalThis.setTimeout = (call, ms, ...values) => wait(call, ms === 2000 ? 0 : ms, ...values);
-  const answers = [503, { logs: [line(5)], cursor: null }];
-  globalThis.fetch = async () => {
+  const none = { logs: [], cursor: null };
+  const answers = [503, { logs: [line(5)], cursor: null }, none, none];
+  const asked = [];
+  globalThis.fetch = async (request) => {
+    asked.push(new URL(request.url).searchParams.get("offset"));
     const answer = answers.shift();
     return typeof answer === "number" ? new Response(null, { status: answer }) : Response.json(answer);
   };
   const matches = new Matches("/workflows/w/jobs/j", { last: 9 }, { changed() {} }, { q: "match" }, "previous", "next");
   matches.show = () => {};
   matches.scan = { highlights: new Map() };
-  for (let times = 0; times < 3; times += 1) await matches.fetchAround(5);
-  deepEqual([[...matches.scan.highlights], answers], [[[5, [[0, 5]]]], []]);
+  for (const number of [5, 5, 200, 201, 600]) await matches.fetchAround(number);
+  deepEqual([[...matches.scan.highlights], asked], [[[5, [[0, 5]]]], ["0", "0", "200", "400"]]);
   globalThis.setTimeout = wait;
 });
