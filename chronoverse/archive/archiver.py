@@ -397,11 +397,9 @@ class Archiver:
 
     def _complete(self, job_objects: JobObjects, job: Job, state: ArchiveState, derived: DerivedBuilder) -> None:
         left = max(0.0, self._seconds_left(job.ref, state))
-        hot_seconds = min(self.policy.hot_seconds, left)
-        now = self.clock()
-        problem = None
-        if not state.has_derived:
-            problem = complete(job_objects, job, hot_seconds, now, state.ended_at or now, derived)
+        now, hot = self.clock(), min(self.policy.hot_seconds, left)
+        ended_at = state.ended_at or now
+        problem = None if state.has_derived else complete(job_objects, job, hot, now, ended_at, derived)
         if problem:
             self._queue.report_once(job.ref, problem)
             self._queue.snooze(job.ref, _MAX_SNOOZE_SECONDS)
@@ -432,7 +430,6 @@ class Archiver:
         yield
 
     def _read_round(self) -> Iterator[None]:
-        # Compares in each round, even if there is nothing to delete, so that the metric and the log are current.
         self._compare_history()
         self._round_found = set()
         for page in self.store.catalog.jobs():

@@ -202,7 +202,8 @@ class PublishedKeys:
                 raise SigningKeysUnavailable("the issuer's keys were not fetched in time")
             try:
                 if self._record.tried_at < asked_at and self._find(kid) is None:
-                    self.sleep(max(self._record.tried_at + MIN_REFETCH_SECONDS - self.clock(), 0))
+                    since = max(self.clock() - self._record.tried_at, 0.0)  # 0 after the clock was set back
+                    self.sleep(max(MIN_REFETCH_SECONDS - since, 0.0))
                     self._fetch_now()
             finally:
                 self._lock.release()
