@@ -47,11 +47,13 @@ def _searches(matcher: Matcher, text: bytes) -> Iterator[_Candidates | None]:
     """Searches for all candidates. Each search is slower than the one before, but excludes more lines."""
     if in_json := matcher.in_json:
         is_whole = matcher.is_whole_in_json
-        yield _candidates(text, is_whole, in_json(text), matcher.in_interrupted_json(text))
+        found = _candidates(text, in_json(text), is_whole)
+        more = found and _candidates(text, matcher.in_interrupted_json(text), is_whole=False)
+        yield found and more and found._replace(lines=found.lines | more.lines)
         # The last pattern is rarely needed, and takes 0.2 ms to compile.
-        yield _candidates(text, is_whole, matcher.in_any_json(text))
+        yield _candidates(text, matcher.in_any_json(text), is_whole)
     elif in_line := matcher.in_unescaped_json:
-        found = _candidates(text, True, in_line(text))
+        found = _candidates(text, in_line(text), is_whole=True)
         yield found and _add_escaped(text, found)
 
 
@@ -68,40 +70,34 @@ def _add_escaped(text: bytes, found: _Candidates) -> _Candidates | None:
     return found
 
 
-def _candidates(text: bytes, is_whole: bool, *searches: Iterator[Span]) -> _Candidates | None:
-    """The lines in which a span of ``searches`` starts. None if there are many spans: decoding all lines is faster.
+def _candidates(text: bytes, spans: Iterator[Span], is_whole: bool) -> _Candidates | None:
+    """The lines in which a span starts. None if there are many spans: decoding all lines is faster.
 
     ``is_whole``: a span in a line without escapes is a whole match.
     """
-    lines: dict[int, tuple[int, list[Span]]] = {}
-    for spans in searches:
-        position = 0
-        same_line: list[Span] = []
-        for count, (start, end) in enumerate(spans):
-            if start >= position:
-                line_start = text.rfind(b"\n", position, start) + 1 or position
-                position = text.find(b"\n", start) + 1 or len(text)
-                same_line = []
-                _, same_line = lines.setdefault(line_start, (position, same_line))
-            # The next match starts after this one, so a match across lines can hide others.
-            if (count >= 32 and count >= position // 1024) or end > position:
-                return None
-            same_line.append((start, end))
-    found = _Candidates([], {})
-    for line_start, (stop, same_line) in sorted(lines.items()) if len(searches) > 1 else lines.items():
-        plain = _PLAIN.match(text, line_start) if is_whole else None
-        if plain is None:
-            found.lines[text[line_start:stop]] = None
-            continue
+    matches, lines = found = _Candidates([], {})
+    first = last = number = line_start = stop = 0
+    inside: list[Span] | None = None
+    for count, (start, end) in enumerate(spans):
+        if start >= stop:
+            line_start = text.rfind(b"\n", stop, start) + 1 or stop
+            stop = text.find(b"\n", start) + 1 or len(text)
+            inside = None
+            if is_whole and (plain := _PLAIN.match(text, line_start)):
+                (first, last), number, inside = plain.span(1), int(plain[2]), []
+        # The next match starts after this one, so a match across lines can hide others.
+        if (count >= 32 and count >= stop // 1024) or end > stop:
+            return None
         # The quotation marks around a message are no part of a word, so the same matches are in the message alone.
-        first, last = plain.span(1)
-        inside = [(start - first, end - first) for start, end in same_line if first <= start < end <= last]
-        if len(inside) < len(same_line) and any(
-            start == end or (start < first < end) or (start < last < end) for start, end in same_line
-        ):
-            found.lines[text[line_start:stop]] = None
-        elif inside:
-            found.matches.append(Match(int(plain[2]), text[line_start : stop - 1], inside))
+        if inside is not None and first <= start < end <= last:
+            if not inside:
+                matches.append(Match(number, text[line_start : stop - 1], inside))
+            inside.append((start - first, end - first))
+        elif inside is None or start == end or start < first < end or start < last < end:
+            if inside:
+                matches.pop()
+            inside = None
+            lines[text[line_start:stop]] = None
     return found
 
 
