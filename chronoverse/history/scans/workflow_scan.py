@@ -104,6 +104,6 @@ def _ahead(
 
 
 def _job_json(job: Job, lines: list[bytes], *, more: bool, **extra: Any) -> bytes:
-    logs = [orjson.Fragment(line) for line in lines]
+    logs = orjson.Fragment(b"[%b]" % b",".join(lines))
     body = {"id": job.ref.job_id, "status": job.status, "created_at": job.created_at, "logs": logs, "more": more}
     return orjson.dumps({**body, **extra})
