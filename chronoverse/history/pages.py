@@ -76,10 +76,6 @@ class Page(NamedTuple):
     compared_with: Sequence[str] = ()
 
 
-#: Returns the JSON of a line and its context lines, by number. None if they do not fit into the budget.
-LineEncoder = Callable[[Line, PageBudget], dict[int, bytes] | None]
-
-
 def read_all_lines(
     read: BatchReader, archive: ArchiveReader, job: Job, position: int, *, descending: bool = False
 ) -> Iterator[Page]:
@@ -122,11 +118,6 @@ def line_json(line: Line, **more: object) -> bytes:
     if len(line.message) > MAX_LINE_CHARACTERS:
         line, more = line._replace(message=line.message[:MAX_LINE_CHARACTERS]), {"truncated": True, **more}
     return b"%b,%b" % (line.encode()[:-1], orjson.dumps(more)[1:]) if more else line.encode()
-
-
-def encode_line(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
-    json = line_json(line)
-    return {line.sequence_num: json} if budget.take(json) else None
 
 
 def matches(matcher: Matcher, line: Line) -> bool:

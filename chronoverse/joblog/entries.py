@@ -35,6 +35,9 @@ class Match(NamedTuple):
     json: bytes
     spans: Sequence[tuple[int, int]]
 
+    def encode(self) -> bytes:
+        return self.json
+
 
 class Batch(NamedTuple):
     """Entries in the requested order.

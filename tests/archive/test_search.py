@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.prefilter import PART_BYTES, matching_lines
 from chronoverse.errors import SearchTooExpensive
+from chronoverse.history.pages import PageBudget
+from chronoverse.history.scans.matches import MatchEncoder
+from chronoverse.joblog.entries import Match
 from chronoverse.joblog.matcher import Matcher, strip_sequences
-from chronoverse.joblog.model import Line, TimeRange
+from chronoverse.joblog.model import Job, Line, Status, TimeRange
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.examples import examples
 
@@ -35,13 +38,18 @@ EXPRESSIONS = [
 
 
 def found(builder: ArchiveBuilder, matcher: Matcher, position: int, descending: bool = False) -> list[str]:
-    """All lines that a search finds, after checking that its cursors are monotonic."""
+    """All lines that a search finds, after checking its cursors, and that a match is shown as its decoded line."""
     matches, cursors = [], [position]
+
+    def shown(line: Line | Match) -> dict[int, bytes] | None:
+        encode = MatchEncoder(lambda *_: iter(()), Job(JOB, Status.RUNNING), matcher, None, descending, 0, 0)
+        return encode(line, PageBudget(clock=lambda: 0.0))
+
     for batch in builder.reader().search(JOB, partial(matching_lines, matcher), position, descending=descending):
         matches += [f"{line.sequence_num} {line.message}" for line in batch.lines]
         for match, line in zip(batch.matches or (), batch.lines, strict=True):
-            known = (line.encode(), sorted({span for span in matcher.spans(line.message) if span}))
-            assert isinstance(match, Line) or match[1:] == known
+            assert match.encode() == line.encode()
+            assert shown(match) == shown(line)
         cursors.append(batch.position)
     assert cursors[1:] == sorted(set(cursors[1:]), reverse=descending)
     return matches

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -27,7 +27,7 @@ from chronoverse.errors import (
     SearchTooExpensive,
     StoreError,
 )
-from chronoverse.history.pages import MAX_LINE_CHARACTERS, LineEncoder, Page, PageBudget, encode_line, matches
+from chronoverse.history.pages import MAX_LINE_CHARACTERS, Page, PageBudget, matches
 from chronoverse.history.scans.comparison import LABELLED_JOBS, Baseline, DerivedReader, NewLines, baseline, read_runs
 from chronoverse.history.scans.matches import MatchEncoder
 from chronoverse.history.scans.past_runs import PastRunReader
@@ -45,7 +45,7 @@ from chronoverse.history.scans.scan import (
 from chronoverse.history.scans.summary_scan import SummaryProgress, SummaryReader
 from chronoverse.history.scans.workflow_scan import JobsPage, read_jobs_page
 from chronoverse.history.tiered_log import LogReader, Search, has_lines_after, in_archive
-from chronoverse.joblog.entries import Batch
+from chronoverse.joblog.entries import Match
 from chronoverse.joblog.labels import has_labels
 from chronoverse.joblog.matcher import Matcher
 from chronoverse.joblog.model import Job, JobRef, Line, ListingPosition, TimeRange
@@ -138,67 +138,39 @@ class ScanApp:
             if known is None:
                 return Page([], scan.position, True, compared_with=compared_with)
             new_lines = NewLines(known, self._hasher)
-        time_range = TimeRange(scan.since, scan.until)
         matcher = None if scan.q is None else Matcher(scan.q, regex=scan.regex)
-        page = self._page(scan, job, budget, matcher, time_range, scan.position, scan.limit, new_lines)
+        wanted = _Wanted(scan, matcher, TimeRange(scan.since, scan.until), new_lines)
+        page = self._page(wanted, job, budget, scan.position, scan.limit)
         return page._replace(compared_with=compared_with)
 
-    def _page(
-        self,
-        scan: LineScan,
-        job: Job,
-        budget: PageBudget,
-        matcher: Matcher | None,
-        time_range: TimeRange,
-        position: int,
-        limit: int,
-        new_lines: NewLines | None = None,
-        find_next: bool = False,
-    ) -> Page:
-        """With ``find_next``, ``has_more`` of a full page is False if no other line matches."""
-        by_query = partial(matching_lines, matcher) if matcher else None
-        frame_filter = new_lines.matching_lines if new_lines else by_query
-        search = Search(frame_filter, time_range) if frame_filter else None
-
-        def is_wanted(line: Line) -> bool:
-            passes = scan.stream in (None, line.stream) and time_range.has(line.timestamp)
-            return passes and (new_lines is None or new_lines.is_new(line))
-
-        encode: LineEncoder = {"page": encode_line, "whole": _encode_whole, "number": _encode_number}[scan.form]
-        if scan.form == "page" and (matcher or scan.before or scan.after):
-            context = (scan.after, scan.before) if scan.descending else (scan.before, scan.after)
-            encode = MatchEncoder(self._read, job, matcher, scan.stream, scan.descending, *context)
-        has_filters = scan.stream is not None or time_range != TimeRange() or new_lines is not None
+    def _page(self, wanted: "_Wanted", job: Job, budget: PageBudget, position: int, limit: int) -> Page:
+        scan, matcher, search = wanted.scan, wanted.matcher, wanted.search
+        descending, has_filters = scan.descending, wanted.has_filters
+        encode = {"whole": _encode_whole, "number": _encode_number}.get(scan.form)
+        if encode is None:
+            context = (scan.after, scan.before) if descending else (scan.before, scan.after)
+            encode = MatchEncoder(self._read, job, matcher, scan.stream, descending, *context)
         found: dict[int, bytes] = {}
         count, has_progress = 0, False
 
-        def encode_all(batch: Batch) -> dict[int, bytes] | None:
-            """The JSON of all matches at once, in a fifth of the time. None if they need a closer look."""
-            if batch.matches is None or has_filters or len(batch.matches) >= limit - count:
-                return None
-            return encode.encode_all(batch.matches, budget) if isinstance(encode, MatchEncoder) else None
-
         def page(has_more: bool) -> Page:
-            return Page([found[number] for number in sorted(found, reverse=scan.descending)], position, has_more, count)
+            return Page([found[number] for number in sorted(found, reverse=descending)], position, has_more, count)
 
         try:
-            for batch in self._read(job, position, descending=scan.descending, search=search):
-                encoded = encode_all(batch)
-                if encoded is not None:
-                    found.update(encoded)
-                    count += len(encoded)
-                    budget.entries_left -= len(encoded)
-                lines = batch.lines if encoded is None else []
-                if matcher is not None and not batch.is_match and not matcher.may_match(line.message for line in lines):
-                    budget.entries_left -= len(lines)
-                    lines = []
+            for batch in self._read(job, position, descending=descending, search=search):
+                lines: Sequence[Line | Match] = batch.matches or ()
+                if has_filters or not batch.is_match:
+                    lines = stored = batch.lines
+                    if matcher and not batch.is_match and not matcher.may_match(line.message for line in stored):
+                        budget.entries_left -= len(stored)
+                        lines = ()
                 for line in lines:
                     # Without a search, a batch's lines take no time, so all of them are used even after the deadline.
                     if search and has_progress and budget.is_used_up():
                         return page(True)
                     has_progress = True
                     budget.entries_left -= 1
-                    if is_wanted(line) and (matcher is None or batch.is_match or matches(matcher, line)):
+                    if wanted.has(line, batch.is_match):
                         if count == limit:
                             return page(True)
                         encoded = encode(line, budget)
@@ -207,8 +179,8 @@ class ScanApp:
                         found.update(encoded)
                         count += 1
                     position = line.sequence_num
-                    if count == limit and not find_next:
-                        return page(has_lines_after(job, position, scan.descending))
+                    if count == limit and not wanted.find_next:
+                        return page(has_lines_after(job, position, descending))
                 position = batch.position
                 if batch.is_last:
                     return page(False)
@@ -220,7 +192,7 @@ class ScanApp:
             if not found:
                 raise
             return page(True)
-        return page(has_lines_after(job, position, scan.descending))
+        return page(has_lines_after(job, position, descending))
 
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
         """The page that ``scan`` requests. Ends early if ``client_is_gone``.
@@ -228,11 +200,11 @@ class ScanApp:
         Raises :class:`AtCapacity`, and errors of the store and the archive that affect more than one job.
         """
         budget = self._budget(scan, client_is_gone)
-        matcher = Matcher(scan.q or "", regex=scan.regex)
+        # The scan's time range applies to the jobs' start times, not to their lines.
+        wanted = _Wanted(scan, Matcher(scan.q or "", regex=scan.regex), TimeRange(), find_next=True)
 
         def search(job: Job, position: int, limit: int) -> Page:
-            # The scan's time range applies to the jobs' start times, not to their lines.
-            return self._page(scan, job, budget, matcher, TimeRange(), position, limit, find_next=True)
+            return self._page(wanted, job, budget, position, limit)
 
         def read_ahead(job: Job) -> Future[None] | None:
             # A local file is read faster than a thread starts. Errors are ignored here: the search raises them again.
@@ -379,12 +351,40 @@ class ScanApp:
         )
 
 
-def _encode_whole(line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+class _Wanted(NamedTuple):
+    """The lines that a page shows. With ``find_next``, a full page has no more if no other line matches."""
+
+    scan: LineScan
+    matcher: Matcher | None
+    time_range: TimeRange
+    new_lines: NewLines | None = None
+    find_next: bool = False
+
+    @property
+    def search(self) -> Search | None:
+        by_query = partial(matching_lines, self.matcher) if self.matcher else None
+        frame_filter = self.new_lines.matching_lines if self.new_lines else by_query
+        return Search(frame_filter, self.time_range) if frame_filter else None
+
+    @property
+    def has_filters(self) -> bool:
+        return self.scan.stream is not None or self.time_range != TimeRange() or self.new_lines is not None
+
+    def has(self, line: Line | Match, is_match: bool) -> bool:
+        """Whether a page shows ``line``. ``is_match``: it is known to match the query."""
+        if isinstance(line, Match):
+            return True
+        passes = self.scan.stream in (None, line.stream) and self.time_range.has(line.timestamp)
+        is_new = passes and (self.new_lines is None or self.new_lines.is_new(line))
+        return is_new and (is_match or self.matcher is None or matches(self.matcher, line))
+
+
+def _encode_whole(line: Line | Match, budget: PageBudget) -> dict[int, bytes] | None:
     json = line.encode()
     return {line.sequence_num: json} if budget.take(json) else None
 
 
-def _encode_number(line: Line, budget: PageBudget) -> dict[int, bytes]:
+def _encode_number(line: Line | Match, budget: PageBudget) -> dict[int, bytes] | None:
     return {line.sequence_num: b"%d" % line.sequence_num}
 
 

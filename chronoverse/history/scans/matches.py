@@ -1,6 +1,5 @@
 """Makes the JSON of matching lines, with highlights and context lines."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,32 +29,15 @@ class MatchEncoder:
     #: Lines still allowed on the page: at first, about twenty matches with 50 lines of context on each side.
     _lines_left: int = 2_000
 
-    def encode_all(self, matches: Sequence[Line | Match], budget: PageBudget) -> dict[int, bytes] | None:
-        """The JSON of ``matches``. None if there is no room for all of them, or if they need context lines."""
-        if self._following_count or self._leading_count or len(matches) > self._lines_left:
-            return None
-        found: dict[int, bytes] = {}
-        for match in matches:
-            if isinstance(match, Line):
-                highlights, has_all = self._highlights(match.message, budget)
-                if not has_all:
-                    return None
-                found[match.sequence_num] = line_json(match, **highlights)
-            else:
-                number, json, spans = match
-                found[number] = b'%b,"highlights":%b}' % (json[:-1], orjson.dumps(spans[:MAX_SPANS]))
-        if sum(map(len, found.values())) + len(found) > budget.bytes_left:
-            return None
-        for json in found.values():
-            budget.take(json)
-        self._lines_left -= len(matches)
-        return found
-
-    def __call__(self, line: Line, budget: PageBudget) -> dict[int, bytes] | None:
+    def __call__(self, line: Line | Match, budget: PageBudget) -> dict[int, bytes] | None:
+        """The JSON of a match and its context lines, by number. None if they do not fit into the budget."""
         # The first match is always included, if necessary with fewer highlights or less context.
         is_first = budget.empty
-        highlights, has_all = self._highlights(line.message, budget)
-        json = line_json(line, **highlights)
+        if isinstance(line, Match):
+            json, has_all = b'%b,"highlights":%b}' % (line.json[:-1], orjson.dumps(line.spans[:MAX_SPANS])), True
+        else:
+            highlights, has_all = self._highlights(line.message, budget)
+            json = line_json(line, **highlights)
         if not (has_all or is_first) or not budget.take(json):
             return None
         if self._following_count == self._leading_count == 0:
