@@ -104,8 +104,8 @@ def shape_of(plan: Plan) -> Shape:
     rates = {kind: rate / pace for kind, rate in kinds.items()}
     # Redactions need the most coincidences: lines that follow, readers, and a scan or archiving in between.
     if chance.random() < 0.4:
-        rates["redact"] = pick((200.0, 600.0))
-    if chance.random() < 0.2:
+        rates["redact"] = pick((200.0, 1200.0))
+    if chance.random() < 0.3:
         rates["lose_store"] = 90.0
     pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0)))
     shape = Shape(
