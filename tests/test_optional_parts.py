@@ -1,14 +1,17 @@
-"""Each optional part can be deleted with its folder: the rest can be imported, serves, and passes its own tests."""
+"""Each optional part can be deleted with its folder: the rest can be imported, serves, and runs jobs."""
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+from tests.support.commands import environ
+from tests.support.service import ROOT, Service
+
 #: A part and its command, if any.
 PARTS: Final = (
     ("chronoverse/integrations", None),
@@ -18,32 +21,51 @@ PARTS: Final = (
     ("chronoverse/cli/notify", "notify"),
     ("chronoverse/web/otlp", None),
 )
-#: Tests that use the service, the store and the commands, but none of the parts.
-TESTS: Final = ("tests/web/routes/test_answers.py", "tests/cli/test_tables.py", "tests/runner/test_runner.py")
+#: Imports all modules, and lists the commands.
 IMPORT_ALL: Final = """
 import importlib, pkgutil, chronoverse
 for module in pkgutil.walk_packages(chronoverse.__path__, "chronoverse."):
     if not module.name.endswith(("__main__", "integrations.airflow.plugin")):
         importlib.import_module(module.name)
+from chronoverse.cli.main import main
+main(["--help"])
 """
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, with compiled modules."""
+    tree = tmp_path_factory.mktemp("tree")
+    shutil.copytree(ROOT / "chronoverse", tree / "chronoverse")
+    shutil.copy(ROOT / "gunicorn.conf.py", tree)
+    return tree
+
+
+@pytest.fixture
+def without(tree: Path, part: str) -> Iterator[Path]:
+    """The copy without ``part``."""
+    aside = tree / "aside"
+    (tree / part).rename(aside)
+    yield tree
+    aside.rename(tree / part)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("part", "command"), PARTS)
-def test_a_part_can_be_deleted(tmp_path: Path, part: str, command: str | None) -> None:
-    for name in ("chronoverse", "tests", "gunicorn.conf.py", "pyproject.toml"):
-        source, target = ROOT / name, tmp_path / name
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
-        else:
-            shutil.copy(source, target)
-    shutil.rmtree(tmp_path / part)
+def test_a_part_can_be_deleted(without: Path, tmp_path: Path, command: str | None) -> None:
+    with Service(tmp_path, tree=without, environ={"PYTHONPATH": str(without)}) as service:
 
-    def execute(*arguments: str) -> str:
-        done = subprocess.run([sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=110)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        def execute(*arguments: str) -> str:
+            # Relative to the copy, not to this checkout.
+            variables = environ(service, PYTHONPATH=str(without))
+            argv = [sys.executable, "-W", "ignore", *arguments]
+            done = subprocess.run(argv, cwd=without, env=variables, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
 
-    execute("-W", "ignore", "-c", IMPORT_ALL)
-    assert f"\n  {command} " not in execute("-m", "chronoverse", "--help")
-    assert " passed" in execute("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *TESTS)
+        names = [line.split()[0] for line in execute("-c", IMPORT_ALL).splitlines() if line.startswith("  ")]
+        assert "run" in names
+        assert command not in names
+        job = ("--workflow", "wf_1", "--job", "job_1")
+        execute("-m", "chronoverse", "run", *job, "--", "echo", "one")
+        assert execute("-m", "chronoverse", "logs", "wf_1", "job_1") == "one\n"
