@@ -99,11 +99,8 @@ class HttpLogWriter:
         return 5_000 if self._takes_runs else 500
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
-        """Like :meth:`append_runs`, but handles :class:`EarlierService` itself."""
-        runs = runs_of(lines)
-        with contextlib.suppress(EarlierService):
-            return self.append_runs(attempt, lines[0].sequence_num, runs)
-        return self.append_runs(attempt, lines[0].sequence_num, runs)
+        """Like :meth:`append_runs`."""
+        return self.append_runs(attempt, lines[0].sequence_num, runs_of(lines))
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
         """Appends ``runs``, in halves if they are too long for the service.

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.cli.mcp.answers import CUT_LINE_BYTES, FRAME_BYTES, MAX_BYTES, cut, fill, line_json, tidy, visible
-from chronoverse.cli.mcp.server import _answer
 from chronoverse.cli.mcp.tools import Tools, tool_list
 from chronoverse.client.client import Client
 from chronoverse.client.follower import name_gaps
@@ -122,6 +121,9 @@ def test_too_little_room_is_an_error() -> None:
 
 def test_a_listing_of_another_server_is_not_found() -> None:
     """It has no workflow whose neighbours could be named."""
+    # Imported here, because the SDK takes a second, and each process of a test run imports all tests.
+    from chronoverse.cli.mcp.server import _answer
+
     tool = next(each for each in tool_list(50) if each.name == "list_workflows")
     with ScriptedService(problem("404 Not Found", "Not found, or no access.")) as service:
         is_error, answer = _answer(Tools(Client(service.url), service.url), tool, tool.name, {"max_bytes": 4_096})

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import redis
 
@@ -423,6 +424,9 @@ def running(collecting: agent.Agent) -> Iterator[None]:
     finally:
         collecting.stop.set()
         thread.join()
+    # What the last deliveries changed is in the file, too.
+    checkpoints = collecting.around.checkpoints
+    assert Checkpoints(checkpoints._path, print) == orjson.loads(orjson.dumps(checkpoints, default=list))
 
 
 def wait_for_turns(collecting: agent.Agent, count: int) -> None:

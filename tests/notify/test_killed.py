@@ -27,7 +27,7 @@ from tests.support.waiting import wait_until
 #: One watch each.
 SHARDS = tuple("abcdefgh")
 #: Number of ended jobs, and of killed notifiers. The store restarts twice meanwhile.
-ENDS, KILLS = 1_000, 20
+ENDS, KILLS = 400, 9
 
 
 def start(url: str, directory: Path, log: Path) -> "subprocess.Popen[bytes]":

@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shlex
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -33,12 +34,14 @@ from chronoverse.errors import (
     StoreUnavailable,
     TooFast,
     Unauthorized,
+    Unreachable,
 )
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, runs_of
 from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
 from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import key, read_lines, read_log
+from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
@@ -249,6 +252,26 @@ def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: 
             writer.renew(attempt)
         proxy.heal()
         writer.renew(attempt)
+
+
+@pytest.mark.parametrize("was_trusted", [False, True])
+def test_an_untrusted_certificate_is_an_outage_only_after_a_trusted_one(was_trusted: bool, tmp_path: Path) -> None:
+    """That one expired, and will be renewed. Otherwise, a retry would not help."""
+    (tmp_path / "other").mkdir()
+    ours, other = make_certificate(tmp_path), make_certificate(tmp_path / "other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ours if was_trusted else other, (ours if was_trusted else other).with_suffix(".key"))
+    opened = answer("200 OK", b'{"attempt":1,"next":1}')
+    with (
+        ScriptedService(opened, opened, tls=context) as service,
+        closing(HttpLogWriter(service.url, ca_file=ours)) as writer,
+    ):
+        if was_trusted:
+            writer.open(SCRIPTED, token())
+            context.load_cert_chain(other, other.with_suffix(".key"))
+        with pytest.raises(ChronoverseError, match="is not trusted") as raised:
+            writer.open(SCRIPTED, token())
+    assert type(raised.value) is (StoreUnavailable if was_trusted else Unreachable)
 
 
 def test_an_outage_of_the_issuer_is_an_outage() -> None:

@@ -241,13 +241,16 @@ def test_damaged_lines_are_reported_in_place(
 def test_the_command_line_delivers_what_is_whole(path: Path, server: RedisServer) -> None:
     """Its exit code and messages report the damage, in a line each."""
     environ = {"CHRONOVERSE_DATA_DIR": str(path.parent / "data"), "CHRONOVERSE_REDIS_URL": server.url}
-    file(TWO_LINES, row(2, stream="x"), row(3, text=b"\x1b[31md"))(path)
-    printed = call_main("deliver", "--print", "--raw", str(path), environ=environ)
-    assert (printed.returncode, printed.stdout) == (DATA, "a\nb\n\x1b[31md\n")
-    assert printed.stderr.splitlines() == [
-        "--- line 3 is gone (lost) ---",
-        f"chronoverse: {path} is damaged: lines 3 to 3 cannot be read",
-    ]
+    # The job's own numbers are printed, which can begin after an earlier attempt's.
+    for base, gone in ((5, 7), (1, 3)):
+        path.unlink(missing_ok=True)
+        file(TWO_LINES, row(2, stream="x"), row(3, text=b"\x1b[31md"), base=base)(path)
+        printed = call_main("deliver", "--print", "--raw", str(path), environ=environ)
+        assert (printed.returncode, printed.stdout) == (DATA, "a\nb\n\x1b[31md\n")
+        assert printed.stderr.splitlines() == [
+            f"--- line {gone} is gone (lost) ---",
+            f"chronoverse: {path} is damaged: lines 3 to 3 cannot be read",
+        ]
     assert call_main("deliver", str(path), environ=environ).returncode == DATA
     assert server.ask("HGET", key("job"), "status") == b"COMPLETED"
     assert not path.exists()
@@ -318,6 +321,21 @@ def test_everything_around_a_lost_block_is_recovered(at: int, large: bytes, path
         (journal,) = path.parent.glob("*.damaged-journal")
         assert journal.read_bytes() == bytes(1_024)
     spool.abandon()
+
+
+class Unreadable(SpoolFile):
+    """A file without rows, whose rows up to ``last`` are unreadable."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def _is_readable(self, ordinal: int) -> bool:
+        return ordinal > self.last
+
+
+def test_no_line_after_a_lost_range_is_skipped() -> None:
+    """However long the range is."""
+    assert [Unreadable(last)._next_readable(7) for last in range(7, 300)] == [*range(8, 301)]
 
 
 changes = st.lists(

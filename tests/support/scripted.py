@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from typing import Final, NamedTuple, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 #: Seconds for a client to connect, or to send a request, on a busy machine.
 PATIENCE_SECONDS: Final = 20.0
@@ -14,11 +14,13 @@ STREAM: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=ut
 
 
 class Request(NamedTuple):
-    """One request: path, query, and headers with lowercase names."""
+    """One request: path, query, headers with lowercase names, decoded target, and body."""
 
     path: str
     query: dict[str, str]
     headers: dict[str, str]
+    target: str
+    body: bytes
 
 
 def answer(status: str, body: bytes = b"", **headers: str) -> bytes:
@@ -89,13 +91,19 @@ class ScriptedService:
 
 
 def _request(connection: socket.socket) -> Request:
-    head = b""
-    while b"\r\n\r\n" not in head:
-        received = connection.recv(65_536)
-        if not received:
-            raise ConnectionError
-        head += received
-    first, *lines = head.decode("latin-1").split("\r\n\r\n")[0].split("\r\n")
+    head, end, body = b"", b"", b""
+    while not end:
+        head, end, body = (head + _receive(connection)).partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
     target = urlsplit(first.split(" ")[1])
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Request(target.path, dict(parse_qsl(target.query)), headers)
+    while len(body) < int(headers.get("content-length", 0)):
+        body += _receive(connection)
+    return Request(target.path, dict(parse_qsl(target.query)), headers, unquote(first.split(" ")[1]), body)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    received = connection.recv(65_536)
+    if not received:
+        raise ConnectionError
+    return received
