@@ -1,12 +1,15 @@
 """Each option of each command that asks the service is in its request."""
 
 import shlex
+import time
 from pathlib import Path
 from typing import Final
 
 import click
 import pytest
 
+from chronoverse.cli.common import moment
+from chronoverse.joblog.model import seconds_of
 from tests.cli.test_tables import JOB
 from tests.support.commands import call_main, visible_commands
 from tests.support.scripted import ScriptedService, answer, problem
@@ -93,6 +96,12 @@ def test_each_option_is_in_the_request(command: str, target: str, body: bytes, t
         done = call_main(*shlex.split(command.format(url=service.url)), environ=environ)
     assert [(each.target, each.body) for each in service.requests[asks_first:]] == [(target, body)], done.stderr
     assert done.returncode == 65
+
+
+@pytest.mark.parametrize(("age", "seconds"), [("45s", 45), ("5m", 300), ("1h30m", 5_400), ("2d", 172_800)])
+def test_an_age_is_a_time_before_now(age: str, seconds: int) -> None:
+    before = time.time()
+    assert before - 1 < seconds_of(moment(age)) + seconds <= time.time()
 
 
 def test_the_table_has_each_option() -> None:

@@ -323,21 +323,6 @@ def test_everything_around_a_lost_block_is_recovered(at: int, large: bytes, path
     spool.abandon()
 
 
-class Unreadable(SpoolFile):
-    """A file without rows, whose rows up to ``last`` are unreadable."""
-
-    def __init__(self, last: int) -> None:
-        self.last = last
-
-    def _is_readable(self, ordinal: int) -> bool:
-        return ordinal > self.last
-
-
-def test_no_line_after_a_lost_range_is_skipped() -> None:
-    """However long the range is."""
-    assert [Unreadable(last)._next_readable(7) for last in range(7, 300)] == [*range(8, 301)]
-
-
 changes = st.lists(
     st.tuples(
         st.floats(0, 1, exclude_max=True), st.sampled_from(["flip", "cut", "put", "copy"]), st.binary(max_size=40)
