@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Final
 
 import click
 import pytest
@@ -71,6 +72,25 @@ def test_a_long_name_does_not_shift_other_rows_of_a_table(
     long, short = capsys.readouterr().out.splitlines()[1:]
     assert long == f"{'a' * 70}  OK      x"
     assert (len(short), short[-1]) == (60, "…")
+
+
+WATCH: Final = dict.fromkeys(("on", "seconds", "waiting", "dropped", "error", "state")) | {"id": "w", "url": "u"}
+WATCH |= {"status": [], "label": {}, "same": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"waiting": 2, "dropped": 0}, "w u 2 waiting, 0 dropped"),
+        ({"waiting": 0, "dropped": 2}, "w u 0 waiting, 2 dropped"),
+        ({"on": "silent", "seconds": 90, "state": "retrying", "error": "no"}, "w silent 90s u retrying no"),
+        ({"on": "end", "status": ["FAILED", "LOST"], "label": {"a": "1", "b": "2"}}, "w end FAILED LOST a=1,b=2 u"),
+        ({"on": "change", "same": ["a", "b"]}, "w change same a,b u"),
+    ],
+)
+def test_a_watch_is_printed_with_what_it_has(cli: Cli, changes: dict[str, object], shown: str) -> None:
+    with ScriptedService(answer("200 OK", json.dumps({"watches": [WATCH | changes]}).encode())) as service:
+        assert cli("watches", "wf", URL=service.url).stdout.split() == shown.split()
 
 
 FOUND = (

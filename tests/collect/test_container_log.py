@@ -509,6 +509,17 @@ def test_a_container_that_does_not_start_is_reported_after_half_a_minute(collect
         log.close(0.0)
 
 
+def test_an_ended_log_is_not_begun_again(collecting: agent.Agent, run: Run) -> None:
+    """Though its file or its pod are still there, even if the pod has failed since."""
+    run.writer.print("first")
+    collecting._logs[KEY] = None
+    failed = with_state(pod("one"), waiting={"reason": "ImagePullBackOff"}) | {"status": {"phase": "Failed"}}
+    collecting._look_at(Pod(failed), 0.0)
+    run.writer.path.unlink()
+    collecting._look_at(Pod(failed), 0.0)
+    assert collecting._logs == {KEY: None}
+
+
 def test_a_hanging_agent_is_not_healthy(collecting: agent.Agent) -> None:
     assert [metric.name for metric in collecting.collect()] == [
         f"chronoverse_collect_lag_{x}" for x in ("bytes", "seconds")

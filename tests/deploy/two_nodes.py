@@ -83,8 +83,6 @@ def follow(directory: Path, wheels: Path, provider: Provider, variables: dict[st
                 # There is no network here.
                 "PIP_NO_INDEX": "1",
                 "PIP_FIND_LINKS": str(wheels),
-                # Most modules are never imported.
-                "PIP_NO_COMPILE": "1",
             },
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

@@ -44,7 +44,9 @@ def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert not [part for part in hidden if part.encode() in written]
     assert text.count("***") == 8
-    assert (out.getvalue().count(SECRET.encode()), err.getvalue()) == (3, b"at the end: " + SECRET.encode())
+    assert out.getvalue().count(SECRET.encode()) == 3
+    # A slow machine prints the progress of the delivery, too.
+    assert err.getvalue().partition(b"\n")[0] == b"at the end: " + SECRET.encode()
 
 
 def test_a_secret_is_nowhere_in_a_spool_file(tmp_path: Path) -> None:

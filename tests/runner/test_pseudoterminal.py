@@ -49,6 +49,24 @@ sys.stdout.buffer.write(seen)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
+#: Reads what is typed into a full terminal, in small pieces. Prints how many bytes are missing.
+PASTE = """
+import contextlib, os, select, threading, tty
+from chronoverse.runner.capture.terminals import _forward_stdin
+command, terminal = os.openpty()
+tty.setraw(terminal)
+os.set_blocking(command, False)
+left = 200_000
+with contextlib.suppress(BlockingIOError):
+    while True:
+        left += os.write(command, bytes(1_000))
+stop, _ = os.pipe()
+threading.Thread(target=_forward_stdin, args=(command, stop, threading.Event()), daemon=True).start()
+while left and select.select([terminal], [], [], 5)[0]:
+    left -= len(os.read(terminal, 1_000))
+print(left)
+"""
+
 
 def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     """Runs ``argv`` on a pseudo-terminal: its exit code, what was published, and what was shown."""
@@ -170,3 +188,8 @@ def test_output_is_read_while_the_command_does_not_read() -> None:
     exit_code, seen = on_terminal(code, "y" * 3_000 + "\\r")
     assert exit_code == 0
     assert b"'done'" in seen
+
+
+def test_all_that_is_pasted_reaches_a_slow_command() -> None:
+    pasted = subprocess.run([sys.executable, "-c", PASTE], input=bytes(200_000), capture_output=True, timeout=60)
+    assert (pasted.stdout, pasted.returncode) == (b"0\n", 0)
