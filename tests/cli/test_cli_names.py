@@ -5,7 +5,8 @@ import os
 import pty
 import subprocess
 from pathlib import Path
-from typing import Any, Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import click
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from chronoverse.cli.common import LINKED_SERVICE
 from chronoverse.cli.main import commands
 from chronoverse.cli.names import expand_link
-from chronoverse.cli.summary import end_text, markdown, screen, summary_text, without_markup
+from chronoverse.cli.summary import _around, _seen, end_text, markdown, screen, summary_text, without_markup
+from chronoverse.client.client import Client
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
@@ -261,6 +263,31 @@ def test_a_summary_strips_markup_of_ci_systems_and_truncates_long_lines_on_scree
     cause = {"kind": "error", "confidence": "high", "from": 3, "to": 3, "line": last[2]}
     said = list(summary_text({**full, "cause": cause}))
     assert (said[1], said[2].split()) == ("Cause (line 3):", [number, text])
+
+
+@pytest.mark.parametrize(("number", "shown"), [(1, "123"), (2, "1234"), (3, "12345"), (8, "6789"), (9, "789")])
+def test_the_lines_around_a_cause(number: int, shown: str) -> None:
+    """Two before and two after, also at the ends of the log."""
+    lines = [Line(n, "2026-03-03T10:00:05.123Z", str(n), "stdout") for n in range(1, 10)]
+    reader = SimpleNamespace(logs=lambda job, offset: iter(lines[offset or 0 :]))
+    cause = {"kind": "error", "line": {"sequence_num": number}}
+    summary = {"job": {"workflow_id": "w", "id": "j", "status": "FAILED", "exit_code": 1, "lines": 9}, "cause": cause}
+    found = _around(cast(Client, reader), {**summary, "last": [], "end": None})
+    assert "".join(line.message for line in found.values()) == shown
+
+
+@pytest.mark.parametrize(
+    ("seen", "text"),
+    [
+        ({}, ""),
+        ({"COMPLETED": 0, "FAILED": 1}, "  [in 1 of 9 runs]"),
+        ({"COMPLETED": 1}, "  [in 1 of 9 runs, 1 of them good]"),
+        ({"COMPLETED": 0, "FAILED": 2}, "  [in 2 of 9 runs, first in a]"),
+        ({"COMPLETED": 2, "CANCELED": 1, "LOST": 1}, "  [in 4 of 9 runs, 2 of them good, first in a]"),
+    ],
+)
+def test_the_runs_that_had_a_line_are_counted(seen: dict[str, int], text: str) -> None:
+    assert _seen({"seen": seen and {"looked_at": 9, "first_id": "a", **seen}}) == text
 
 
 @pytest.mark.parametrize(("args", "has_color"), [((), True), (("--color", "never"), False)])
