@@ -52,6 +52,16 @@ def test_each_millisecond_is_a_separate_batch() -> None:
     ]
 
 
+def test_a_foreign_line_after_a_restart_is_in_the_stream_of_the_line_before() -> None:
+    """With its time. An unfinished partial line is still there."""
+    before = CriReader(65_536, OFF)
+    before.feed(cri_line("out", at=AT) + cri_line("beg", "stderr", "P", at=AT + 1))
+    reader = CriReader(65_536, OFF, orjson.loads(orjson.dumps(before.state())))
+    [(time, stream, text, _)] = lines_of(reader.feed(b"foreign\n") + reader.close())
+    assert (time[-5:], stream, text) == (".123Z", "stderr", "begforeign")
+    assert time > read(cri_line("out", at=AT))[0][0]
+
+
 def test_partial_lines_are_joined_for_each_stream() -> None:
     """All tags except the first are ignored. A character's bytes can be split between them."""
     data = cri_line("beg\xc3".encode("latin-1"), tag="P", at=AT) + cri_line("oops", "stderr", "P:x:y", at=AT)
