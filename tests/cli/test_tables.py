@@ -74,8 +74,14 @@ def test_a_long_name_does_not_shift_other_rows_of_a_table(
     assert (len(short), short[-1]) == (60, "…")
 
 
-WATCH: Final = dict.fromkeys(("on", "seconds", "waiting", "dropped", "error", "state")) | {"id": "w", "url": "u"}
-WATCH |= {"status": [], "label": {}, "same": []}
+WATCH: Final[dict[str, object]] = {
+    **dict.fromkeys(("on", "seconds", "waiting", "dropped", "error", "state")),
+    "id": "w",
+    "url": "u",
+    "status": [],
+    "label": {},
+    "same": [],
+}
 
 
 @pytest.mark.parametrize(
