@@ -116,8 +116,7 @@ def health_seconds(endpoint: Endpoint) -> list[float]:
     ("name", "connections"),
     [
         ("direct", 215),
-        pytest.param("direct", 2000, marks=pytest.mark.long),
-        pytest.param("nginx", 300, marks=pytest.mark.long),
+        ("nginx", 300),
     ],
 )
 def test_connections_with_unread_answers_do_not_lock_others_out(
