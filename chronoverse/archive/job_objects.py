@@ -93,20 +93,35 @@ class JobObjects:
                 raise ArchiveDamaged(f"{chunk.name} failed read-back verification")
             yield chunk
         except ChronoverseError:
-            if not self._delete_unless_recorded(chunk.name):
+            if not self._delete_unless_recorded(chunk, redactions):
                 raise
 
-    def _delete_unless_recorded(self, name: str) -> bool:
-        """Deletes an object unless it is recorded. Returns whether it is. After an error, the object stays garbage."""
+    def _delete_unless_recorded(self, chunk: Chunk, redactions: int) -> bool:
+        """Deletes an object unless it is recorded, or an import can record it because the store has lost its lines.
+
+        Returns whether it is recorded. After an error, the object stays garbage.
+        """
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
-            if name not in index.mark_garbage(self.job, self.token):
-                # It was recorded or deleted; or the store has lost it, and an import can record it at any time.
-                return any(chunk.name == name for chunk in index.chunks(self.job))
+            if chunk.name not in index.mark_garbage(self.job, self.token):
+                # In this order: an import can record the object at any time.
+                is_lost = self._is_lost(chunk, redactions)
+                is_recorded = any(each.name == chunk.name for each in index.chunks(self.job))
+                if is_recorded or is_lost:
+                    return is_recorded
             # From now on, the object cannot be recorded.
-            self.objects.delete(name)
-            index.clear_garbage(self.job, [name])
+            self.objects.delete(chunk.name)
+            index.clear_garbage(self.job, [chunk.name])
         return False
+
+    def _is_lost(self, chunk: Chunk, redactions: int) -> bool:
+        """Whether the store has lost the job, lines of the chunk, or a redaction: an import can restore them."""
+        (job,) = self.store.get_jobs([self.job])
+        if isinstance(job, StoreError):
+            raise job
+        if job is None:
+            return not self.store.is_deleted(self.job)
+        return job.last < chunk.last or job.redactions < redactions
 
     def collect_garbage(
         self, now: float, *, min_age: float, orphan_seconds: float = ORPHAN_SECONDS, check_permanence: bool = False
