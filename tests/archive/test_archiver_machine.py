@@ -37,7 +37,7 @@ from tests.archive.s3faults import S3Faults
 from tests.archive.s3server import BUCKET, s3_server
 from tests.support.archivers import STEPS, all_entries, archive, line_numbers
 from tests.support.bench import NOW
-from tests.support.examples import examples
+from tests.support.examples import CHARACTERS, examples
 from tests.support.servers import RedisServer
 from tests.support.waiting import deadline
 
@@ -142,7 +142,7 @@ class Bucket:
         self.fault = proxy.fault
 
 
-texts = st.lists(st.text(max_size=20), min_size=1, max_size=12)
+texts = st.lists(st.text(CHARACTERS, max_size=20), min_size=1, max_size=12)
 
 
 class Archiving(RuleBasedStateMachine):

@@ -14,10 +14,11 @@ from chronoverse.client.client import Client
 from chronoverse.client.follower import name_gaps
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.model import Gap
+from tests.support.examples import CHARACTERS
 from tests.support.scripted import ScriptedService, problem
 from tests.support.waiting import deadline
 
-ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=200)
+ANY_TEXT = st.text(CHARACTERS, max_size=200)
 
 
 def line(number: int, message: str = "x") -> dict[str, Any]:

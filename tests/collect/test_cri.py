@@ -9,6 +9,7 @@ from chronoverse.collect.cri import LONG_BYTES, CriReader
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.secret_forms import SecretForms
 from tests.collect.node import cri_line
+from tests.support.examples import CHARACTERS
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 
 AT = 1_772_532_005.123456789
@@ -120,7 +121,7 @@ file_lines = st.builds(
     cri_line,
     st.one_of(
         st.binary(max_size=30),
-        st.text(max_size=30).map(str.encode),
+        st.text(CHARACTERS, max_size=30).map(str.encode),
         st.sampled_from([GITHUB[:9], GITHUB[9:], f"{GITHUB[9:]} end", f"{'w' * 25} {GITHUB[:9]}"]).map(str.encode),
     ).map(lambda text: text.replace(b"\n", b"")),
     st.sampled_from(["stdout", "stderr"]),

@@ -20,13 +20,14 @@ from chronoverse.integrations.airflow.records import lines_of_record, records_of
 from chronoverse.integrations.airflow.tries import TaskTry, is_of_triggerer, try_of_path
 from chronoverse.joblog.model import IDENTIFIER, JobRef, Line, Status
 from chronoverse.settings import Settings
+from tests.support.examples import CHARACTERS
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, serving
 from tests.support.waiting import wait_until
 
 #: Seconds for prompt events on a busy machine.
 SOON: Final = 30.0
-PARTS: Final = st.text(min_size=1, max_size=20) | st.text("a.0F_-", min_size=1, max_size=8)
+PARTS: Final = st.text(CHARACTERS, min_size=1, max_size=20) | st.text("a.0F_-", min_size=1, max_size=8)
 
 
 def parts_of(identifier: str, count: int) -> list[str]:
@@ -120,7 +121,7 @@ TEXTS: Final = st.sampled_from(
     st.lists(
         st.builds(
             record,
-            TEXTS | st.text(),
+            TEXTS | st.text(CHARACTERS),
             level=st.sampled_from(["debug", "info", "warning", "error"]),
             logger=st.sampled_from(["shop", "task.stdout", "task.stderr"]),
             lines=st.integers(0, 3),

@@ -26,6 +26,7 @@ from chronoverse.joblog.model import (
     parse_number,
 )
 from chronoverse.joblog.sse import Decoder
+from tests.support.examples import CHARACTERS
 from tests.support.reading import redis_fields
 
 NOW = "2026-03-03T10:00:05.123Z"
@@ -61,8 +62,8 @@ def numbers(entries: Sequence[Raw], after: int = 0, first: int = 1) -> list[obje
 lines = st.builds(
     Line,
     st.integers(1, MAX_NUMBER),
-    st.one_of(st.just(NOW), st.text()),
-    st.text(),
+    st.one_of(st.just(NOW), st.text(CHARACTERS)),
+    st.text(CHARACTERS),
     st.sampled_from(["stdout", "stderr"]),
     st.booleans(),
 )
@@ -166,7 +167,7 @@ def test_a_number_has_one_to_fifteen_ascii_digits(text: str) -> None:
     assert parse_number(text) == NUMBERS.get(text)
 
 
-@given(text=st.text())
+@given(text=st.text(CHARACTERS))
 def test_a_parsed_number_is_its_digits(text: str) -> None:
     """The parser raises no error, and accepts only ASCII digits."""
     number = parse_number(text)

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.shapes import MAX_SHAPES, PackedShapes, ShapeHasher, ShapeSet
+from tests.support.examples import CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_lines_have_equal_hashes_when_they_have_equal_shapes() -> None:
 
 @given(
     st.lists(
-        st.text(max_size=20)
+        st.text(CHARACTERS, max_size=20)
         | st.sampled_from(
             ["\x1b[0m", "\n", "a\nb", "\ud800", "took 12 ms", "deadbee0", "x deadbee0", "\x1b[deadbee0", "0"]
         ),
@@ -104,7 +105,9 @@ def test_messages_are_hashed_together_as_each_alone(messages: list[str]) -> None
 @given(
     st.sampled_from(["", "id=", "request_id:", "(", "[", 'key="', "<"]),
     st.from_regex(
-        r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9A-F]{8,40}|[a-f]{3}[0-9][0-9a-f]{4,30}", fullmatch=True
+        r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9A-F]{8,40}|[a-f]{3}[0-9][0-9a-f]{4,30}",
+        fullmatch=True,
+        alphabet=CHARACTERS,
     ),
     st.sampled_from(["", ",", ")", '"]', ">.", ";"]),
 )

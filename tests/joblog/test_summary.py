@@ -22,6 +22,7 @@ from chronoverse.joblog.summary import (
     compose,
     weight_of,
 )
+from tests.support.examples import CHARACTERS
 
 NOW = "2026-03-03T10:00:05.123Z"
 
@@ -216,8 +217,8 @@ def test_how_telling_a_line_is(message: str, weight: int) -> None:
 
 
 @given(
-    st.lists(st.text(max_size=3_000), max_size=20),
-    st.lists(st.text(max_size=300), max_size=20),
+    st.lists(st.text(CHARACTERS, max_size=3_000), max_size=20),
+    st.lists(st.text(CHARACTERS, max_size=300), max_size=20),
     st.lists(st.text("j", min_size=128, max_size=128), max_size=10),
     st.integers(MIN_BYTES, 20_000),
 )
