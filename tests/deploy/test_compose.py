@@ -142,10 +142,7 @@ def test_the_notifier_is_set_up_like_the_nodes(compose: dict[str, Any], nodes: d
 
 @pytest.mark.long
 def test_the_files_redis_has_its_users(compose: dict[str, Any], nodes: dict[str, Any], tmp_path: Path) -> None:
-    """Redis accepts all options, writes an append-only file, and has a least-privilege user for each program.
-
-    ``test_restarts.py`` serves with it.
-    """
+    """Redis accepts all options, writes an append-only file, and has a least-privilege user for each program."""
     environ = {name: str(value) for name, value in nodes["node-1"]["environment"].items()}
     settings = Settings.from_env({**environ, "CHRONOVERSE_DATA_DIR": str(tmp_path)})
     assert settings.archive_location == "file:///archive"

@@ -297,6 +297,17 @@ def test_the_size_limit_applies_to_each_head(client: Client) -> None:
         read_head(1)
 
 
+def test_others_run_while_a_body_of_small_chunks_is_read(client: Client) -> None:
+    """gunicorn reads it chunk by chunk, without waiting if all of them have arrived."""
+    client.connection.begin_request()
+    client.sock.sendall(bytes(10_000))
+    run_loop()
+    other = gevent.spawn(bool)
+    for _ in range(10_000):
+        client.connection.recv(1)
+    assert other.ready()
+
+
 def test_a_dripping_head_makes_room(connections: Connections) -> None:
     """Its bytes are no progress; otherwise a client could hold its connection forever with a byte now and then."""
     dripping = Client(connections)

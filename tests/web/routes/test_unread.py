@@ -1,13 +1,10 @@
 """Answers that clients do not read: they use limited memory, time out, and delay nobody."""
 
 import http.client
-import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Final
 
 import httpx
@@ -16,24 +13,17 @@ import pytest
 
 from chronoverse.auth.tokens import mint
 from chronoverse.web.guards.turns import UNREAD_WAIT_SECONDS
-from tests.support.nginx import Nginx
 from tests.support.servers import RedisServer
-from tests.support.service import ROOT, SECRET, Service, serving
+from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import PATIENCE_SECONDS, Endpoint, request_bytes
+from tests.web.routes.wire import PATIENCE_SECONDS, request_bytes
 
 #: Each test starts processes, so they run in CI.
 pytestmark = pytest.mark.long
 
-#: Limit of the 90th percentile of ``/healthz`` during an attack, in seconds. Clients that are locked out wait until
-#: the attack ends.
-HEALTH_SECONDS: Final = 1.0
 #: The maximum duration of an attack, and the duration of the health checks, in seconds.
 ATTACK_SECONDS: Final = 20.0
-HEALTH_CHECK_SECONDS: Final = 2.0
-#: A low limit for a worker's file descriptors.
-FEW_DESCRIPTORS: Final = 250
 #: Six times as long in JSON, because every character is escaped.
 LONG_LINE: Final = "\x01" * 2_000
 #: The number of pages of such lines per token, each of 3.6 MB, and how much the worker's memory can grow.
@@ -47,12 +37,6 @@ def small(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -
     """A service with a limit of ten streams, and so of 210 connections."""
     with serving(tmp_path_factory.mktemp("small"), redis_server.url, max_streams=10) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def small_nginx(tmp_path_factory: pytest.TempPathFactory, small: Service) -> Iterator[Nginx]:
-    with Nginx(tmp_path_factory.mktemp("nginx"), [(small.host, small.port)]) as nginx:
-        yield nginx
 
 
 def token(subject: str, seconds: int = 600) -> str:
@@ -76,73 +60,6 @@ def read_all(sock: socket.socket) -> None:
         data += more
     if not data.endswith(b"0\r\n\r\n"):
         raise http.client.IncompleteRead(b"")
-
-
-@contextmanager
-def unread(endpoint: Service | Nginx, connections: int, what: str = "requests") -> Iterator[None]:
-    """Runs an attack of :mod:`tests.web.routes.unread` within the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.web.routes.unread",
-        what,
-        endpoint.host,
-        str(endpoint.port),
-        str(connections),
-    ]
-    command += [str(ATTACK_SECONDS), *([str(endpoint.certificate)] if isinstance(endpoint, Nginx) else [])]
-    attack = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    try:
-        assert attack.stdout is not None
-        assert attack.stdout.readline() == b"open\n"
-        yield
-    finally:
-        attack.kill()
-        attack.communicate()
-
-
-def health_seconds(endpoint: Endpoint) -> list[float]:
-    """Requests ``/healthz`` for :data:`HEALTH_CHECK_SECONDS`, each on a new connection; returns the sorted times."""
-    found, until = [], time.monotonic() + HEALTH_CHECK_SECONDS
-    while time.monotonic() < until:
-        began = time.monotonic()
-        assert httpx.get(f"{endpoint.url}/healthz", verify=endpoint.verify, timeout=ATTACK_SECONDS).status_code == 200
-        found.append(time.monotonic() - began)
-        time.sleep(0.02)
-    return sorted(found)
-
-
-@pytest.mark.parametrize(
-    ("name", "connections"),
-    [
-        ("direct", 215),
-        ("nginx", 300),
-    ],
-)
-def test_connections_with_unread_answers_do_not_lock_others_out(
-    small: Service, small_nginx: Nginx, name: str, connections: int
-) -> None:
-    """Even if there are more than the service accepts."""
-    endpoint = small if name == "direct" else small_nginx
-    with unread(endpoint, connections):
-        found = health_seconds(endpoint)
-    # One in ten can be slow because of other programs on this machine.
-    assert found[len(found) * 9 // 10] < HEALTH_SECONDS
-
-
-def test_connections_leave_descriptors_for_the_store_and_for_files(small: Service) -> None:
-    """With fewer descriptors than connections, the service can still reach the store and open files."""
-    (pid,) = small.worker_pids()
-    allowed = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW_DESCRIPTORS, allowed[1]))
-    try:
-        with unread(small, FEW_DESCRIPTORS - 70):
-            status = httpx.get(f"{small.url}/readyz", timeout=15, verify=small.verify).status_code
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, allowed)
-
-    assert status == 200
-    assert "Too many open files" not in small.logs()
 
 
 def test_unread_answers_of_a_token_are_limited(small: Service, redis_server: RedisServer) -> None:
