@@ -266,17 +266,6 @@ def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectSt
     assert bench.snapshot() == snapshot
 
 
-def lose_four(bench: Bench, objects: FileObjectStore) -> tuple[list[JobRef], list[Any]]:
-    """Four archived jobs, and a reader's view of them before the store lost them."""
-    jobs = [JobRef("wf_1", f"job_{number}") for number in range(4)]
-    for job in jobs:
-        write_ended(bench.store, job, 3)
-    assert archive(bench.store, objects, hot_seconds=0) == 0
-    before = seen(bench.store, objects, *jobs)
-    empty(bench)
-    return jobs, before
-
-
 def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:

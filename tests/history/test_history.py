@@ -3,7 +3,6 @@
 import contextlib
 import json
 import secrets
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -237,27 +236,6 @@ def test_a_replay_continues_when_the_archive_is_available_again(rig: Rig) -> Non
     rig.clock.now += 1
 
     assert numbers(drained(viewer)) == [*range(1, 21)]
-
-
-def test_many_replays_read_each_frame_of_the_archive_once(rig: Rig) -> None:
-    """Twelve viewers replay at the same time; the object is read once."""
-    rig.write(60)
-    rig.archive_up_to(60, trim=False)
-    rig.ask("XTRIM", rig.key, "MAXLEN", 0)
-    found: list[list[int]] = []
-
-    def view() -> None:
-        viewer = rig.viewer()
-        found.append(numbers(drained(viewer)))
-        viewer.close()
-
-    threads = [threading.Thread(target=view) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert found == [[*range(1, 61)]] * 12
-    assert rig.objects.reads == 1
 
 
 def texts(chunk: bytes) -> list[str]:

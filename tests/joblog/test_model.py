@@ -259,10 +259,13 @@ def test_every_number_is_accounted_for(entries: list[Any], after: int, first: in
     assert numbers([line(each) if isinstance(each, int) else each for each in entries], after, first) == found
 
 
-@pytest.mark.parametrize(("said", "start"), [("1", 3), ("2", 3), ("3", 3), ("4", 4), ("5", 5), ("6", 5), ("x", 5)])
-def test_lost_lines_begin_after_those_that_were_read(said: str, start: int) -> None:
-    """Whatever the entry says. Numbers in between are missing."""
-    lost = (b"5-0", [b"event", b"lost", b"from", said.encode()])
+@pytest.mark.parametrize(
+    ("said", "start"),
+    [*((each, 3) for each in "123"), ("4", 4), *((each, 5) for each in ("5", "6", "0", "x", "\0", None))],
+)
+def test_lost_lines_begin_after_those_that_were_read(said: str | None, start: int) -> None:
+    """Whatever the entry says, if anything. Numbers in between are missing."""
+    lost = (b"5-0", [b"event", b"lost", *([b"from", said.encode()] if said is not None else [])])
     missing = [Gap(3, start - 1, "missing")] if start > 3 else []
     assert [*read_entries([lost], 2)] == [*missing, Gap(start, 5, "lost")]
 

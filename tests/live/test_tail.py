@@ -31,7 +31,6 @@ from tests.support.reading import Bystander, ControlledStore, StreamCheck
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import wait_until
 
-ROOT: Final = Path(__file__).parents[2]
 #: Time limit of events whose delay depends only on the machine's load, in seconds.
 SOON: Final = 20.0
 #: The maximum median delay from a line's append until a viewer that joined while the reader waited has it, in seconds.

@@ -129,22 +129,3 @@ def test_the_log_reports_lost_numbers_and_continues(server: RedisServer, writer:
     server.ask("XADD", key("log", OTHER), "7-1", "message", "foreign")
     with pytest.raises(CorruptLog):
         writer.append_lost(writer.open(OTHER, TOKEN), 8, 9)
-
-
-@pytest.mark.parametrize(
-    ("fields", "after", "expected"),
-    [
-        (["event", "lost", "from", "3"], 2, [Gap(3, 9, "lost")]),
-        (["event", "lost", "from", "3"], 6, [Gap(7, 9, "lost")]),
-        (["event", "lost", "from", "5"], 2, [Gap(3, 4, "missing"), Gap(5, 9, "lost")]),
-        (["event", "lost", "from", "12"], 2, [Gap(3, 8, "missing"), Gap(9, 9, "lost")]),
-        (["event", "lost", "from", "0"], 2, [Gap(3, 8, "missing"), Gap(9, 9, "lost")]),
-        (["event", "lost", "from", "\0"], 8, [Gap(9, 9, "lost")]),
-        (["event", "lost"], 8, [Gap(9, 9, "lost")]),
-    ],
-)
-def test_every_number_is_reported_once_whoever_wrote_the_entry(
-    fields: list[str], after: int, expected: list[Gap]
-) -> None:
-    """An entry with lost numbers applies only to numbers that have not been read yet."""
-    assert list(read_entries([(b"9-0", [field.encode() for field in fields])], after)) == expected

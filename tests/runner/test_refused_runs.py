@@ -32,8 +32,6 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 
-#: Time limit of prompt events on a busy machine, in seconds.
-SOON: Final = 20.0
 COMMAND: Final = ("sh", "-c", "echo one; echo two >&2; sleep 0.01; echo three; exit 3")
 LINES: Final = ["one", "three", "two"]
 

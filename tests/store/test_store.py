@@ -10,7 +10,7 @@ import pytest
 
 from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import apply_retention, delete_job
-from chronoverse.errors import AppendRefused, Closed, CorruptLog, Deleted, Fenced, Held, SequenceGap
+from chronoverse.errors import AppendRefused, CorruptLog, Deleted, Fenced, Held
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
@@ -85,14 +85,6 @@ def test_open_continues_a_registered_foreign_log(bench: Bench, store: Store) -> 
     assert (bench.ttl("job"), bench.ttl("log")) == (-1, -1)
 
 
-@pytest.mark.parametrize("status", ["COMPLETED", "FAILED", "CANCELED", "LOST"])
-def test_open_after_the_log_has_expired_is_closed(bench: Bench, store: Store, status: str) -> None:
-    """The status in the hash is sufficient."""
-    bench.ask("HSET", bench.key("job"), "status", status)
-
-    refused(bench, Closed, lambda: store.open(JOB, "token-1"))
-
-
 @pytest.mark.parametrize("ids", [["1-0", "1-1"], ["*"], ["1-0", "3-0"], ["2-0"], ["0-1"]], ids=" ".join)
 def test_open_of_a_corrupt_log_is_refused(bench: Bench, store: Store, ids: list[str]) -> None:
     """Appending to a log with such ids is unsafe."""
@@ -131,25 +123,6 @@ def test_append_skips_stored_lines(bench: Bench, store: Store, attempt: Attempt)
     assert store.append(attempt, make_lines(2, 4, "second")) == 6
     messages = [fields["message"] for _, fields in bench.log()]
     assert messages == ["first 1", "first 2", "first 3", "second 4", "second 5"]
-
-
-def test_a_lost_log_is_expected_from_its_first_line(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """A store that lost the last seconds may have lost a whole log."""
-    store.append(attempt, make_lines(1, 3))
-    bench.ask("DEL", bench.key("log"))
-
-    assert refused(bench, SequenceGap, lambda: store.append(attempt, make_lines(4, 1))).expected == 1
-    assert store.append(attempt, make_lines(1, 4)) == 5
-
-
-@pytest.mark.parametrize("left", [0, 1])
-def test_append_continues_a_trimmed_log(bench: Bench, store: Store, attempt: Attempt, left: int) -> None:
-    """Numbering continues, even without any entry left. Appending trimmed lines again does not restore them."""
-    store.append(attempt, make_lines(1, 3))
-    bench.ask("XTRIM", bench.key("log"), "MAXLEN", left)
-
-    assert store.append(attempt, make_lines(1, 4)) == 5
-    assert bench.ids() == ["3-0", "4-0"][1 - left :]
 
 
 # Finish

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import CorruptLog, Fenced, Held, StoreRefused, StoreUnavailable
+from chronoverse.errors import CorruptLog, Fenced, StoreRefused, StoreUnavailable
 from chronoverse.joblog.model import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
 from chronoverse.store.driver import COMMAND_CONNECTIONS
@@ -23,8 +22,6 @@ from tests.support.waiting import wait_until
 
 #: Time limit of any event on a busy machine, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
-#: Number of concurrent threads.
-THREADS: Final = 8
 
 
 @pytest.fixture(scope="module")
@@ -35,45 +32,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     """
     with server_of_each_kind(tmp_path_factory) as servers:
         yield servers
-
-
-def in_many_threads(operation: Callable[[int], Any]) -> list[Any]:
-    """The results or errors of ``operation``, called concurrently from many threads."""
-    start, found = threading.Barrier(THREADS), [None] * THREADS
-
-    def run(number: int) -> None:
-        start.wait(TIMEOUT_SECONDS)
-        try:
-            found[number] = operation(number)
-        except Exception as error:
-            found[number] = error  # type: ignore[call-overload]
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
-
-
-# Races
-
-
-def test_one_of_many_runners_gets_the_job(bench: Bench, store: Store) -> None:
-    """The others get ``Held``."""
-    found = in_many_threads(lambda number: store.open(JOB, f"token-{number}"))
-
-    [winner] = [attempt for attempt in found if isinstance(attempt, Attempt)]
-    assert sum(isinstance(error, Held) for error in found) == THREADS - 1
-    assert (bench.ask("GET", bench.key("lease")).decode(), bench.hash()["attempt"]) == (winner.token, "1")
-
-
-def test_the_same_batch_from_many_threads_is_stored_once(bench: Bench, store: Store) -> None:
-    """Every call returns the same number."""
-    attempt = store.open(JOB, "token-1")
-
-    assert in_many_threads(lambda _: store.append(attempt, make_lines(1, 50))) == [51] * THREADS
-    assert bench.ids() == [f"{number}-0" for number in range(1, 51)]
 
 
 # Lost runners
@@ -262,69 +220,6 @@ def test_every_operation_works_after_a_script_flush(bench: Bench, store: Store) 
     assert after_flush().get_job(JOB)
     after_flush().finish(attempt, Status.COMPLETED, 0, 0, 3)
     assert bench.ids() == ["1-0", "2-0", "3-0"]
-
-
-@pytest.fixture(params=EVERY_KIND)
-def durable(request: pytest.FixtureRequest, tmp_path: Path, prefix: str) -> Iterator[Bench]:
-    """A bench on its own server, which keeps every acknowledged write.
-
-    That needs ``always``. With ``everysec``, writes stay in memory for up to two seconds while an fsync runs, and
-    SIGKILL loses them although they were acknowledged.
-    """
-    options = ("--appendonly", "yes", "--appendfsync", "always")
-    with RedisServer(tmp_path, binary(request.param), *options) as server:
-        bench = Bench(server, prefix)
-        yield bench
-        bench.close()
-
-
-def when_reachable(operation: Callable[[], Any]) -> Any:
-    """The result of ``operation``, once the store is reachable."""
-    found: list[Any] = []
-
-    def reached() -> bool:
-        with contextlib.suppress(StoreUnavailable):
-            found.append(operation())
-        return bool(found)
-
-    wait_until(reached, TIMEOUT_SECONDS, "the store can be reached")
-    return found[0]
-
-
-def test_a_runner_continues_after_a_killed_server(durable: Bench) -> None:
-    """With the same store: lease, lines and numbers are still there."""
-    store, server = durable.store, durable.server
-    attempt = store.open(JOB, "token-1")
-    store.append(attempt, make_lines(1, 1000))
-    before = durable.snapshot()
-    server.kill()
-    with pytest.raises(StoreUnavailable):
-        store.append(attempt, make_lines(1001, 2))
-    server.start()
-
-    assert durable.snapshot() == before
-    assert when_reachable(lambda: store.append(attempt, make_lines(1001, 2))) == 1003
-    when_reachable(lambda: store.finish(attempt, Status.COMPLETED, 0, 0, 1003))
-    assert durable.ids() == [f"{number}-0" for number in range(1, 1004)]
-
-
-def test_a_reader_resumes_after_a_killed_server(durable: Bench) -> None:
-    """Reads raise while the server is down, and succeed once it is back."""
-    attempt = durable.store.open(JOB, "token-1")
-    durable.store.append(attempt, make_lines(1, 2))
-    reader = durable.store.live_reader(0.01)
-    reader.watch(JOB, 0)
-    assert reader.read(100)
-    durable.server.kill()
-    for _ in range(2):
-        with pytest.raises(StoreUnavailable):
-            reader.read(100)
-    durable.server.start()
-    reader.watch(JOB, 1)
-
-    [(_, _, entries)] = when_reachable(lambda: reader.read(100))
-    reader.close()
-    assert [entry_id for entry_id, _ in entries] == [b"2-0"]
 
 
 # Unresponsive servers
