@@ -75,7 +75,7 @@ label = checked(parse_label)
 service_url = checked(parse_service_url)
 
 
-def label_option(name: str, what: str, parse: Callable[[str], Any] = parse_label) -> Callable[[Any], Any]:
+def label_option(what: str, name: str = "--label", parse: Callable[[str], Any] = parse_label) -> Callable[[Any], Any]:
     """A repeatable option for labels, with the help text ``what``. Its value is a list of KEY=VALUE."""
 
     def texts(context: click.Context, option: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> list[str]:
@@ -100,10 +100,11 @@ list_output_option = click.option(
     default="text",
     help="Output format; json and jsonl print one object per line, name prints ids.",
 )
+jobs_label_option = label_option("Jobs with this label. Repeatable; all must match.")
 against_label_option = label_option(
-    "--against-label",
     "Compare with good runs that have this label; *: all good runs. Repeatable; all must match. Default: those of the"
     " job's branch, else of main.",
+    "--against-label",
     parse_choice,
 )
 color_option = click.option(
@@ -113,6 +114,7 @@ color_option = click.option(
     help="Keep the log's colors. auto: on a terminal, unless NO_COLOR is set.",
 )
 yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
+raw_option = click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
 regex_option = click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
 search_option = click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
 stream_option = click.option("--stream", type=click.Choice(STREAMS), help="Lines of this stream.")
@@ -188,6 +190,12 @@ def item_text(output: str, text: Callable[[dict[str, Any]], str]) -> Callable[[d
     if output == "name":
         return lambda item: plain_text(str(item["id"]))
     return json_text if output != "text" else lambda item: plain_text(text(item))
+
+
+def print_found(found: dict[str, Any], output: str, text: Callable[[dict[str, Any]], Iterable[str]]) -> None:
+    """Prints one object in the format ``output``. ``text`` formats it as lines of text."""
+    for line in text(found) if output == "text" else [json_text(found)]:
+        click.echo(line)
 
 
 def spoken(seconds: float) -> str:

@@ -22,7 +22,7 @@ _HEAD: Final = ("JOB", "STATUS", "AGE", "DURATION", "LINES")
 @click.command()
 @names.workflow_argument
 @common.status_option("Only jobs with this status.")
-@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
+@common.jobs_label_option
 @click.option(
     "--since", type=common.moment, metavar="TIME", help="Jobs created since this time or age, such as 5m or 2d."
 )

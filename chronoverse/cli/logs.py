@@ -41,7 +41,7 @@ def _wait(text: str) -> int:
     help="Follow until the job ends, and exit with its code. Without JOB: all running jobs, and those that start.",
 )
 @common.status_option("With -f and without JOB: jobs with this status. Default: running.")
-@common.label_option("--label", "With -f and without JOB: jobs with this label. Repeatable; all must match.")
+@common.label_option("With -f and without JOB: jobs with this label. Repeatable; all must match.")
 @click.option("--until-idle", is_flag=True, help="With -f and without JOB: exit when no job is running.")
 @click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line number.")
 @click.option("--lines", type=common.line_range, metavar="N[-M]", help="Line number or range.")
@@ -66,7 +66,7 @@ def _wait(text: str) -> int:
 @click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
 @common.against_label_option
 @click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Show N lines before and after.")
-@click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
+@common.raw_option
 def logs(
     workflow: str,
     job: str | None,

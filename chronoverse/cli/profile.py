@@ -25,8 +25,7 @@ def profile(workflow: str, job: str, against_label: list[str], output: str) -> N
     with common.open_client(workflow, job) as client, common.status_line() as show:
         query: dict[str, Any] = {"seconds": 120, "against_label": against_label}
         found = client.read_complete(route, workflow, job, show=lambda found: show(_scanned(found)), **query)
-    for text in [common.json_text(found)] if output != "text" else profile_text(found):
-        click.echo(text)
+    common.print_found(found, output, profile_text)
 
 
 def _scanned(profile: dict[str, Any]) -> str:

@@ -25,8 +25,8 @@ _SCOPES = "logs:admin logs:read"
 @click.option(
     "--lines", type=common.line_range, metavar="N[-M]", help="Line range; with --search, only matching lines in it."
 )
-@click.option("--search", metavar="Q", help="Lines that contain Q, case-insensitive.")
-@click.option("--regex", is_flag=True, help="Treat Q as an RE2 regular expression.")
+@common.search_option
+@common.regex_option
 @click.option("--reason", metavar="TEXT", help="Reason, stored and logged: must not contain the secret.")
 @common.yes_option
 def redact(

@@ -16,7 +16,7 @@ from chronoverse.joblog.terminal import LineRenderer, plain_text
 @click.option("--regex", is_flag=True, help="Treat TEXT as an RE2 regular expression.")
 @common.stream_option
 @common.status_option("Only jobs with this status.")
-@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
+@common.jobs_label_option
 @click.option(
     "--since", type=common.moment, metavar="TIME", help="Jobs started since this time or age, such as 5m or 2d."
 )
@@ -31,7 +31,7 @@ from chronoverse.joblog.terminal import LineRenderer, plain_text
 )
 @common.list_output_option
 @common.color_option
-@click.option("--raw", is_flag=True, help="Keep control sequences. Use only for trusted output.")
+@common.raw_option
 def search(workflow: str, text: str, regex: bool, max_count: int, output: str, **filters: Any) -> int:
     """Search the logs of all jobs of WORKFLOW for TEXT.
 

@@ -20,7 +20,7 @@ from chronoverse.joblog.terminal import counted, plain_text
     show_default=True,
     help="How many ended jobs to search, backwards from JOB.",
 )
-@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
+@common.jobs_label_option
 @common.output_option
 def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output: str) -> None:
     """Print in which runs a line like line N of JOB was seen.
@@ -33,8 +33,7 @@ def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output
         for page in client.pages(route, workflow, job, str(line), **query):
             found = _joined(found, page) if found else page
             show(f"scanned {sum(found['looked_at'].values()):,} jobs")
-    for text in [common.json_text(found)] if output != "text" else _text(found):
-        click.echo(text)
+    common.print_found(found, output, _text)
 
 
 def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

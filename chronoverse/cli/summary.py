@@ -69,8 +69,7 @@ def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], f
             for text in (screen if is_screen else markdown)(found, around, url):
                 click.echo(text, color=False if no_color() else None)
             return
-    for text in [common.json_text(found)] if output != "text" else summary_text(found):
-        click.echo(text)
+    common.print_found(found, output, summary_text)
 
 
 def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
@@ -124,8 +123,7 @@ def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Ite
             url += f"#L{number}"
         if around and (sentence := verdict_sentence(summary)):
             yield sentence
-        if slower := [_pause_text(pause) for pause in summary.get("slower") or () if pause["before"]]:
-            yield f"Slower than any good run: {'; '.join(slower)}."
+        yield from _slower_text(summary)
         if last := _last(summary, around)[-5:]:
             yield ""
             yield click.style("Last lines", bold=True)
@@ -153,10 +151,8 @@ def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> I
             yield _fenced(_visible(line.to_json() for line in around.values()))
         if around and (sentence := verdict_sentence(summary)):
             yield f"\n{sentence}"
-        for pause in summary.get("slower") or ():
-            if pause["before"]:
-                number = pause["before"]["sequence_num"]
-                yield f"\nSlower than any good run: [{_pause_text(pause)}]({url}#L{number})"
+        for number, text in _slower(summary).items():
+            yield f"\nSlower than any good run: [{text}]({url}#L{number})"
         if last := _last(summary, around)[-10:]:
             yield f"\n**Last lines**, [from {last[0]['sequence_num']}]({url}#L{last[0]['sequence_num']}):\n"
             yield _fenced(last)
@@ -234,21 +230,15 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
             yield sentence
         elif cause and (unknown := cause["line"].get("seen", {}).get("without_shapes")):
             yield f"Unknown whether it is new: {counted(unknown, 'run', 'runs')} could not be read."
-        if slower := [_pause_text(pause) for pause in summary.get("slower") or () if pause["before"]]:
-            yield f"Slower than any good run: {'; '.join(slower)}."
+        yield from _slower_text(summary)
         if compared_with is None:
             yield "No earlier job has COMPLETED: nothing to compare with."
         else:
             chosen = f" with {baseline['label']}" if (baseline := summary.get("baseline")) else ""
             jobs = ", ".join(map(str, compared_with)) + chosen
-            yield plain_text(
-                f"{_how_many(summary, 'new', 'new line', 'new lines')}, compared with {jobs}{_colon(summary, 'new')}"
-            )
+            yield _how_many(summary, "new", "new line", "new lines", f", compared with {jobs}")
         yield from map(numbered, _visible(summary["new"]["first"]))
-        yield plain_text(
-            f"{_how_many(summary, 'errors', 'line that looks like an error', 'lines that look like errors')}"
-            f"{_colon(summary, 'errors')}"
-        )
+        yield _how_many(summary, "errors", "line that looks like an error", "lines that look like errors")
         yield from map(numbered, _visible(summary["errors"]["first"]))
         yield "Last lines:"
         yield from map(numbered, _visible(summary["last"]))
@@ -265,20 +255,28 @@ def looked_at(summary: dict[str, Any]) -> str:
         return f"scanned {last + 1 - summary['scanned_to']:,} of {last:,} lines"
 
 
-def _how_many(summary: dict[str, Any], kind: str, one: str, many: str) -> str:
+def _how_many(summary: dict[str, Any], kind: str, one: str, many: str, more: str = "") -> str:
     count, first = summary[kind]["count"], summary[kind]["first"]
-    if count is not None:
-        return counted(count, one, many)
-    return f"{many}: {looked_at(summary)}, {sum(line.get('repeated', 1) for line in first) or 'none'} so far"
+    if count is None:
+        found = sum(line.get("repeated", 1) for line in first) or "none"
+        text = f"{many}: {looked_at(summary)}, {found} so far"
+    else:
+        text = counted(count, one, many)
+    return plain_text(f"{text}{more}{':' if first else '.'}")
 
 
-def _colon(summary: dict[str, Any], kind: str) -> str:
-    return ":" if summary[kind]["first"] else "."
+def _slower(summary: Mapping[str, Any]) -> dict[int, str]:
+    """The pauses that were longer than in any good run, by the number of the line that ended each."""
+    pauses = {pause["before"]["sequence_num"]: pause for pause in summary.get("slower") or () if pause["before"]}
+    return {
+        number: f"{common.took(pause['seconds'])} before line {number:,}{common.usually(pause['usual'])}"
+        for number, pause in pauses.items()
+    }
 
 
-def _pause_text(pause: dict[str, Any]) -> str:
-    usual = common.usually(pause["usual"])
-    return f"{common.took(pause['seconds'])} before line {pause['before']['sequence_num']:,}{usual}"
+def _slower_text(summary: Mapping[str, Any]) -> Iterator[str]:
+    if slower := _slower(summary):
+        yield f"Slower than any good run: {'; '.join(slower.values())}."
 
 
 def numbered(line: dict[str, Any]) -> str:

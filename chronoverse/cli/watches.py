@@ -49,7 +49,7 @@ def _text(watch: dict[str, Any]) -> str:
     type=click.Choice(["COMPLETED", "FAILED", "CANCELED", "LOST"], case_sensitive=False),
     help="End status to send. Repeatable. Default: failed and lost; with --on change also completed.",
 )
-@common.label_option("--label", "Jobs with this label. Repeatable; all must match.")
+@common.jobs_label_option
 @click.option(
     "--same", multiple=True, metavar="KEY", help="With --on change: compare jobs with the same value of this label."
 )
