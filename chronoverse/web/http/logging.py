@@ -3,9 +3,7 @@
 import json
 import logging
 import re
-import time
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
@@ -49,9 +47,6 @@ class Console(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s [%(process)d] [%(levelname)s] %(message)s", "[%Y-%m-%d %H:%M:%S %z]")
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return _clock_time(int(record.created), datefmt or self.default_time_format)
-
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), record.message)
         texts = [(name, str(value)) for name, value in record_fields(record).items()]
@@ -61,11 +56,6 @@ class Console(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line and its traceback, without tokens."""
         return redact(super().format(record))
-
-
-@lru_cache(1)
-def _clock_time(seconds: int, layout: str) -> str:
-    return time.strftime(layout, time.localtime(seconds))
 
 
 class Json(logging.Formatter):

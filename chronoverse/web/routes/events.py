@@ -244,16 +244,11 @@ def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPSt
     Raises ValueError if a header contains a character that would end its line.
     """
     # gunicorn cannot use the connection afterwards, so it must not be kept alive.
-    fixed = {"Server": SERVER, "Date": _http_date(int(now)), "Connection": "close"}
+    fixed = {"Server": SERVER, "Date": formatdate(now, usegmt=True), "Connection": "close"}
     lines = [f"{name}: {value}" for name, value in (*fixed.items(), *headers)]
     if _FORBIDDEN.search("".join(lines)):
         raise ValueError("a header has an invalid character")
     return "\r\n".join((f"HTTP/1.1 {status.value} {status.phrase}", *lines, "\r\n")).encode("latin-1")
-
-
-@lru_cache(1)
-def _http_date(now: int) -> str:
-    return formatdate(now, usegmt=True)
 
 
 def _close_viewer(deps: Dependencies, ticket: StreamTicket, ref: JobRef, after: int, viewer: Viewer) -> None:
