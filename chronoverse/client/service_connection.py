@@ -217,7 +217,6 @@ class Pipeline:
 
     @property
     def unanswered(self) -> int:
-        """The number of unanswered requests."""
         return self._sent - self._received
 
     def begin(self) -> int:

@@ -227,7 +227,6 @@ class ContainerLog:
         self._begin({**self._saved, "token": None, "job": job, **changes})
 
     def _handle(self, refusal: ChronoverseError) -> Iterator[bool]:
-        """Handles a refusal by the store."""
         if isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines):
             point, own = (yield from self._search()), f"-{self.key.uid[:8]}"
             if not point.is_found and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):

@@ -39,8 +39,6 @@ class Position(NamedTuple):
 
 
 class _File:
-    """An open file."""
-
     def __init__(self, path: str) -> None:
         self._raw = io.FileIO(path, opener=_open_regular)
         self.close = self._raw.close

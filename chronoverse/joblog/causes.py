@@ -260,7 +260,6 @@ class LineReader:
         return self.signal.is_feasible(len(message)) and self.signal.matches(message)
 
     def read(self, message: str) -> Reading:
-        """The features of a line."""
         text, raw = shown_text(message), message[:MAX_CHARACTERS].encode("utf-8", "replace")
         features = self._features.matches(text.encode("utf-8", "replace"))
         has_word = _WORD in features
@@ -320,7 +319,6 @@ class Clues:
     _sums: dict[frozenset[int], tuple[int, int]] = field(default_factory=dict)
 
     def add(self, number: int, features: frozenset[int]) -> None:
-        """Adds a line."""
         if _MARK in features and (self._mark is None or number < self._mark):
             self._mark = number
         if _AFTER in features and (self._after is None or number < self._after):

@@ -36,7 +36,6 @@ def connected_frame(retry_ms: int) -> bytes:
 
 
 def job_frame(state: dict[str, Any]) -> bytes:
-    """The job's state, as JSON."""
     return sse.frame(EventName.JOB, orjson.dumps(state))
 
 

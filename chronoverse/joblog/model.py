@@ -200,7 +200,6 @@ def split_runs(runs: Iterable[LineRun], most: int) -> Iterator[list[LineRun]]:
 
 
 def count_lines(runs: Iterable[LineRun]) -> int:
-    """The number of lines in ``runs``."""
     return sum(len(run.messages) for run in runs)
 
 
@@ -225,7 +224,6 @@ class Gap(NamedTuple):
     reason: str
 
     def to_frame(self) -> bytes:
-        """The SSE frame."""
         return events.gap_frame(self.first, self.last, self.reason)
 
 

@@ -159,7 +159,6 @@ class ShapeHasher(dict[bytes, int]):
         return list(map(self.__getitem__, lines))
 
     def shape(self, message: str) -> str:
-        """The shape of a line."""
         line = message.encode("utf-8", "surrogatepass").translate(_DIGITS)
         return self._shape(_without_sequences(line)).decode("utf-8", "surrogatepass")
 
@@ -247,7 +246,6 @@ class ShapeSet:
 
     @property
     def hashes(self) -> Collection[int]:
-        """The hashes of all shapes."""
         return self.first.keys()
 
     def first_line(self, shape: int) -> int | None:

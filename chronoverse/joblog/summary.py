@@ -125,7 +125,6 @@ class FoundLines:
     _hunks: deque[Hunk] = field(default_factory=deque)
 
     def add(self, line: Line) -> None:
-        """Adds a line."""
         self.count += 1
         number = line.sequence_num
         # One character more than shown, so that the line is marked as truncated.

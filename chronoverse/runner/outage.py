@@ -44,7 +44,6 @@ class Outage:
         self.stop.wait(min(self._backoff.delay(), self.most_seconds))
 
     def end(self) -> None:
-        """Ends the outage, if any."""
         if self._backoff.failures:
             self._backoff.record_success()
             self.spool.force_spill(False)

@@ -143,12 +143,10 @@ class Spool:
 
     @property
     def memory_bytes(self) -> int:
-        """The size of the lines in memory."""
         return self._memory.size
 
     @property
     def path(self) -> Path | None:
-        """The path of the file, if there is one."""
         return self._file.path if self._file else None
 
     def put(self, batch: LineBatch) -> None:

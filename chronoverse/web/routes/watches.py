@@ -23,8 +23,6 @@ _ENDS: Final = ("COMPLETED", "FAILED", "CANCELED", "LOST")
 
 
 class WatchBody(Schema):
-    """A watch."""
-
     on = one_of(
         tuple(DEFAULT_STATUSES),
         "The end of a job, a change of the outcome since the previous job, or silence.",
