@@ -126,7 +126,7 @@ def keep_fresh(
 class PublishedKeys:
     """The keys at ``url``. If the issuer is down, those that another worker or node has saved in ``store``.
 
-    ``fetch`` can last several times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
+    ``fetch`` can take several times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
     """
 
     url: str

@@ -54,7 +54,7 @@ class WorkflowList:
     def page(
         self, before: ListingPosition | None, count: int, wanted: Container[str] | None = None
     ) -> list[ListingPosition]:
-        """Positions of up to ``count`` of the ``wanted`` workflows (None: all) below ``before``, newest job first."""
+        """Up to ``count`` positions below ``before`` of the ``wanted`` workflows (None: all), newest job first."""
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:

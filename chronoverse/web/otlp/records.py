@@ -137,7 +137,7 @@ class RecordSorter:
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds a resource's records. A string is the reason why a record is rejected. Removes numbers from
+        """Adds a resource's records, or counts the reasons that stand for rejected ones. Removes numbers from the
         attributes.
         """
         if resource is not self._resource:
