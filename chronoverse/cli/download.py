@@ -34,8 +34,8 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
         "format": form,
         "stream": options["stream"],
         "q": options["search"],
-        "regex": "true" if options["regex"] else None,
-        "control_sequences": "true" if options["raw"] else None,
+        "regex": options["regex"],
+        "control_sequences": options["raw"],
     }
     with common.open_client(workflow, job) as client, common.status_line() as show:
         pieces = client.download(JobRef(workflow, job), **query)

@@ -145,8 +145,8 @@ def logs(
                     client.job(JobRef(workflow, against))
             found = new_lines(client, ref, against=against, against_label=against_label, **start, **around)
         else:
-            query = {"regex": "true" if regex else None, "since": since, "until": until}
-            found = search_results(client, ref, q=search, **query, **start, **around)
+            query = {"q": search, "regex": regex, "since": since, "until": until}
+            found = search_results(client, ref, **query, **start, **around)
         count, _ = print_log(grouped(found, context), renderer, output=output)
         return 0 if count else 1  # as grep
 
@@ -222,7 +222,7 @@ def follow_from(
 def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, int]:
     """The number of the first match of ``query``, and the last number searched."""
     reached = query.get("offset") or 0
-    for page in client.pages(_SEARCH, *job, q="^", regex="true", limit=1, **query):
+    for page in client.pages(_SEARCH, *job, q="^", regex=True, limit=1, **query):
         if found := read_items(page, "logs", _found_line):
             return found[0][0].sequence_num, reached
         reached = page.get("reached", reached)

@@ -32,7 +32,7 @@ from chronoverse.joblog.terminal import LineRenderer, plain_text
 @common.list_output_option
 @common.color_option
 @common.raw_option
-def search(workflow: str, text: str, regex: bool, max_count: int, output: str, **filters: Any) -> int:
+def search(workflow: str, text: str, max_count: int, output: str, **filters: Any) -> int:
     """Search the logs of all jobs of WORKFLOW for TEXT.
 
     Prints matching lines as JOB:NUMBER:line, newest job first. Exits as grep does: 0 if a line matches, 1 if none does,
@@ -41,7 +41,7 @@ def search(workflow: str, text: str, regex: bool, max_count: int, output: str, *
     from chronoverse.client.client import read_items
 
     printing = {"colour": common.keeps_colors(filters.pop("color")), "raw": filters.pop("raw")}
-    query = {"q": text, "regex": "true" if regex else None, "per_job": max_count, **filters}
+    query = {"q": text, "per_job": max_count, **filters}
     counts: dict[str, int] = {}
     failed = False
 

@@ -96,7 +96,7 @@ class Client:
         stream at its next byte.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
-        filters = {"stream": stream, "q": q, "regex": "true" if regex else None}
+        filters = {"stream": stream, "q": q, "regex": regex}
         yield from self._follow(path, Follower(), {"offset": offset, "tail": tail}, filters, stop, wait)
 
     def follow_workflow(
@@ -207,7 +207,7 @@ class Client:
         """The JSON of a ``route`` such as ``/workflows/{}/jobs``, whose braces are filled with ``ids``.
 
         Adds values of headers: ``reached``, the last line covered, and ``searched_to``, the last job searched. Omits
-        parameters of ``query`` that are None.
+        parameters of ``query`` that are None or False.
         """
         path = _path(route, *ids)
         return self._retry(lambda: self._get_once(path, query))
@@ -254,7 +254,7 @@ class Client:
         Raises :class:`JobNotFound` if the job does not appear in that time, or was deleted.
         """
         deadline = None if seconds is None else self.clock() + seconds
-        query = {"q": q, "regex": "true" if regex else None, "stream": stream}
+        query = {"q": q, "regex": regex, "stream": stream}
         path = _path("/workflows/{}/jobs/{}/wait", *job)
         backoff = Backoff(RETRY, self.clock, self.chance)
         max_failures: int | None = self.max_attempts

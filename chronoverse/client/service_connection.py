@@ -109,14 +109,16 @@ class ServiceConnection:
     def stream(
         self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None
     ) -> Iterator[HTTPResponse]:
-        """Sends a request once. Yields a 2xx response whose body is unread.
+        """Sends a request once. Yields a 2xx response whose body is unread. Omits values of ``query`` that are None or
+        False.
 
         Raises :class:`RequestFailed` if a retry can succeed, for example if the connection is lost in the ``with``
         block; a plain :class:`Unreachable` if the server is not trusted; otherwise the error of the refusal.
         """
         token = self._token() if callable(self._token) else self._token
         headers = _with_token(headers, token)
-        arguments = urlencode({name: value for name, value in query.items() if value is not None}, doseq=True)
+        given = {name: value for name, value in query.items() if value is not None and value is not False}
+        arguments = urlencode({name: "true" if value is True else value for name, value in given.items()}, doseq=True)
         url = f"{self.url}{path}?{arguments}" if arguments else f"{self.url}{path}"
         try:
             connection, response = self._send(method, url, headers, body)

@@ -29,7 +29,7 @@ READS: Final = (
     ("workflows --status failed", "/workflows?limit=1000&status=FAILED"),
     (
         f"search wf x --regex --stream stderr --status failed {LABELS} --since {SINCE} --until {UNTIL} -m 7",
-        f"/workflows/wf/logs/search?q=x&regex=true&per_job=7&stream=stderr&status=FAILED&label=a=1&label=b=2&{TIMES}",
+        f"/workflows/wf/logs/search?q=x&per_job=7&regex=true&stream=stderr&status=FAILED&label=a=1&label=b=2&{TIMES}",
     ),
     ("logs wf j --offset 7 --stream stderr", f"{AT}/logs?limit=1000&order=asc&stream=stderr&offset=7"),
     ("logs wf j --lines 3-9", f"{AT}/logs?limit=1000&order=asc&offset=2"),

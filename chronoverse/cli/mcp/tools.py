@@ -393,7 +393,7 @@ class Tools:
         cursor: str | None = None,
         **filters: str | None,
     ) -> bytes:
-        query: dict[str, Any] = {"q": q, "regex": "true" if regex else None, **filters}
+        query: dict[str, Any] = {"q": q, "regex": regex, **filters}
         if job_id is None:
             head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
             # This many lines of one job fit, with the JSON around their messages.
