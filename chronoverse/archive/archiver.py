@@ -39,7 +39,7 @@ from chronoverse.errors import (
     StoreUnavailable,
 )
 from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
-from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.entries import written_seconds
 from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
@@ -497,8 +497,8 @@ class Archiver:
             self._queue.waiting[ref] = _Waiting(job.archived, now + seconds)
             return
         if known is None or known.archived != job.archived:
-            written_at = [seconds_of(_time_text(entry)) for entry in self.store.read(ref, job.archived, 1)]
-            waited = max(0.0, self.clock() - written_at[0]) if written_at and written_at[0] is not None else 0.0
+            written_at = next(map(written_seconds, self.store.read(ref, job.archived, 1)), None)
+            waited = 0.0 if written_at is None else max(0.0, self.clock() - written_at)
             known = self._queue.waiting[ref] = _Waiting(job.archived, now + seconds - min(waited, seconds))
         if known.due_at <= now and ref not in self._queue.due:
             self._queue.due[ref] = None
@@ -592,9 +592,3 @@ class Archiver:
         fields = {"job": str(ref), "first": chunk.first, "last": chunk.last, "bytes": chunk.size}
         log.debug("chunk committed", extra={"fields": fields})
         return chunk.last - chunk.first + 1
-
-
-def _time_text(entry: RawEntry) -> str:
-    fields = entry[1]
-    text: bytes = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"timestamp", b"")
-    return text[:64].decode("utf-8", "replace")

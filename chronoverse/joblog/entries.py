@@ -18,6 +18,7 @@ from chronoverse.joblog.model import (
     parse_exit_code,
     parse_number,
     read_time,
+    seconds_of,
 )
 
 _PLAIN_FRAME: Final = LOG_FRAME.replace(b"%b", LINE_JSON.replace(b'"%b}', b'"}'))
@@ -149,6 +150,12 @@ def stream_name(value: bytes | None) -> str:
 def entry_number(entry_id: bytes) -> int:
     """The integer part of a Redis entry id."""
     return int(entry_id.partition(b"-")[0])
+
+
+def written_seconds(entry: RawEntry) -> float | None:
+    """An entry's time (Unix seconds), or None."""
+    named = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
+    return seconds_of(_text(named.get(b"timestamp", b"")))
 
 
 def _text(value: bytes) -> str:

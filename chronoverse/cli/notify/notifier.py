@@ -20,7 +20,7 @@ from chronoverse.backoff import RetryPolicy
 from chronoverse.cli.notify.messages import message
 from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
 from chronoverse.errors import ChronoverseError, StoreError
-from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.entries import RawEntry, written_seconds
 from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import Store
@@ -172,8 +172,7 @@ class Notifier:
     def _queue_silence(self, watches: Iterable[KeptWatch], job: Job, now: float) -> None:
         telling = [kept.watch for kept in watches if kept.watch.tells(job)]
         last = self.store.page(job.ref, before=job.last + 1, count=1) if telling else ()
-        fields = dict(zip(last[0][1][::2], last[0][1][1::2], strict=True)) if last else {}
-        said = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace")) or seconds_of(job.started_at) or now
+        said = next(map(written_seconds, last), None) or seconds_of(job.started_at) or now
         for watch in telling:
             if now - said >= (watch.seconds or 0):
                 self._queue(watch, job, f"silent.{job.last}", last=job.last)
