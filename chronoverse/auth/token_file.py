@@ -1,9 +1,17 @@
 """A bearer token in a file that another program renews, such as Kubernetes or a secret store's agent."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from chronoverse.errors import StaleToken
+from chronoverse.settings import Settings
 from chronoverse.settings.parse import bearer_token
+
+
+def configured_token(settings: Settings) -> str | Callable[[], str] | None:
+    """The token in ``settings``, or a function that reads it from the token file."""
+    return partial(read_token_file, settings.token_file) if settings.token_file else settings.token
 
 
 def read_token_file(path: Path) -> str:

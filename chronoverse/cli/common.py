@@ -5,7 +5,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -382,12 +381,10 @@ def token_for(
     ``scope`` for ``workflow``. It returns None if our service is not listening at ``url``: another user's program could
     be using the port.
     """
-    if settings.token_file is not None:
-        from chronoverse.auth.token_file import read_token_file
+    from chronoverse.auth.token_file import configured_token
 
-        return partial(read_token_file, settings.token_file)
-    if settings.token is not None:
-        return settings.token
+    if (token := configured_token(settings)) is not None:
+        return token
     from chronoverse.client.login import LoginFile
 
     if (file := LoginFile(settings.data_dir, url, settings.ca_file)).exists:

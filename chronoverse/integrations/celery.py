@@ -29,7 +29,7 @@ from typing import Any, Final
 from celery import Celery, signals, states
 from celery.utils.log import task_logger
 
-from chronoverse.auth.token_file import read_token_file
+from chronoverse.auth.token_file import configured_token
 from chronoverse.errors import ChronoverseError, SequenceGap, StoreError
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import STREAMS, JobRef, Status
@@ -67,7 +67,7 @@ def install(
     settings = settings or Settings.from_env()
     url = store or settings.redis_url or settings.service_url
     if token is None:
-        token = partial(read_token_file, settings.token_file) if settings.token_file else settings.token
+        token = configured_token(settings)
     connect = partial(
         connect_writer,
         url,

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from structlog import DropEvent
 
-from chronoverse.auth.token_file import read_token_file
+from chronoverse.auth.token_file import configured_token
 from chronoverse.client.client import Client
 from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.integrations.airflow.records import lines_of_record, notice, records_of_lines
@@ -63,9 +63,7 @@ class RemoteTaskLogs:
         """
         self._settings = settings or Settings.from_env()
         self._url = service_url(url) if url else self._settings.service_url
-        if token is None and self._settings.token_file:
-            token = partial(read_token_file, self._settings.token_file)
-        self._token = token or self._settings.token
+        self._token = token or configured_token(self._settings)
         self._lock = threading.Lock()
         self._running: dict[str, _RunningTry] = {}
         self._away_until = 0.0

@@ -218,9 +218,7 @@ def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *
 
 def json_response(json: bytes) -> Response:
     """A JSON answer that must not be cached."""
-    response = Response(json, content_type="application/json")
-    response.headers.update(PRIVATE_HEADERS)
-    return response
+    return Response(json, content_type="application/json", headers=PRIVATE_HEADERS)
 
 
 def log_page_response(

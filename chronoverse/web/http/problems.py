@@ -38,9 +38,8 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     if status != 404 and (current := request_id()):
         body["request_id"] = current
     metrics.REQUESTS_REFUSED.labels(status).inc()
-    response = Response(orjson.dumps(body), status, content_type="application/problem+json")
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    response = Response(orjson.dumps(body), status, headers, content_type="application/problem+json")
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):

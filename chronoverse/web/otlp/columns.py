@@ -32,14 +32,9 @@ message_type { name: "Values"
 """
 
 
-def _classes() -> dict[str, Any]:
-    pool = DescriptorPool()
-    pool.AddSerializedFile(text_format.Parse(_FILE, FileDescriptorProto()).SerializeToString())
-    classes: dict[str, Any] = GetMessageClassesForFiles(["columns"], pool)
-    return classes
-
-
-_CLASSES: Final = _classes()
+_POOL: Final = DescriptorPool()
+_POOL.AddSerializedFile(text_format.Parse(_FILE, FileDescriptorProto()).SerializeToString())
+_CLASSES: Final[dict[str, Any]] = GetMessageClassesForFiles(["columns"], _POOL)
 
 
 class Record(NamedTuple):
