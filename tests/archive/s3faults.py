@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
-#: Delay of a late answer, longer than any client here waits, in seconds.
-LATE_SECONDS: Final = 5.0
 #: Timeout of the S3 server's answers, in seconds.
 ANSWER_SECONDS: Final = 30.0
 #: Errors that the proxy returns itself: status and S3 code. A load balancer's error has no code.
@@ -24,10 +22,8 @@ _REFUSED: Final = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><
 _HOP_BY_HOP: Final = ("connection", "transfer-encoding", "content-length", "expect")
 
 Call = Literal["put", "get", "delete", "list"]
-CALLS: Final[tuple[Call, ...]] = ("put", "get", "delete", "list")
-#: Kinds of faults: an error; a connection cut before or after the call had its effect; a truncated answer; a late
-#: answer.
-KINDS: Final = (*REFUSALS, "cut before", "cut after", "cut short", "late")
+#: Kinds of faults: an error; a connection cut before or after the call had its effect; a truncated answer.
+KINDS: Final = (*REFUSALS, "cut before", "cut after", "cut short")
 
 
 class Fault(NamedTuple):
@@ -44,36 +40,29 @@ class S3Faults:
     def __init__(self, upstream: tuple[str, int]) -> None:
         self._fault: Fault | None = None
         self._lock = threading.Lock()
-        #: Set while no fault is active.
-        self._healed = threading.Event()
-        #: Number of applied faults.
-        self.applied = 0
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler(upstream))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="s3faults", daemon=True)
         self.url: Final = f"http://127.0.0.1:{self._server.server_port}"
 
     @contextlib.contextmanager
-    def fault(self, fault: Fault | None) -> Iterator[None]:
+    def fault(self, fault: Fault) -> Iterator[None]:
         with self._lock:
             self._fault = fault
-        self._healed.clear()
         try:
             yield
         finally:
             with self._lock:
                 self._fault = None
-            self._healed.set()
 
     def fault_for(self, call: Call) -> str:
-        """The kind of fault of this call, or an empty string. Counts it."""
+        """The kind of fault of this call, or an empty string."""
         with self._lock:
             fault = self._fault
             if fault is None or fault.call != call:
                 return ""
             if fault.once:
                 self._fault = None
-            self.applied += 1
             return fault.kind
 
     def __enter__(self) -> Self:
@@ -81,7 +70,6 @@ class S3Faults:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._healed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -92,10 +80,6 @@ class S3Faults:
             upstream_address = upstream
 
         return Handler
-
-    def wait_healed(self) -> None:
-        """Waits until the fault is over, for at most :data:`LATE_SECONDS`."""
-        self._healed.wait(LATE_SECONDS)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -128,8 +112,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._cut()
         else:
             status, headers, answer = self._call_upstream(body)
-            if kind == "late":
-                self.faults.wait_healed()
             if kind == "cut after":
                 self._cut()
             else:

@@ -5,7 +5,7 @@ import itertools
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from chronoverse.archive.s3_store import S3ObjectStore
 from chronoverse.archive.schemes import open_object_store
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, SettingsError
 from chronoverse.joblog.model import Line
+from tests.archive.s3faults import KINDS, REFUSALS, Call, Fault, S3Faults
 from tests.archive.s3server import BUCKET, PAGE_KEYS, s3_server
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.certificates import Authority
@@ -154,6 +155,28 @@ def test_a_cut_connection_is_retried(proxy: FaultProxy) -> None:
     proxy.drop_request(passing=100, request=b"PUT")
     with pytest.raises(ArchiveUnavailable):
         S3ObjectStore(BUCKET, "broken", answer_seconds=0).put("c", b"z" * 100_000)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_call_that_fails_once_is_retried(server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Whether or not it had its effect. If it is always refused, the archive is unavailable."""
+    with S3Faults(server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        objects = S3ObjectStore(BUCKET, f"failing-{kind}", read_seconds=READ_SECONDS, retry_seconds=0.005)
+        calls: dict[Call, Callable[[], object]] = {
+            "put": lambda: objects.put("a", b"x" * 1_000),
+            "get": lambda: objects.get("a"),
+            "list": lambda: [(each.name, each.size) for each in objects.list("")],
+            "delete": lambda: objects.delete("a"),
+        }
+        expected = {"get": b"x" * 1_000, "list": [("a", 1_000)]}
+        for call, work in calls.items():
+            with proxy.fault(Fault(call, kind, once=True)):
+                assert work() == expected.get(call)
+            if kind in REFUSALS:
+                with proxy.fault(Fault(call, kind, once=False)), pytest.raises(ArchiveUnavailable):
+                    work()
+        assert calls["list"]() == []
 
 
 @pytest.mark.parametrize("fault", long_after(2, ["trickle", "refuse", "stall", "cut in the middle"]))

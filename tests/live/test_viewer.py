@@ -1,6 +1,7 @@
 """A viewer on a clock that the tests move: first frames, replay, live lines, and every way in which a stream ends."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pytest
@@ -395,6 +396,33 @@ def test_a_new_attempt_sends_a_job_frame(rig: Rig) -> None:
     rig.ask("HSET", rig.key("job"), "attempt", 2)
     rig.wait(1)
     assert [data[:31] for _, data in event_data(drained(viewer))] == ['{"status":"RUNNING","attempt":2']
+
+
+def test_a_server_that_hangs_delays_only_checks_of_its_own_jobs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not asked again meanwhile."""
+    for job in (JOB, OTHER):
+        rig.write(1, 1, job=job)
+    viewers = [rig.viewer(JOB), rig.viewer(OTHER)]
+    for each in viewers:
+        drained(each)
+    answers, asked, get_jobs = threading.Event(), list[JobRef](), rig.source.get_jobs
+
+    def hang(jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
+        asked.extend(jobs)
+        assert JOB not in jobs or answers.wait(60)
+        return get_jobs(jobs)
+
+    monkeypatch.setattr(type(rig.source), "single_server", False)
+    monkeypatch.setattr(rig.source, "server_of", lambda ref: ref.job_id)
+    monkeypatch.setattr(rig.source, "get_jobs", hang)
+    for number in (2, 3):
+        rig.ask("HSET", rig.key("job", OTHER), "status", "RUNNING", "attempt", number)
+        rig.clock.now += CHECK_SECONDS
+        rig.tail.housekeep_once()
+        wait_until(lambda: drained(viewers[1]).startswith(b"event: job\n"), 20, "the other job is checked")
+    assert asked.count(JOB) == 1
+    answers.set()
+    wait_until(lambda: not rig.tail._checkers[JOB.job_id].is_alive(), 20, "the server has answered")
 
 
 def test_a_deleted_log_is_an_error(rig: Rig) -> None:

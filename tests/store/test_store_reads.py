@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import NotALog
+from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry, read_entries
 from chronoverse.joblog.model import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Store
@@ -283,6 +283,28 @@ def test_get_jobs_keeps_the_order(bench: Bench, store: Store) -> None:
         job if number % 100 == 0 else None for number, job in enumerate(jobs) if number != 7
     ]
     assert store.get_jobs([]) == []
+
+
+@pytest.mark.parametrize("away", [{"a"}, {"a", "b"}])
+def test_jobs_of_a_server_that_is_away_have_its_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch, away: set[str]
+) -> None:
+    """If no server answers, the call raises it."""
+    jobs = [JobRef("wf_1", name) for name in "ab"]
+    monkeypatch.setattr(store._commands.topology, "group_by_node", lambda jobs: [[job] for job in jobs])
+
+    def ask(jobs: Sequence[JobRef]) -> list[str]:
+        if jobs[0].job_id in away:
+            raise StoreUnavailable("away")
+        return [job.job_id for job in jobs]
+
+    if len(away) == 2:
+        with pytest.raises(StoreUnavailable):
+            store._commands.by_server(jobs, ask)
+    else:
+        found = store._commands.by_server(jobs, ask)
+        assert isinstance(found[jobs[0]], StoreUnavailable)
+        assert found[jobs[1]] == "b"
 
 
 # The listing
