@@ -49,6 +49,7 @@ def is_own(rows: list[tuple[int, str | None]]) -> bool:
     return rows == [(number, f"line {number}.") for number in range(first, first + len(rows))]
 
 
+@pytest.mark.long
 def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
     """The beginning, a line by number, the end, the next page.
 

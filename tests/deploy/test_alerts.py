@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.deploy.conftest import DEPLOY
 from tests.support.tools import tool
 
@@ -45,6 +47,7 @@ def test_prometheus_accepts_the_documented_configuration(tmp_path: Path) -> None
     assert all(re.fullmatch(named, job) for job in re.findall(r"job_name: (\S+)", shown))
 
 
+@pytest.mark.long
 def test_each_alert_fires_for_its_fault(tmp_path: Path) -> None:
     """And not for a healthy node. ``test_operations.py`` compares the names and labels with the exported ones."""
     for each in (RULES, EXAMPLES):

@@ -98,7 +98,7 @@ def test_a_client_prints_the_job(job_output: bytes, embedded_service: Service, t
 
 
 @pytest.mark.parametrize(
-    "rejected", long_after(2, [("python", 401), ("js", 404), ("python", 404), ("js", 403)]), ids=str
+    "rejected", long_after(1, [("python", 401), ("js", 404), ("python", 404), ("js", 403)]), ids=str
 )
 def test_a_client_fails_when_it_is_rejected(
     job_output: bytes, embedded_service: Service, tmp_path: Path, rejected: tuple[str, int]

@@ -20,6 +20,7 @@ from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.decoding import JSON, PROTOBUF, decode
 from chronoverse.web.otlp.records import MAX_LINES, MAX_RECORD_NUMBER, Lines, RecordSorter
+from tests.support.parameters import long_after
 from tests.support.secret_keys import PEM
 from tests.web.otlp.messages import TIME, record, request
 
@@ -235,7 +236,7 @@ def reference(whole: ExportLogsServiceRequest) -> tuple[dict[Any, list[Any]], in
     return dict(jobs), refused
 
 
-@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(20, 60))])
+@pytest.mark.parametrize("seed", long_after(8, [*range(60)]))
 def test_a_request_gives_the_same_result_as_its_single_records(seed: int) -> None:
     """Batch decoding and cached attributes change nothing, and a simple reference model agrees."""
     whole = random_request(random.Random(seed))

@@ -167,10 +167,10 @@ def node(script: str) -> Callable[[str, str], Lines]:
         pytest.param(curl, id="curl"),
         pytest.param(httpx_sse_client, id="httpx-sse"),
         pytest.param(sseclient_py, id="sseclient-py"),
-        pytest.param(launchdarkly, id="launchdarkly-eventsource"),
         pytest.param(ours, id="chronoverse"),
-        pytest.param(node("eventsource.mjs"), id="eventsource"),
-        pytest.param(node("parser.mjs"), id="eventsource-parser"),
+        pytest.param(launchdarkly, id="launchdarkly-eventsource", marks=pytest.mark.long),
+        pytest.param(node("eventsource.mjs"), id="eventsource", marks=pytest.mark.long),
+        pytest.param(node("parser.mjs"), id="eventsource-parser", marks=pytest.mark.long),
     ],
 )
 def test_every_client_reads_the_same_lines(
