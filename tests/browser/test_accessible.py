@@ -157,32 +157,6 @@ def test_axe_finds_nothing_in_the_list_of_views(
     assert found == []
 
 
-def test_axe_finds_nothing_in_any_view(open_tab: OpenTab, failed: Job, axe: str) -> None:
-    """With the card, a search, a selection, a dialog and the tools, light and dark. 640 pixels: 1280 at 200 % zoom."""
-    tab = open_tab(failed.ref)
-    tab.wait_compared()
-    tab.page.keyboard.press("e")
-    tab.page.wait_for_selector("#nexterror")
-    tab.page.evaluate(axe)
-    tab.find("Gateway")
-    tab.page.wait_for_selector(".row mark")
-    tab.page.click(".row.current .n")
-    tab.page.wait_for_selector("#copylink")
-    for width in (1280, 640, 390):
-        tab.page.set_viewport_size({"width": width, "height": 760})
-        for is_dark, found in ((False, FINDINGS), (True, COLOURS)):
-            tab.page.emulate_media(color_scheme="dark" if is_dark else "light", reduced_motion="reduce")
-            assert (width, is_dark, tab.page.evaluate(found)) == (width, is_dark, [])
-            controls: list[dict[str, Any]] = tab.page.evaluate(CONTROLS)
-            assert {"q", "new", "copylink", "nexterror", "next"} <= {each["id"] for each in controls}
-            assert [each for each in controls if each["contrast"] < 3 or min(each["width"], each["height"]) < 24] == []
-    for width in (390, 640, 1280):
-        tab.page.set_viewport_size({"width": width, "height": 760})
-        if width == 390:
-            tab.view("#help")
-        assert tab.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-
-
 def test_a_phone_has_large_controls_and_lines_wrap(browser: Browser, page_service: Service, failed: Job) -> None:
     """Buttons and fields measure at least 40 pixels, whatever the counts. Nothing is wider than the screen."""
     context = browser.new_context(viewport={"width": 360, "height": 760}, has_touch=True, is_mobile=True)

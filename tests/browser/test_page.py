@@ -164,38 +164,6 @@ def test_disconnects_and_restarts_lose_and_repeat_nothing(open_tab: OpenTab, pag
 
 
 @pytest.mark.long
-def test_a_search_counts_steps_filters_and_marks(open_tab: OpenTab, big: Job) -> None:
-    """For plain text and an expression, on both streams and on one."""
-    tab = open_tab(big.ref).wait_number(1)
-    tab.page.focus("#log")
-    tab.page.keyboard.press("Control+f")
-    tab.page.keyboard.type("LINE 1999")
-    tab.wait_text("#count", "1 of 11")
-    tab.wait_number(1999)
-    tab.page.keyboard.press("Enter")
-    tab.wait_text("#count", "2 of 11")
-    tab.wait_number(19_990)
-    assert tab.page.locator(".current mark").all_inner_texts() == ["line 1999"]
-    tab.page.keyboard.press("Shift+Enter")
-    tab.page.keyboard.press("Shift+Enter")
-    tab.wait_text("#count", "11 of 11")
-    tab.page.click("#only")
-    tab.wait(lambda rows: [number for number, _ in rows] == [1999, *range(19_990, 20_000)], "the matches alone")
-    tab.page.click("#regex")
-    tab.find(r"line \d\d9{3}\.")
-    tab.wait_text("#count", "1 of 15")
-    assert tab.page.locator("mark").first.inner_text() == "line 10999."
-    tab.view("#stderr")
-    tab.wait(lambda rows: all(number % 7 == 0 for number, _ in rows), "those on stderr")
-    tab.page.press("#q", "Escape")
-    tab.wait(lambda rows: rows[1][0] - rows[0][0] == 7, "all of stderr")
-    tab.view("#stderr")
-    tab.wait(is_own, "every line")
-    tab.find("(")
-    tab.wait_text("#count", "not an expression")
-
-
-@pytest.mark.long
 def test_a_search_can_be_shared_by_its_address(open_tab: OpenTab, job: Job) -> None:
     """Opening the address repeats the search, and goes to the line in it, otherwise to the first match."""
     job.lines(*["fine", "an error"] * 200).end(Status.FAILED, 1)
@@ -215,26 +183,6 @@ def test_a_search_can_be_shared_by_its_address(open_tab: OpenTab, job: Job) -> N
     assert tab.page.locator(".current, .picked").get_attribute("data-number") == "301"
     tab.page.press("#q", "Escape")
     assert tab.address == f"{address}#L301"
-
-
-@pytest.mark.long
-def test_lines_can_be_shared_by_number(open_tab: OpenTab, big: Job) -> None:
-    """The address contains them, and opening it leads to them. Copied text has no numbers."""
-    tab = open_tab(big.ref, "L1200-L1210").wait_number(1200)
-    assert tab.page.locator(".picked").count() == 11
-    assert "token" not in tab.address
-    assert tab.address.endswith("#L1200-L1210")
-    tab.page.click(".row[data-number='1202'] .n")
-    tab.page.click(".row[data-number='1204'] .n", modifiers=["Shift"])
-    assert tab.address.endswith("#L1202-L1204")
-    tab.page.click("#copy")
-    read = "navigator.clipboard.readText()"
-    wait_until(lambda: "1204" in tab.page.evaluate(read), PATIENCE_SECONDS, "the lines are on the clipboard")
-    assert tab.page.evaluate(read).split("\n") == ["line 1202.", "line 1203.", "line 1204."]
-    tab.page.evaluate("location.hash = 'L17777'")
-    tab.wait_number(17_777)
-    tab.page.click("#copylink")
-    wait_until(lambda: tab.page.evaluate(read) == tab.address, PATIENCE_SECONDS, "the link is on the clipboard")
 
 
 @pytest.mark.long
@@ -263,16 +211,6 @@ def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
     tab.page.keyboard.press("n")
     tab.wait_number(404)
     assert tab.text("#picked") == ""
-
-
-@pytest.mark.long
-def test_a_jump_among_wrapped_lines_shows_its_line(open_tab: OpenTab, job: Job) -> None:
-    """Even if the line would be in view already without wrapping."""
-    job.lines(*["word " * 200] * 19, "needle", *["word " * 200] * 20).end()
-    tab = open_tab(job.ref).wait_number(1)
-    tab.page.keyboard.press("w")
-    tab.find("needle")
-    tab.wait_number(20)
 
 
 @pytest.mark.long

@@ -11,7 +11,6 @@ from unittest import mock
 import pytest
 
 from chronoverse.api import JobLog, Line, follow
-from chronoverse.errors import SettingsError, Unreachable
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, Cli, environ
@@ -88,12 +87,6 @@ def test_a_runner_reports_the_cause_and_keeps_the_lines(cli: Cli, secure: Secure
     assert time.monotonic() - started < 30, "it does not try until the time of --deliver-timeout is over"
 
 
-def test_a_python_program_is_notified_immediately(secure: Secure) -> None:
-    """It would otherwise write lines that nobody ever receives."""
-    with pytest.raises(Unreachable, match=HINT):
-        JobLog.open(secure.url, WORKFLOW, "job_4", token=secure.token, open_seconds=30)
-
-
 @pytest.mark.parametrize("given", ["argument", "setting"])
 def test_a_python_program_trusts_a_given_authority(secure: Secure, given: str) -> None:
     """The file is an argument, or the commands' setting."""
@@ -109,17 +102,6 @@ def test_a_python_program_trusts_a_given_authority(secure: Secure, given: str) -
         events = list(follow(secure.url, WORKFLOW, f"job_{given}", token=secure.token, ca_file=ca_file))
 
     assert [event.message for event in events if isinstance(event, Line)] == ["hello"]
-
-
-def test_a_python_program_is_notified_of_a_file_without_certificates(secure: Secure) -> None:
-    """The message tells whether the argument or the setting is wrong."""
-    with pytest.raises(ValueError, match="must be the path of a readable file with PEM certificates"):
-        JobLog.open(secure.url, WORKFLOW, "job_5", ca_file=__file__)
-    with (
-        mock.patch.dict(os.environ, {"CHRONOVERSE_CA_FILE": __file__}),
-        pytest.raises(SettingsError, match="CHRONOVERSE_CA_FILE must be the path"),
-    ):
-        JobLog.open(secure.url, WORKFLOW, "job_5")
 
 
 @pytest.mark.long

@@ -82,24 +82,6 @@ def test_compiled_requirements_are_up_to_date(file_name: str, dependencies: list
     assert stale(dependencies, (ROOT / file_name).read_text(encoding="utf-8")) == []
 
 
-def test_a_stale_file_is_noticed() -> None:
-    """A changed range, a new dependency, a removed one and a missing hash are each reported."""
-    text = (
-        "# made by a tool\n"
-        "click==8.5.1 ; sys_platform != 'emscripten' \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
-        "    # via chronoverse (pyproject.toml)\n"
-        "flask==3.1.3 \\\n    --hash=sha256:cc\n    # via\n    #   chronoverse (pyproject.toml)\n    #   webargs\n"
-        "jinja2==3.1.6\n    # via flask\n"
-    )
-
-    assert stale(["click>=9", "redis>=8"], text) == [
-        "jinja2 has no hash",
-        "flask is no longer asked for",
-        "click>=9 is not met by ['8.5.1']",
-        "redis>=8 is not met by []",
-    ]
-
-
 def test_development_pins_include_all_others() -> None:
     """Tests run with the shipped versions, and those that build the wheel."""
     runtime, build, image, dev = (

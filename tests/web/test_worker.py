@@ -1,6 +1,8 @@
 """The worker, without a gunicorn master."""
 
 import logging
+import math
+import resource
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import cast
@@ -67,6 +69,16 @@ def test_only_a_malformed_request_is_the_clients_fault(
     worker._connections = Connections(10, FairLock(0, AtCapacity))
     worker.handle_error(None, connection, ("192.0.2.1", 1), error)
     assert receive(peer)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "most"), [(1_000, 900), (150, 75), (resource.RLIM_INFINITY, math.inf)], ids=str
+)
+def test_some_descriptors_are_left_for_the_store_and_for_files(
+    monkeypatch: pytest.MonkeyPatch, descriptors: int, most: float
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert worker.max_connections() == most
 
 
 def test_a_worker_that_was_out_of_descriptors_accepts_again(monkeypatch: pytest.MonkeyPatch) -> None:

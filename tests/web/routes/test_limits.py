@@ -7,10 +7,12 @@ from typing import Any
 from unittest.mock import Mock
 
 import httpx
+import jwt
 import pytest
 
 from chronoverse.errors import StoreRefused
 from chronoverse.web.guards.admission import LATE_ACCEPT_SECONDS, StreamTicket
+from tests.support.issuer import Issuer
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.otlp.messages import record, request
@@ -130,6 +132,17 @@ def test_an_unreachable_store_is_not_described(in_process: InProcess, job: Forei
         assert answer.headers["content-type"] == "application/problem+json"
         assert "secret" not in answer.text
         assert "sock" not in answer.text
+
+
+def test_a_node_without_its_issuers_keys_is_not_ready(in_process: InProcess, job: Foreign) -> None:
+    """Nor is it decided whether a token is valid."""
+    with Issuer() as issuer:
+        issuer.keys = None
+        client = in_process(jwt_secret=None, jwt_jwks_url=issuer.url)
+        token = jwt.encode({"sub": "ada"}, "a key of at least 32 bytes, of nobody", "HS256", {"kid": "k1"})
+        for path in ("/readyz", job.path, f"{job.path}/events"):
+            answer = client.get(path, headers={"Authorization": f"Bearer {token}"})
+            assert (answer.status_code, int(answer.headers["Retry-After"]) <= 2) == (503, True)
 
 
 def test_a_node_is_ready_with_a_store_that_rejects_writes(
