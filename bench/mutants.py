@@ -150,7 +150,7 @@ EQUIVALENT: Final = {
     # The path for longer numbers also reads single bytes.
     ("web/otlp/decoding.py", "if size > 126:"),
     # Tuning: the limits of a message and of the whole summary remain.
-    ("joblog/summary.py", "MESSAGE_SHARE: Final = 2 / 16"),
+    ("joblog/summary.py", "return max(80, min(MAX_MESSAGE, round(max_bytes / 17)))"),
 }
 
 

@@ -7,7 +7,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -27,10 +26,8 @@ MAX_LAST_LINES: Final = 50
 MAX_GROUPS: Final = 1_000
 #: Maximum hunks kept: those with the highest ranks.
 MAX_HUNKS: Final = 200
-#: Characters per message: this share of the summary's bytes, within these limits.
-MESSAGE_SHARE: Final = 1 / 16
-MESSAGE_CHARACTERS: Final = (80, 1_000)
-
+#: Maximum characters of a message.
+MAX_MESSAGE: Final = 1_000
 
 #: Texts that only report a failure, or a count of failures, or where to read about them.
 _CLOSING: Final = re.compile(
@@ -62,6 +59,11 @@ _FAIL: Final = re.compile(r"\bFAIL\b|\u2718|\u2717|\bNOT OK\b|^not ok\b")
 _COMMIT: Final = re.compile(
     r"^\s*(?:HEAD is now at|Checking out|Merge (?:pull request|branch|commit)|commit [0-9a-f]{7,})\b"
 )
+
+
+def message_size(max_bytes: int) -> int:
+    """The maximum size of a message in an answer of ``max_bytes`` with several messages, such as a summary."""
+    return max(80, min(MAX_MESSAGE, round(max_bytes / 16)))
 
 
 def weight_of(message: str, is_error: bool) -> int:
@@ -128,7 +130,7 @@ class FoundLines:
         self.count += 1
         number = line.sequence_num
         # One character more than shown, so that the line is marked as truncated.
-        line = line._replace(message=line.message[: MESSAGE_CHARACTERS[1] + 1])
+        line = line._replace(message=line.message[: MAX_MESSAGE + 1])
         shape = self.shape_of(line.message)
         group = self._groups.get(shape)
         weight = self.weigh(line.message) if group is None else group.weight
@@ -214,9 +216,7 @@ def compose(
     quarter of the room; the three kinds of lines share the rest evenly.
     """
     errors, last, compared_with, new, guess, slower = found
-    least, most = MESSAGE_CHARACTERS
-    characters = max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
-    begin = max(job.first, 1)
+    characters, begin = message_size(max_bytes), max(job.first, 1)
     scanned_to = max(errors.low, new.low if new else 0, begin)
     # Labels get at most a quarter of the room.
     shown_job = {**job.to_json(), "labels": fit_labels(dict(job.labels), max_bytes // 4)}
@@ -246,8 +246,7 @@ def compose(
                 return
         body[name] = None
 
-    read_groups = partial(_groups_for, begin, max_bytes, characters, read_line)
-    groups = [read_groups(new, errors.shape_of), read_groups(errors, errors.shape_of)]
+    groups = [_groups_for(each, errors.shape_of, begin, max_bytes, read_line) for each in (new, errors)]
     looked_for = {shape for each in groups for _, _, shape in each}
     cause = _cause(job, guess, new, last)
     if cause is not None:
@@ -295,23 +294,22 @@ def compose(
 
 
 def _groups_for(
-    begin: int,
-    max_bytes: int,
-    characters: int,
-    read_line: Callable[[int], Line],
     found: FoundLines | None,
     shape_of: Callable[[str], int],
+    begin: int,
+    max_bytes: int,
+    read_line: Callable[[int], Line],
 ) -> list[tuple[Line, int, int]]:
     """The groups that may fit: the first line, line count and shape of each."""
     listed: list[tuple[Line, int, int]] = []
-    room = max_bytes
+    room, characters = max_bytes, message_size(max_bytes)
     for group in found.groups() if found else ():
         if room < 0:
             break
         # A running job's log may have dropped these lines meanwhile.
         if group.number >= begin:
             line = group.line or read_line(group.number)
-            whole = line if len(line.message) <= MESSAGE_CHARACTERS[1] else read_line(group.number)
+            whole = line if len(line.message) <= MAX_MESSAGE else read_line(group.number)
             line = line._replace(message=line.message[: characters + 1])
             room -= len(cut_line(line, characters, group.repeated))
             listed.append((line, group.repeated, shape_of(whole.message)))

@@ -12,7 +12,6 @@ import orjson
 
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.model import Gap
-from chronoverse.joblog.summary import MESSAGE_CHARACTERS, MESSAGE_SHARE
 from chronoverse.joblog.terminal import sanitize
 
 #: The size of an answer in bytes: minimum, maximum, and default.
@@ -61,12 +60,6 @@ def cut(text: str, max_bytes: int) -> str:
     while (size := len(orjson.dumps(text))) > max(max_bytes, 2):
         text = text[: min(len(text) - 1, len(text) * max_bytes // size)]
     return text
-
-
-def message_bytes(max_bytes: int) -> int:
-    """The maximum size of a message in an answer of ``max_bytes`` with several messages, such as a summary."""
-    least, most = MESSAGE_CHARACTERS
-    return max(least, min(most, round(max_bytes * MESSAGE_SHARE)))
 
 
 def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from chronoverse.cli.mcp.answers import (
     NOTICE,
     fill,
     line_json,
-    message_bytes,
     tidy,
 )
 from chronoverse.client.client import PAGE_LINES, Client
@@ -232,7 +231,7 @@ class Tools:
         query: dict[str, Any] = {"bytes": max(max_bytes * 2 // 3, summaries.MIN_BYTES), "against_label": against_label}
         route = "/workflows/{}/jobs/{}/summary"
         found = self.client.read_complete(route, workflow_id, job_id, seconds=_LOOKING_SECONDS, **query)
-        most, is_truncated = message_bytes(max_bytes), found["truncated"]
+        most, is_truncated = summaries.message_size(max_bytes), found["truncated"]
         slower = found.get("slower") and [_brief_pause(pause, most) for pause in found["slower"]]
         while slower and len(orjson.dumps(slower)) > max_bytes // 4:
             slower.pop()
@@ -284,7 +283,7 @@ class Tools:
         """Requests the service's profile as :meth:`summary` does. Omits and counts pauses that do not fit."""
         query: dict[str, Any] = {"seconds": _LOOKING_SECONDS, "against_label": against_label}
         found = self.client.read_complete("/workflows/{}/jobs/{}/profile", workflow_id, job_id, **query)
-        most = message_bytes(max_bytes)
+        most = summaries.message_size(max_bytes)
         slower, pauses = ([_brief_pause(pause, most) for pause in found[name]] for name in ("slower", "pauses"))
         # A pause in the first list is often also one of the longest. Its lines are shown once.
         shown = [pause["before"]["sequence_num"] for pause in slower if pause["before"]]
@@ -398,7 +397,7 @@ class Tools:
             head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
             # This many lines of one job fit, with the JSON around their messages.
             query |= {"status": status, "label": label, "cursor": cursor, "per_job": min(max(max_bytes // 2_000, 1), 5)}
-            limit, most = min(max(max_bytes // 1_400, 1), 20), message_bytes(max_bytes)
+            limit, most = min(max(max_bytes // 1_400, 1), 20), summaries.message_size(max_bytes)
 
             def show(job: dict[str, Any]) -> dict[str, Any]:
                 page = self._page(workflow_id, job["id"])
@@ -415,7 +414,7 @@ class Tools:
             raise BadRequest("cursor: not a cursor of a search in one job")
         route, limit = "/workflows/{}/jobs/{}/logs/search", min(max_bytes // _LINE_BYTES, PAGE_LINES)
         found = self._look("logs", route, workflow_id, job_id, **query, offset=start, limit=limit)
-        page, most = self._page(workflow_id, job_id), message_bytes(max_bytes)
+        page, most = self._page(workflow_id, job_id), summaries.message_size(max_bytes)
         body = {"notice": NOTICE, "workflow_id": workflow_id, "id": job_id, "logs": [], "cursor": str(MAX_NUMBER)}
         filling = fill(found["logs"], max_bytes - len(orjson.dumps(body)), most=most, page=page)
         end = None if found["cursor"] is None else found.get("reached", 0)

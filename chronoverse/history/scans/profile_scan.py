@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -12,11 +12,8 @@ from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.comparison import DerivedReader
 from chronoverse.history.tiered_log import BatchReader
 from chronoverse.joblog.model import Job, Line, Status, seconds_of
-from chronoverse.joblog.summary import cut_line
+from chronoverse.joblog.summary import MAX_MESSAGE, cut_line
 from chronoverse.joblog.timelines import Pause, Profile, Timeline, compare, progress
-
-#: Maximum characters of a message before or after a pause.
-_MESSAGE_CHARACTERS: Final = 1_000
 
 
 class JobProfile(NamedTuple):
@@ -63,8 +60,8 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
             "compared_with": found.compared_with,
             "seconds": profile.total / 1000,
             "usual": profile.usual and profile.usual.to_json(),
-            "slower": [_pause_json(pause, lines[pause.number], _MESSAGE_CHARACTERS) for pause in profile.slower],
-            "pauses": [_pause_json(pause, lines[pause.number], _MESSAGE_CHARACTERS) for pause in profile.pauses],
+            "slower": [_pause_json(pause, lines[pause.number], MAX_MESSAGE) for pause in profile.slower],
+            "pauses": [_pause_json(pause, lines[pause.number], MAX_MESSAGE) for pause in profile.pauses],
             "running": _running_json(job, found, read, now) if job.status is Status.RUNNING else None,
             "complete": found.is_whole,
             "scanned_to": found.scanned_to,
