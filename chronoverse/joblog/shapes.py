@@ -6,12 +6,10 @@ hash of only decimal digits has the same shape as any other. A shape is stored a
 
 import re
 import struct
-import sys
-from array import array
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from hashlib import blake2b
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from chronoverse.joblog.matcher import strip_sequences
 
@@ -268,7 +266,7 @@ class ShapeSet:
         """The packed set: the BLAKE2b hash of the rest, ``is_full`` as 64 bits, and 14 bytes per shape.
 
         Columns: all hashes, ascending (64 bits); the lower 32 bits of all line numbers; their next 16 bits.
-        Little-endian. Hashes do not compress.
+        Little-endian, like all machines for which RE2 has wheels. Hashes do not compress.
         """
         hashes = sorted(self.first)
         # A foreign runner can number its lines beyond 48 bits. Such numbers become 0 (unknown).
@@ -292,11 +290,10 @@ class PackedShapes:
             raise ValueError("not a set of shapes, or damaged")
         hashes_end = _HASH_BYTES * (1 + count)
         self.is_full: Final = bool(packed[0])
-        self.hashes: Final = _column("Q", packed[_HASH_BYTES:hashes_end])
+        self.hashes: Final = packed[_HASH_BYTES:hashes_end].cast("Q")
         self.size: Final = len(data)
         numbers = packed[hashes_end:]
-        self._low = _column("I", numbers[: 4 * count])
-        self._high = _column("H", numbers[4 * count :])
+        self._low, self._high = numbers[: 4 * count].cast("I"), numbers[4 * count :].cast("H")
 
     def first_line(self, shape: int) -> int | None:
         """The number of the first line of this shape, 0 if unknown. None if no line has it."""
@@ -308,12 +305,3 @@ class PackedShapes:
 
 #: The shapes of a whole log, collected or archived.
 Shapes = ShapeSet | PackedShapes
-
-
-def _column(code: Literal["Q", "I", "H"], data: memoryview) -> Sequence[int]:
-    """The numbers of a packed column, without a copy on little-endian machines."""
-    if sys.byteorder == "little":
-        return data.cast(code)
-    column = array(code, data.tobytes())
-    column.byteswap()
-    return column
