@@ -79,7 +79,6 @@ def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[An
         return _PUSH_CONSUMED
 
     if connection.get_protocol() not in (3, "3"):
-        # Without hiredis, the parser for RESP2 has no such handler.
         return False
     # redis-py has no public API for a single connection's handler.
     connection._parser.set_invalidation_push_handler(consume)
@@ -116,11 +115,9 @@ def take_message(connection: redis.Connection) -> bool:
 
 def has_buffered(connection: redis.Connection) -> bool:
     """Whether the driver has received at least part of the next message."""
-    # The public can_read() would also poll the socket, in a round of gevent's event loop. Without hiredis, the parser
-    # has a buffer.
+    # The public can_read() would also poll the socket, in a round of gevent's event loop.
     parser: Any = connection._parser
-    reader = getattr(parser, "_reader", None)
-    return bool(parser._buffer.unread_bytes() if reader is None else reader.has_data())
+    return bool(parser._reader.has_data())
 
 
 def wait_readable(connection: redis.Connection | None, other: socket.socket, seconds: float) -> bool:
