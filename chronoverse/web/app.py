@@ -1,7 +1,6 @@
 """Builds a worker's dependencies, and the Flask application that uses them."""
 
 import re
-from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -143,10 +142,6 @@ class Application(Flask):
         if request is None:
             return None
         return _route_adapter(self.url_map, request.environ["REQUEST_METHOD"], request.environ["PATH_INFO"])
-
-    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns ``func`` itself. Flask would check for each request whether each view and hook is a coroutine."""
-        return func
 
 
 def build_app(deps: Dependencies) -> Flask:
