@@ -28,17 +28,17 @@ def local_secret(data_dir: Path) -> bytes:
         secret = read_own_file(path, 4_096)
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
-    if secret is None:
-        raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
     if len(secret.strip()) < 32:
         raise SettingsError(f"{path} contains no secret: remove it to generate a new one")
     return secret.strip()
 
 
-def read_own_file(path: Path, max_bytes: int) -> bytes | None:
-    """A file's first ``max_bytes``. None if others own it or have rights to it. Raises OSError."""
+def read_own_file(path: Path, max_bytes: int) -> bytes:
+    """A file's first ``max_bytes``. Raises OSError, and :class:`SettingsError` if others have rights to it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
-        return file.read(max_bytes) if is_ours else None
+        if not is_ours:
+            raise SettingsError(f"{path} must be a file that only you can read: chown it, then chmod 600")
+        return file.read(max_bytes)

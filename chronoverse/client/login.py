@@ -206,8 +206,6 @@ class LoginFile:
             return None
         except OSError as error:
             raise SettingsError(f"{self._path}: {error.strerror}") from error
-        if content is None:
-            raise SettingsError(f"{self._path} must be a file that only you can read: chown it, then chmod 600")
         try:
             return Login(**orjson.loads(content))
         except (TypeError, ValueError):
