@@ -151,19 +151,16 @@ class HttpLogWriter:
         return lines <= self.batch_lines and 3 * lines + 19 * runs < 19_900
 
     def _append_body(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:
-        if not self._takes_runs:
-            return _lines(attempt, first, [_to_json(line) for line in lines_of(runs, first)])
-        return {
-            "token": attempt.token,
-            "attempt": attempt.attempt,
-            "first": first,
-            "runs": [_run_to_json(run) for run in runs],
-        }
+        if self._takes_runs:
+            return _body(attempt, first=first, runs=[_run_to_json(run) for run in runs])
+        lines = [line.to_json() for line in lines_of(runs, first)]
+        for line in lines:
+            del line["sequence_num"]
+        return _body(attempt, first=first, lines=lines)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
         """Declares lines ``first`` to ``last`` lost or ``missing`` in the log. Returns the next number."""
-        body: dict[str, Any] = {"token": attempt.token, "attempt": attempt.attempt, "first": first}
-        body["count"] = last - first + 1
+        body = _body(attempt, first=first, count=last - first + 1)
         if reason != "lost":
             body["reason"] = reason
         return _number(self._post(attempt.job, "logs/lost", body), "next")
@@ -191,7 +188,7 @@ class HttpLogWriter:
             # One answer covers many lines.
             time.sleep(1.0)
         try:
-            answer = self._post(attempt.job, "logs", {**_lines(attempt, attempt.next, []), "safe": True})
+            answer = self._post(attempt.job, "logs", _body(attempt, first=attempt.next, lines=[], safe=True))
         except BadRequest:  # a service of an earlier version
             answer = {"safe": False}
         if answer.get("safe") is False:
@@ -202,7 +199,7 @@ class HttpLogWriter:
         return None if answer.get("next") is None else _number(answer, "next")
 
     def renew(self, attempt: Attempt) -> None:
-        self._post(attempt.job, "logs", _lines(attempt, attempt.next, []))
+        self._post(attempt.job, "logs", _body(attempt, first=attempt.next, lines=[]))
 
     def finish(
         self,
@@ -215,10 +212,8 @@ class HttpLogWriter:
         counts: bool = False,
     ) -> None:
         """Ends the job after its last line, ``next_number`` - 1. With PENDING, ends only the attempt."""
-        body: dict[str, Any] = {"token": attempt.token, "attempt": attempt.attempt, "status": status.value}
-        if counts:
-            body["counts"] = True
-        self._post(attempt.job, "end", body | {"exit_code": exit_code, "dropped": dropped, "next": next_number})
+        end = {"exit_code": exit_code, "dropped": dropped, "next": next_number, **({"counts": True} if counts else {})}
+        self._post(attempt.job, "end", _body(attempt, status=status.value, **end))
         if status is not Status.PENDING:
             self._last_end = attempt.job, next_number + 1
 
@@ -277,19 +272,14 @@ class HttpLogWriter:
             ) from error
 
 
-def _to_json(line: Line) -> dict[str, Any]:
-    spelled: dict[str, Any] = {"timestamp": line.timestamp, "message": line.message, "stream": line.stream}
-    return {**spelled, "partial": True} if line.partial else spelled
-
-
 def _run_to_json(run: LineRun) -> dict[str, Any]:
     texts = b"\n".join(run.messages).decode().split("\n")
     spelled: dict[str, Any] = {"timestamp": run.timestamp, "stream": run.stream, "messages": texts}
     return {**spelled, "partial": [*range(len(texts))]} if run.partial else spelled
 
 
-def _lines(attempt: Attempt, first: int, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"token": attempt.token, "attempt": attempt.attempt, "first": first, "lines": lines}
+def _body(attempt: Attempt, **fields: Any) -> dict[str, Any]:
+    return {"token": attempt.token, "attempt": attempt.attempt, **fields}
 
 
 def _number(answer: Any, name: str) -> int:
