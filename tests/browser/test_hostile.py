@@ -110,16 +110,6 @@ def test_links_and_colours_are_safe(open_tab: OpenTab, job: Job) -> None:
     assert tab.page.locator(".m [style]").all_inner_texts() == ["red", "orange", "dark"]
 
 
-def violations(tab: Tab, axe: str, options: str = "") -> list[str]:
-    """The serious and critical violations that axe-core finds."""
-    if not tab.page.evaluate("'axe' in window"):
-        tab.page.evaluate(axe)
-    found: list[dict[str, Any]] = tab.page.evaluate(
-        f"axe.run(document, {{ resultTypes: ['violations'], {options} }}).then((result) => result.violations)"
-    )
-    return [f"{each['id']}: {each['nodes'][0]['html']}" for each in found if each["impact"] in ("serious", "critical")]
-
-
 def test_hyperlinks_keep_their_target(open_tab: OpenTab, job: Job) -> None:
     """Only http and https targets without special characters. Others are text."""
     good = ["https://example.org/a?b=1#c", "HTTP://example.org/"]

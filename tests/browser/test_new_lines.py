@@ -10,7 +10,6 @@ from chronoverse.joblog.model import Status
 from chronoverse.store import Store
 from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
-from tests.browser.test_hostile import ALLOWED, HOSTILE, violations
 
 pytestmark = pytest.mark.long
 
@@ -149,27 +148,6 @@ def test_nothing_in_the_header_covers_a_button(open_tab: OpenTab, failed: Job) -
     for width in (390, 720, 1010, 1040, 1280):
         tab.page.set_viewport_size({"width": width, "height": 700})
         assert (width, tab.page.evaluate(COVERED)) == (width, [])
-
-
-def test_hostile_new_lines_are_text(open_tab: OpenTab, page_store: Store, axe: str) -> None:
-    """They create no script and no element, and axe finds nothing serious."""
-    job = write_runs(page_store, "hostile-new", *HOSTILE, "<b onclick=alert(1)>error: </b>", *HOSTILE)
-    tab = open_tab(job.ref)
-    tab.page.wait_for_selector("#summary a")
-    tab.wait_compared()
-    # All lines are new, so none is marked automatically.
-    assert marked(tab) == []
-    tab.page.keyboard.press("d")
-    tab.page.wait_for_selector(".row.new")
-    elements = tab.page.evaluate(
-        "() => Array.from(document.querySelectorAll('.m *'), (each) => [each.tagName, each.getAttributeNames()])"
-    )
-    assert all(set(attributes) <= ALLOWED[name] for name, attributes in elements)
-    assert tab.page.evaluate("'hacked' in window") is False
-    assert tab.page.locator("#card code b, #past b, .row b").count() == 0
-    tab.page.emulate_media(color_scheme="dark")
-    tab.page.set_viewport_size({"width": 390, "height": 700})
-    assert violations(tab, axe) == []
 
 
 def test_a_running_job_marks_new_lines_live(open_tab: OpenTab, page_store: Store) -> None:

@@ -67,38 +67,6 @@ def test_the_home_page_shows_what_is_red(open_tab: OpenTab, page_service: Servic
     tab.wait_number(1)
 
 
-def test_a_workflows_page_shows_what_is_red(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """Running jobs come first. The list shows why others failed, and can be filtered by status."""
-    for number, status in enumerate((Status.COMPLETED, Status.FAILED, Status.FAILED)):
-        Job(page_store, f"run-{number}", "overview").lines(*["same"] * number, f"only {status}").end(status, 3)
-    Job(page_store, "a-running-one", "overview").lines("a line")
-    Job(page_store, "run-4", "overview").lines("a line").end(Status.FAILED, 3)
-    tab = open_tab()
-    tab.page.goto(f"{tab.url}/ui/workflows/overview#token={page_service.token()}")
-    tab.page.wait_for_selector("tbody tr:nth-child(5)")
-    assert tab.page.evaluate(NAMES) == ["a-running-one", "run-4", "run-2", "run-1", "run-0"]
-    causes = "(all) => all.map((each) => each.textContent)"
-    wait_until(
-        lambda: tab.page.locator(".why").evaluate_all(causes) == ["", "a line", "only FAILED", "only FAILED", ""],
-        PATIENCE_SECONDS,
-        "why they failed",
-    )
-    tab.page.click("#kinds [data-kind=FAILED]")
-    wait_until(lambda: tab.page.evaluate(NAMES) == ["run-4", "run-2", "run-1"], PATIENCE_SECONDS, "the failed ones")
-    tab.page.click("#kinds [data-kind=LOST]")
-    tab.page.wait_for_selector("#notice:has-text('No lost jobs. Show all 5')")
-    tab.page.reload()
-    tab.page.wait_for_selector("#notice:has-text('No lost jobs. Show all 5')")
-    tab.page.click("#notice a")
-    tab.page.wait_for_selector("tbody tr:nth-child(5)")
-    tab.page.click("tbody tr:nth-child(2) .who a")
-    tab.wait_compared("run-0")
-    tab.page.click("#good")
-    tab.page.click("#runs a:text-is('only this run')")
-    tab.page.wait_for_url("**/jobs/run-4?new=true&against=run-0*")
-    tab.wait_compared("run-0")
-
-
 def test_a_token_can_be_replaced_or_removed(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """A refusal and the account button name its owner. Signing out applies to tabs opened later, too."""
     job.lines("a line").end()

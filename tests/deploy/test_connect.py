@@ -27,7 +27,6 @@ from tests.support.issuer import OidcIssuer
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.tools import tool
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
@@ -305,34 +304,3 @@ def test_a_pod_needs_no_secret(
     own = {**KUBERNETES, "kubernetes.io": {"namespace": "ci*"}, "aud": [projected["audience"]]}
     assert refused(service, cluster.token(own), "ci.nightly") == 403
     assert refused(service, cluster.token({**KUBERNETES, "aud": ["https://kubernetes.default.svc"]}), "ci.x") == 401
-
-
-def test_a_token_that_expires_meanwhile_loses_no_line(
-    service: Service,
-    issuers: dict[str, OidcIssuer],
-    environ: dict[str, str],
-    ended: Callable[[str, str], tuple[str, list[str]]],
-    tmp_path: Path,
-) -> None:
-    """Lines wait until the file has the next one, as the kubelet writes it, or GitHub's loop."""
-    token_file, more = tmp_path / "token", tmp_path / "more"
-    claims = {**KUBERNETES, "aud": ["chronoverse"]}
-    token_file.write_text(issuers["kubernetes"].token(claims))
-    variables = {**environ, "CHRONOVERSE_TOKEN_FILE": str(token_file)}
-    command = ["chronoverse", "run", "--workflow", "ci.x", "--job", "long", "--", "sh", "-c"]
-    script = f'echo one; until [ -e "{more}" ]; do sleep 0.1; done; echo two'
-    with subprocess.Popen([*command, script], env=variables, stdout=subprocess.DEVNULL) as process:
-        path = "/workflows/ci.x/jobs/long"
-        headers = {"Authorization": f"Bearer {service.token()}"}
-        wait_until(
-            lambda: httpx.get(f"{service.url}{path}", headers=headers, verify=service.verify).json().get("lines") == 1,
-            30,
-            "the first line is there",
-        )
-        token_file.write_text(issuers["kubernetes"].token({**claims, "exp": 1}))
-        more.touch()
-        refusals = service.log_size()
-        wait_until(lambda: "the token has expired" in service.logs(refusals), 30, "the token was refused")
-        token_file.write_text(issuers["kubernetes"].token(claims))
-        assert process.wait(60) == 0
-    assert ended("ci.x", "long") == ("COMPLETED", ["one", "two"])

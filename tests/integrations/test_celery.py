@@ -467,42 +467,6 @@ def test_after_an_outage_the_next_tasks_hardly_wait(monkeypatch: pytest.MonkeyPa
     assert [tokens.index(each) for each in tokens] == [0, 1, 1, 3, 4]
 
 
-@pytest.mark.long
-def test_a_store_that_is_away_delays_tasks_only_a_little(lone: Shop) -> None:
-    """The first task waits for some seconds, later ones do not. Their lines are kept in files.
-
-    The log of a task that runs until the store is back has all of its lines.
-    """
-    through = lone.send("speak", "through", 3, queue="lone")
-    job = lone.job("speak", through)
-    wait_until(lambda: read_lines(lone.store, job), SOON, "the first line")
-    lone.store.kill()
-    wait_until(lambda: "the job continues" in lone.worker_log, SOON, "the outage is noticed")
-    lone.store.start()
-    assert lone.end(job) == ("COMPLETED", "0")
-    assert read_lines(lone.store, job) == ["through", "through again"]
-
-    lone.store.kill()
-    begun = time.monotonic()
-    first, *others = [lone.send("talk", number, queue="lone") for number in range(20)]
-    assert first.get(timeout=SOON) == 1
-    wait_until(lambda: len(spooled(lone)) == 1, SOON, "the first file")
-    assert time.monotonic() - begun < OPEN_SECONDS + DELIVER_SECONDS + 10
-    begun = time.monotonic()
-    assert [result.get(timeout=SOON) for result in others] == list(range(2, 21))
-    assert time.monotonic() - begun < 19 * 1
-    wait_until(lambda: lone.worker_log.count("deliver later:") == 20, SOON, "the ends of all tasks")
-    assert len(spooled(lone)) == 20
-
-    lone.store.start()
-    last = lone.job("talk", lone.send("talk", 0, queue="lone"))
-    assert lone.end(last) == ("COMPLETED", "0")
-    assert len(spooled(lone)) == 20
-    deliver = [sys.executable, "-m", "chronoverse", "deliver", *map(str, spooled(lone)[:1])]
-    subprocess.run(deliver, env=lone.environ, cwd=ROOT, check=True, capture_output=True)
-    assert len(spooled(lone)) == 19
-
-
 def example(containing: str, store: RedisServer) -> str:
     """The example in docs/celery.md that contains the text, with the address of ``store``."""
     page = (ROOT / "docs" / "celery.md").read_text("utf-8")

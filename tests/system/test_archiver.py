@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,7 @@ from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.store import Store
 from tests.support.archivers import DAY, all_entries, append, line_numbers, set_ended
 from tests.support.bench import JOB, Bench, make_lines
-from tests.support.commands import call_main, chronoverse_argv, environ
+from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
@@ -131,42 +130,6 @@ def test_archive_and_retention_commands(
     run_command(operator_environ, "archive", "--orphans", "--delete")
     assert list(objects.list("")) == []
     bench.close()
-
-
-def test_hostile_keys_do_not_stop_an_archiver(
-    server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str], tmp_path: Path
-) -> None:
-    """The error of each of these jobs is reported once, and the others are archived and deleted."""
-    with contextlib.closing(Bench(server, prefix)) as bench:
-        early, expired, late = (JobRef("wf_1", name) for name in ("early", "expired", "late"))
-        for job in (early, expired):
-            write_job(store, job, 10)
-        bench.set_end_seen(8 * DAY, expired)
-        hostile = [JobRef("wf_1", f"hostile_{number}") for number in range(4)]
-        bench.ask("XADD", bench.key("archive", hostile[0]), "1-0", "a", "b")
-        bench.ask("ZADD", bench.key("archive", hostile[1]), "1", "no record")
-        write_job(store, hostile[2], 3)
-        bench.ask("HSET", bench.key("job", hostile[2]), "archived", "2", "archived_first", "1")
-        bench.ask("ZADD", bench.key("archive", hostile[2]), "2", "[]")
-        bench.ask("SET", bench.key("log", hostile[3]), "no stream")
-
-        with (tmp_path / "stderr").open("wb") as stderr:
-            argv = chronoverse_argv("archive")
-            archiver = subprocess.Popen(argv, env=operator_environ, stdin=subprocess.DEVNULL, stderr=stderr)
-        try:
-            for job in (early, late):
-                if job is late:
-                    write_job(store, job, 10)
-                is_archived = partial(lambda job: store.catalog.archive_state(job).complete, job)
-                wait_until(is_archived, PATIENCE_SECONDS, "it is archived")
-            wait_until(lambda: store.get_job(expired) is None, PATIENCE_SECONDS, "the expired job is deleted")
-        finally:
-            archiver.terminate()
-        assert archiver.wait(PATIENCE_SECONDS) == 0
-        lines = [json.loads(line) for line in (tmp_path / "stderr").read_text("utf-8").splitlines()]
-        assert sorted(line["job"] for line in lines if line["message"].startswith("not archived")) == [
-            *map(str, hostile)
-        ]
 
 
 @pytest.mark.parametrize(

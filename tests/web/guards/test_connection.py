@@ -2,6 +2,7 @@
 
 import math
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -277,6 +278,15 @@ def test_a_pipelined_request_is_detected(client: Client) -> None:
     connection.end_request(pipelined=False)
 
     assert (before, connection.is_pipelined) == (False, True)
+
+
+def test_a_reset_connection_is_read_and_not_closed_to_make_room(client: Client) -> None:
+    """Like one that the client has closed: its greenlet ends by itself."""
+    assert client.connection.may_be_closed()
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.sock.close()
+    run_loop()
+    assert not client.connection.may_be_closed()
 
 
 def test_the_size_limit_applies_to_each_head(client: Client) -> None:

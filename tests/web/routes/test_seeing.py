@@ -3,9 +3,7 @@
 import contextlib
 import os
 import signal
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -179,36 +177,3 @@ def test_the_stores_replies_to_runners_are_counted(service: Service, client: htt
     after = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
     assert [two - one for one, two in zip(before, after, strict=True)] == [1, 1, 1, 1]
     assert service.metric("chronoverse_lines_appended_total") - lines == 2
-
-
-@pytest.mark.long
-def test_slow_request_heads_are_dropped(seen: Service) -> None:
-    """A client that sends nothing, one that stops halfway, and one that sends a byte now and then.
-
-    Others are served meanwhile.
-    """
-    socks = [socket.create_connection((seen.host, seen.port), PATIENCE_SECONDS) for _ in range(3)]
-    start = time.monotonic()
-    for sock in socks[1:]:
-        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
-    dropped: list[float] = []
-
-    def all_dropped() -> bool:
-        with contextlib.suppress(OSError):
-            socks[-1].sendall(b"X-Drip: 1\r\n")
-        for sock in [each for each in socks if each.fileno() >= 0]:
-            sock.setblocking(False)
-            try:
-                if not sock.recv(1000):
-                    raise ConnectionError
-            except BlockingIOError:
-                continue
-            except OSError:
-                dropped.append(time.monotonic() - start)
-                sock.close()
-        return len(dropped) == 3
-
-    assert httpx.get(f"{seen.url}/healthz", timeout=1, verify=seen.verify).status_code == 200
-    wait_until(all_dropped, 9, "all three are dropped")
-    assert min(dropped) > 4
-    assert max(dropped) < 7
