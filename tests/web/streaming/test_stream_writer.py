@@ -149,6 +149,15 @@ def test_a_frame_that_comes_while_the_viewer_reads_is_sent() -> None:
     stream.peer.close()
 
 
+def test_a_slice_without_frames_is_followed_by_the_next() -> None:
+    """A filter can exclude all lines of a slice."""
+    viewer, slices = FakeViewer([]), iter([b"", b"frames"])
+    viewer.try_next = lambda: next(slices, None)  # type: ignore[method-assign]
+    stream = OpenStream(viewer)
+    assert stream.read(b"frames\r\n") == b"HEAD\r\n\r\n" + chunk(b"frames")
+    stream.peer.close()
+
+
 def test_a_peer_that_half_closes_its_connection_receives_everything(stream: OpenStream) -> None:
     """It can still be reading."""
     stream.peer.shutdown(socket.SHUT_WR)
