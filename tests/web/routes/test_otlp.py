@@ -371,18 +371,19 @@ def test_new_jobs_are_rate_limited_per_subject(service: Service, tmp_path: Path,
             records = [record("x", chronoverse__job=f"{job}_{n}") for n in range(count)]
             return sender.send(request(sender.resource, *records, *more), hostile)
 
-        sender.post(record("first"))
+        sender.post(record("first"), record("first", chronoverse__job="known"))
         began = time.monotonic()
-        response = post("new", 200, record("last"))
+        response = post("new", 200, record("last"), record("last", chronoverse__job="known"))
         assert (response.status_code, response.headers["Retry-After"]) == (429, "10")
         assert b"this token starts too many jobs" in response.content
         assert sender.messages() == ["first", "last"]
+        assert client.get(sender.path.replace("job_1", "known")).json()["lines"] == 2
         assert sender.rejected(sender.post(record("x"), chronoverse__job="of_another_subject")) == (0, "")
         # More than can start while a busy machine handles a request.
         assert post("more", 200).status_code == 429
         (listed,) = [each for each in client.get("/workflows").json()["workflows"] if each["id"] == "few_new_jobs"]
-        # Two belong to the other subject.
-        assert 22 <= listed["jobs"] <= 22 + time.monotonic() - began + 1
+        # Three belong to the other subject.
+        assert 23 <= listed["jobs"] <= 23 + time.monotonic() - began + 1
         wait_until(lambda: post("later", 1).status_code == 200, 30, "one more may begin")
 
 
