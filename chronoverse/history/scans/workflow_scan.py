@@ -78,9 +78,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 def _ahead(
     listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None], room: Callable[[], int]
 ) -> Iterator[ListedJob]:
-    """``listed``, unchanged. Passes jobs to ``read_ahead`` up to twelve jobs before their search, but not more than
-    there is ``room`` for on the page.
-    """
+    """``listed``, unchanged. Passes up to twelve jobs ahead to ``read_ahead``, no more than the page has room for."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:
