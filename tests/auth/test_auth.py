@@ -190,6 +190,23 @@ def test_an_invalid_claim_is_refused(verifier: Verifier, changes: dict[str, Any]
 
 
 @pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        *(({"workflows": [each]}, f"workflows has '{each}': * is allowed only") for each in ("*-x", "a*b", "mi**")),
+        ({"workflows": ["mine", ""]}, "has '': an entry must not be empty"),
+        ({"workflows": [".*"]}, "has '.*': an entry must be a workflow id"),
+        *(({"scope": each}, "no scope") for each in (None, [7])),
+        *(({name: value}, name) for name, value in {"sub": None, "exp": None, "aud": 7, "nbf": 4e9}.items()),
+        ({"exp": 1}, "expired"),
+    ],
+)
+def test_the_log_has_the_reason(verifier: Verifier, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Unauthorized) as caught:
+        verifier.verify("Bearer " + signed({**CLAIMS, **changes}), NOW)
+    assert reason in caught.value.explanation
+
+
+@pytest.mark.parametrize(
     "payload", [b"[]", b"7", b"null", b"{", b"\xff", b"[" * 3_000, b'{"exp":' + b"9" * 5_000 + b"}"]
 )
 def test_claims_that_are_not_an_object_are_refused(verifier: Verifier, payload: bytes) -> None:
