@@ -508,18 +508,23 @@ def test_the_rest_of_the_worker_runs_while_many_viewers_are_woken(waiters: int, 
     assert [each.line_filter is not None for each in woken[-4:]] == [False, True, True, True]
 
 
-def test_an_expression_is_compared_with_few_bytes_at_once() -> None:
-    """It may need many states for them. A longer line is compared by itself."""
+@pytest.mark.parametrize(
+    ("query", "is_regex", "lengths", "cursors"),
+    [("b+", True, [1_000] * 39 + [50_000, 1_000], [15, 30, 40, 41]), ("b", False, [1] * 600, [250, 500, 600])],
+)
+def test_a_query_is_compared_with_few_lines_or_bytes_at_once(
+    query: str, is_regex: bool, lengths: list[int], cursors: list[int]
+) -> None:
+    """An expression may need many states for them. A longer line is compared by itself."""
     feed = Feed(REF, None)
-    lines = [Line(n, NOW, "a" * (50_000 if n == 40 else 1_000), "stdout") for n in range(1, 42)]
-    feed.publish([*map(frame_of, lines)], 0, ROOMY)
-    cursors, position = [], 0
-    while position < len(lines):
-        found = feed.take(position, LineFilter(None, "b+", True))
+    feed.publish([frame_of(Line(n, NOW, "a" * length, "stdout")) for n, length in enumerate(lengths, 1)], 0, ROOMY)
+    reached, position = [], 0
+    while position < len(lengths):
+        found = feed.take(position, LineFilter(None, query, is_regex))
         assert found is not None
         position = found.position
-        cursors.append(found.cursor)
-    assert cursors == [15, 30, 40, 41]
+        reached.append(found.cursor)
+    assert reached == cursors
 
 
 class Worker:

@@ -5,6 +5,7 @@ import re
 import secrets
 import shlex
 import ssl
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -37,7 +38,7 @@ from chronoverse.errors import (
     Unreachable,
 )
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, runs_of
-from chronoverse.runner.http_log_writer import GZIP_BYTES, HttpLogWriter
+from chronoverse.runner.http_log_writer import GZIP_BYTES, READ_SECONDS, HttpLogWriter
 from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import key, read_lines, read_log
@@ -239,11 +240,13 @@ def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: 
     with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
         attempt = writer.open(job, token())
         proxy.stall()
+        began = time.monotonic()
         with (
             closing(HttpLogWriter(proxy.http_url, service.token(), read_seconds=0.2)) as impatient,
             pytest.raises(StoreUnavailable),
         ):
             impatient.renew(attempt)
+        assert time.monotonic() - began < READ_SECONDS
         proxy.heal()
         writer.renew(attempt)
         proxy.refuse()
