@@ -423,6 +423,7 @@ def test_the_keys_url_can_be_configured(trust: Trust, other: OidcIssuer) -> None
     "metadata",
     [
         {"issuer": "https://attacker.example"},
+        {"issuer": "https://z.example"},
         {"issuer": None},
         {"jwks_uri": "http://attacker.example/jwks"},
         {"jwks_uri": "file:///etc/passwd"},

@@ -31,7 +31,8 @@ def pod(name: str, uid: str = "", *, owner: tuple[str, str] | None = None, **cha
     meta: dict[str, Any] = {"name": name, "namespace": changes.pop("namespace", "shop"), "uid": uid or f"uid-{name}"}
     meta |= {"labels": changes.pop("labels", {}), "annotations": changes.pop("annotations", {})}
     if owner:
-        meta["ownerReferences"] = [{"kind": owner[0], "name": owner[1], "controller": True}]
+        controller = changes.pop("controller", True)
+        meta["ownerReferences"] = [{"kind": owner[0], "name": owner[1], "controller": controller}]
     names = changes.pop("containers", ["main"])
     spec: dict[str, Any] = {"nodeName": NODE, "restartPolicy": "Never"}
     spec |= {"containers": [{"name": each, "image": "registry.example.com/app:1"} for each in names]}

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -520,10 +521,15 @@ def test_an_ended_log_is_not_begun_again(collecting: agent.Agent, run: Run) -> N
     assert collecting._logs == {KEY: None}
 
 
-def test_a_hanging_agent_is_not_healthy(collecting: agent.Agent) -> None:
-    assert [metric.name for metric in collecting.collect()] == [
-        f"chronoverse_collect_lag_{x}" for x in ("bytes", "seconds")
-    ]
+def test_the_logs_with_the_longest_lag_are_shown_unless_the_agent_hangs(collecting: agent.Agent) -> None:
+    for size in range(501):
+        log: Any = SimpleNamespace(lag_bytes=size, lag_seconds=size / 2, labels={"pod": "one"}.items())
+        collecting._logs[KEY._replace(uid=str(size))] = log
+    found = {each.name: [sample.value for sample in each.samples] for each in collecting.collect()}
+    assert found == {
+        "chronoverse_collect_lag_bytes": [*range(500, 0, -1)],
+        "chronoverse_collect_lag_seconds": [size / 2 for size in range(500, 0, -1)],
+    }
     collecting.turned_at -= 31
     with pytest.raises(RuntimeError):
         collecting.collect()

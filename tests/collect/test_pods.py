@@ -24,6 +24,7 @@ RUNNING: Final[dict[str, Any]] = {"running": {}}
         ),
         ("db-0", {"owner": ("StatefulSet", "db")}, "shop.db"),
         ("once", {}, "shop.once"),
+        ("of-two", {"owner": ("Custom", "two"), "controller": False}, "shop.two"),
         ("etl-x7k2p-123", {"owner": ("Workflow", "etl-x7k2p")}, "shop.etl"),
         (
             "etl-x7k2p",
