@@ -32,7 +32,7 @@ _IGNORABLE: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""``text`` without control sequences, and with the code points of invisible characters. Keeps tabs and spaces.
+    r"""``text`` without control sequences. Shows invisible characters as code points, except tabs and spaces.
 
     >>> visible("\x1b[31mred\x1b[0m\u200b\U000e0041")
     'red<U+200B><U+E0041>'
