@@ -268,7 +268,7 @@ def _is_own_service(settings: Settings, url: str) -> bool:
 @contextlib.contextmanager
 def open_store(settings: Settings) -> Iterator["Store"]:
     """The store of ``settings``. Keeps an embedded server running until the ``with`` block ends."""
-    from chronoverse.store import Durability, Store
+    from chronoverse.store import Store
 
     with contextlib.ExitStack() as stack:
         url, sync = settings.redis_url, None
@@ -277,16 +277,7 @@ def open_store(settings: Settings) -> Iterator["Store"]:
 
             lease = stack.enter_context(ServerLease(settings.data_dir))
             url, sync = lease.url, lease.sync
-        store = Store(
-            url,
-            prefix=settings.key_prefix,
-            lease_seconds=settings.lease_seconds,
-            retention_seconds=settings.retention_seconds,
-            durability=Durability(settings.durability),
-            sync=sync,
-        )
-        stack.callback(store.close)
-        yield store
+        yield stack.enter_context(contextlib.closing(Store.of(settings, url, sync)))
 
 
 def page_base(settings: Settings) -> str:

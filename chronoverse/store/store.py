@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import redis
 
@@ -29,6 +29,7 @@ from chronoverse.joblog.model import (
     runs_of,
     split_runs,
 )
+from chronoverse.settings import Settings
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import replies
 from chronoverse.store.audit import AuditTrail
@@ -81,6 +82,17 @@ class Store:
     sync: Callable[[], None] | None = None
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+
+    @classmethod
+    def of(cls, settings: Settings, url: str, sync: Callable[[], None] | None = None) -> Self:
+        return cls(
+            url,
+            prefix=settings.key_prefix,
+            lease_seconds=settings.lease_seconds,
+            retention_seconds=settings.retention_seconds,
+            durability=Durability(settings.durability),
+            sync=sync,
+        )
 
     def __post_init__(self) -> None:
         self._lease_ms, self._retention_ms = round(self.lease_seconds * 1000), round(self.retention_seconds * 1000)

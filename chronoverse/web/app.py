@@ -21,7 +21,7 @@ from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import Tail
 from chronoverse.settings import Settings
-from chronoverse.store import Durability, Store
+from chronoverse.store import Store
 from chronoverse.web.guards.admission import AdmissionControl
 from chronoverse.web.guards.event_loop import yield_to_loop
 from chronoverse.web.guards.memory import UnreadAnswers, bound_unread_answers
@@ -63,14 +63,8 @@ def create_app(settings: Settings | None = None) -> Flask:
 def build_dependencies(settings: Settings) -> Dependencies:
     """Creates the dependencies of all routes. Opens no connection."""
     server_lease = embedded.ServerLease(settings.data_dir) if settings.redis_url is None else None
-    store = Store(
-        server_lease.url if server_lease else settings.redis_url or "",
-        prefix=settings.key_prefix,
-        lease_seconds=settings.lease_seconds,
-        retention_seconds=settings.retention_seconds,
-        # Without ``sync``, which would block the event loop while the disk syncs.
-        durability=Durability(settings.durability),
-    )
+    # Without ``sync``, which would block the event loop while the disk syncs.
+    store = Store.of(settings, server_lease.url if server_lease else settings.redis_url or "")
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
     archive = ArchiveReader(object_store, store.chunks.chunk)
     scans = ScanClient()
