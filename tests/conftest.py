@@ -215,8 +215,7 @@ def store(server: RedisServer, prefix: str) -> Iterator[Store]:
 @pytest.fixture(
     params=[
         pytest.param((KINDS[0], 3), id=f"{KINDS[0]}-RESP3"),
-        pytest.param((KINDS[1], 3), id=f"{KINDS[1]}-RESP3", marks=pytest.mark.long),
-        pytest.param((KINDS[2], 2), id=f"{KINDS[2]}-RESP2", marks=pytest.mark.long),
+        pytest.param((KINDS[1], 2), id=f"{KINDS[1]}-RESP2", marks=pytest.mark.long),
     ]
 )
 def bench_server(request: pytest.FixtureRequest) -> tuple[str, int]:

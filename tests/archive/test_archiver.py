@@ -679,6 +679,23 @@ def test_a_problem_of_a_job_is_logged_once(
     assert [record.message for record in caplog.records] == ["not archived: the job's key in the store is not a log"]
 
 
+def test_jobs_of_a_server_that_is_busy_are_no_problem(
+    bench: Bench, objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried again soon."""
+    write_ended(bench.store)
+    clock = Clock()
+    ours = archiver(bench.store, objects, monotonic=clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.store, "get_jobs", lambda refs: [StoreRefused("busy") for _ in refs])
+        assert ours.run_once() == 0
+    assert ours.run_once() == 0
+    assert not bench.store.require_job(JOB).archived
+    clock.now += BUSY_SECONDS + 1
+    assert ours.run_once() == 0
+    assert bench.store.require_job(JOB).archived
+
+
 def test_garbage_is_deleted_within_a_minute(bench: Bench, objects: FileObjectStore) -> None:
     """Even if the archiver has just checked the job's objects. Recorded objects stay, even if they are listed."""
     append(bench.store, bench.store.open(JOB, "token"), 1, MANY)

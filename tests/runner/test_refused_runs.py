@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.auth.tokens import READ
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status
@@ -103,35 +102,18 @@ def assert_published_once(server: RedisServer, job: JobRef) -> None:
     assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "3", "3")
 
 
-@pytest.mark.parametrize(
-    ("workflows", "token", "reason", "code"),
-    [
-        ((), {"ttl": -60}, "expired", 77),
-        pytest.param((), {"secret": b"another key, of 32 bytes or more"}, "token", 77, marks=pytest.mark.long),
-        pytest.param((), {"scopes": [READ]}, "logs:write", 77, marks=pytest.mark.long),
-        pytest.param(("another",), {}, "the token is not for the workflow", 66, marks=pytest.mark.long),
-    ],
-    ids=["expired", "signed with another key", "without the scope", "for another workflow"],
-)
 def test_a_rejected_token_does_not_stop_the_command(
-    service: Service,
-    server: RedisServer,
-    tmp_path: Path,
-    job: JobRef,
-    workflows: tuple[str, ...],
-    token: dict[str, Any],
-    reason: str,
-    code: int,
+    service: Service, server: RedisServer, tmp_path: Path, job: JobRef
 ) -> None:
-    """401, 403 and 404. With a valid token, the printed command delivers everything."""
-    shown = service.token(*workflows, **token)
-    done = chronoverse(*run_arguments(job, "--server", service.url), *COMMAND, data_dir=tmp_path, TOKEN=shown)
+    """With a valid token, the printed command delivers everything."""
+    expired = service.token(ttl=-60)
+    done = chronoverse(*run_arguments(job, "--server", service.url), *COMMAND, data_dir=tmp_path, TOKEN=expired)
     assert_ran(done, "nothing is published: ")
-    assert reason in done.stderr
+    assert "expired" in done.stderr
     assert read_log(server, job) == ([], None)
 
-    refused = chronoverse(*printed_command(done.stderr), data_dir=tmp_path, TOKEN=shown)
-    assert refused.returncode == code
+    refused = chronoverse(*printed_command(done.stderr), data_dir=tmp_path, TOKEN=expired)
+    assert refused.returncode == 77
     assert printed_command(refused.stderr.rpartition("chronoverse: ")[0]) == printed_command(done.stderr)
     delivered = chronoverse(*printed_command(done.stderr), data_dir=tmp_path, TOKEN=service.token())
     assert delivered.returncode == 0, delivered.stderr
@@ -139,8 +121,11 @@ def test_a_rejected_token_does_not_stop_the_command(
     assert not orphaned_spools(tmp_path / "spool")
 
 
-@pytest.mark.parametrize("options", [[], ["--retry"]], ids=["run", "retry"])
-@pytest.mark.parametrize("answers", [[problem("503 Service Unavailable", "we are busy")], []], ids=["503", "refused"])
+@pytest.mark.parametrize(
+    ("answers", "options"),
+    [([problem("503 Service Unavailable", "we are busy")], []), ([], ["--retry"])],
+    ids=["503", "refused"],
+)
 def test_an_unavailable_service_does_not_stop_the_command(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef, answers: list[bytes], options: list[str]
 ) -> None:

@@ -1,6 +1,6 @@
 """A runner's operations (open, append, renew, finish), repeated and refused.
 
-Each test runs on every kind of server and in both protocols, and checks the result and what a plain client reads.
+Each test runs on Valkey with RESP3 and on Redis with RESP2, and checks the result and what a plain client reads.
 """
 
 from collections.abc import Callable
