@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.client.service_connection import RequestFailed, ServiceConnection, make_connection
+from chronoverse.client.service_connection import (
+    RequestFailed,
+    ServiceConnection,
+    failure_reason,
+    make_connection,
+)
 from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer
 
@@ -82,6 +87,15 @@ def test_a_request_on_a_connection_that_was_closed_while_idle_is_sent_again(is_s
         service = ServiceConnection(scripted.url, None, ca_file=certificate, connect_seconds=20, read_seconds=20)
         for _ in range(2):
             assert service.request("POST", "/", {}, {}, b"")[0] == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError(111, "refused"), "refused"), (TimeoutError("timed out"), "timed out"), (EOFError("x"), "EOFError")],
+    ids=repr,
+)
+def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
+    assert failure_reason(error) == reason
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import Authority
 from tests.support.commands import call_main, environ
 from tests.support.receiver import Receiver
 from tests.support.service import Service
@@ -13,15 +14,22 @@ from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """The receiver's private authority."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Service]:
     """With its own notifier."""
-    with Service(tmp_path_factory.mktemp("serve"), webhook_hosts="127.0.0.1+private") as service:
+    hosts, path = "127.0.0.1+private", authority.path
+    with Service(tmp_path_factory.mktemp("serve"), webhook_hosts=hosts, ca_file=path) as service:
         yield service
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver(200) as receiver:
+def receiver(authority: Authority) -> Iterator[Receiver]:
+    with Receiver(200, tls=authority.context("receiver")) as receiver:
         yield receiver
 
 

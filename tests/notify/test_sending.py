@@ -23,10 +23,7 @@ CONTEXT = ssl.create_default_context()
 def tls_receiver(tmp_path: Path) -> Iterator[tuple[Receiver, ssl.SSLContext]]:
     """A receiver with a certificate for localhost and 127.0.0.1, and a context that trusts its authority."""
     authority = Authority(tmp_path)
-    certificate = authority.issue("localhost")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, certificate.with_suffix(".key"))
-    with Receiver(tls=server) as receiver:
+    with Receiver(tls=authority.context("localhost")) as receiver:
         yield receiver, ssl.create_default_context(cafile=str(authority.path))
 
 

@@ -1,5 +1,6 @@
 """Certificates for one test run: a CA and the certificates that it issues."""
 
+import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,6 +31,12 @@ class Authority:
         """Issues a certificate for this machine, with common name ``name``. The key has the same path with ``.key``."""
         loopback = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("localhost")])
         return self._write(name, _common_name(name), ec.generate_private_key(ec.SECP256R1()), [(loopback, False)])
+
+    def context(self, name: str) -> ssl.SSLContext:
+        """A server's context with such a certificate."""
+        context, certificate = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.issue(name)
+        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        return context
 
     def _write(
         self,

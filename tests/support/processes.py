@@ -1,8 +1,7 @@
-"""Stopping a test's processes, and measuring their CPU time."""
+"""Stopping a test's processes."""
 
 import contextlib
 import subprocess
-from pathlib import Path
 from typing import Any
 
 
@@ -19,8 +18,3 @@ def stop_process(process: "subprocess.Popen[Any]", seconds: float) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def processor_time(pid: int) -> int:
-    """CPU time of a process's main thread, in nanoseconds."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text("ascii").split()[0])

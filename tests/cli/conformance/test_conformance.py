@@ -1,6 +1,7 @@
 """``chronoverse conformance``: runners conform, and each planted defect of a runner is found."""
 
 import contextlib
+import json
 import re
 import shlex
 import signal
@@ -16,11 +17,11 @@ from typing import Final
 import psutil
 import pytest
 
-from chronoverse.cli.conformance import results_of
+from chronoverse.cli.conformance import _json, results_of
 from chronoverse.cli.conformance.cases import CASES
 from chronoverse.cli.conformance.service import Target, running_service
-from chronoverse.cli.conformance.trial import filled_in, try_case
-from chronoverse.joblog.model import JobRef
+from chronoverse.cli.conformance.trial import Result, Trial, filled_in, try_case
+from chronoverse.joblog.model import JobRef, Line
 from tests.cli.conftest import Cli, environ
 from tests.support.service import ROOT, is_alive
 from tests.support.tools import tool
@@ -190,6 +191,20 @@ def test_the_page_names_only_cases_that_exist() -> None:
     names = re.findall(r"`([a-z0-9-]+)`", (ROOT / "docs/conformance.md").read_text().split("## The cases")[1])
     assert len(names) > 20
     assert set(names) <= {case.name for case in CASES}
+
+
+def test_the_pieces_of_a_line_are_joined_across_lines_of_the_other_stream() -> None:
+    written = [("a", "stdout", True), ("x", "stderr", False), ("b", "stdout", False), ("c", "stdout", False)]
+    trial = Trial.__new__(Trial)
+    trial.events = [Line(n, "", text, stream, partial) for n, (text, stream, partial) in enumerate(written, 1)]
+    assert (trial.messages("stdout"), trial.messages("stderr")) == (["ab", "c"], ["x"])
+
+
+def test_a_result_has_the_runners_stderr_only_if_the_case_fails() -> None:
+    for problems in ([], ["late"]):
+        said = json.loads(_json("gap", Result(CASES[0], problems, 1.25, "an error")))
+        assert (said["outcome"], said.get("stderr")) == (("fails", "an error") if problems else ("holds", None))
+    assert json.loads(_json("gap", None)) == {"case": "gap", "outcome": "skipped"}
 
 
 def test_an_argument_with_a_label_is_repeated_for_each_label() -> None:
