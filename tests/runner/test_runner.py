@@ -1,6 +1,7 @@
 """The runner with real commands and a real server: the stream contains what the commands printed."""
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -159,6 +161,17 @@ def test_output_is_shown_at_the_readers_pace_until_it_leaves() -> None:
     for _ in range(2):
         tee.say("nobody reads this")
     os.close(writing)
+
+
+def test_a_stream_that_takes_a_part_gets_the_rest() -> None:
+    """As a buffer before a non-blocking terminal does."""
+
+    class Hesitant(BytesIO):
+        def write(self, data: Any) -> int:
+            raise BlockingIOError(errno.EAGAIN, "later", super().write(data[:2]))
+
+    Tee(out := Hesitant())(b"abcdef")
+    assert out.getvalue() == b"abcdef"
 
 
 def test_messages_replace_the_status_of_a_terminal() -> None:
