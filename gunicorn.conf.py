@@ -25,11 +25,6 @@ import gevent
 
 from chronoverse.embedded import owned_directory
 
-# If OpenTelemetry's SDK is installed, redis-py imports it, for metrics that the service does not use. The import takes
-# a tenth of a start's CPU time. With None in sys.modules, it fails, and redis-py continues without the SDK.
-_modules: dict[str, Any] = sys.modules
-_modules.setdefault("opentelemetry.sdk.metrics", None)
-
 #: Prefix of a metrics directory made here. If this service is killed, the next one removes the directory.
 #: After a reload, this file runs again, and finds the directory in the environment.
 METRICS_PREFIX = "chronoverse-metrics-"
@@ -55,10 +50,6 @@ from chronoverse.history.scans.server import scan_server_process
 from chronoverse.settings import child_environ, reached_at, unknown_names
 from chronoverse.store import Store
 from chronoverse.store.server_checks import watch_servers
-
-# The service's traces may need this module.
-if _modules["opentelemetry.sdk.metrics"] is None:
-    del _modules["opentelemetry.sdk.metrics"]
 
 try:
     _settings = service_settings(child_environ({}))
