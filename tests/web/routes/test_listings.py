@@ -11,7 +11,7 @@ from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
 
 #: Jobs in the large workflow, none of which is LOST.
-JOBS: Final = 2_500
+JOBS: Final = 1_000
 
 
 @pytest.fixture(scope="module")
