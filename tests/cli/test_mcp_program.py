@@ -1,8 +1,7 @@
-"""``chronoverse mcp`` as a process: what an agent finds with it, outages of the service, and how it ends."""
+"""``chronoverse mcp`` as a process: its input, a service that is away, and how it ends."""
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -15,95 +14,12 @@ from typing import Any
 
 import pytest
 
-from chronoverse.joblog.model import JobRef, Line
-from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, environ
-from tests.cli.mcp_client import McpProgram, mcp_program
-from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
-TIME = "2026-03-03T10:00:05.123Z"
 #: Time limit of the program's end on a busy machine, in seconds: much shorter than a wait.
 END_SECONDS = 10
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, server: RedisServer) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("service"), server.url) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def logs(server: RedisServer) -> Iterator[Store]:
-    """The service's store. Its runners need not renew their leases."""
-    store = Store(server.url, lease_seconds=3_600)
-    yield store
-    store.close()
-
-
-@pytest.fixture(scope="module")
-def program(service: Service) -> Iterator[McpProgram]:
-    """A program connected to the service."""
-    with mcp_program(URL=service.url, TOKEN=service.token(scopes=["logs:read"])) as program:
-        yield program
-
-
-def line(number: int, text: str) -> list[Line]:
-    return [Line(number, TIME, text, "stdout")]
-
-
-@contextlib.contextmanager
-def waiting(service: Service) -> Iterator[None]:
-    """Leaves the ``with`` block once the service has started the wait that the block requests."""
-    before = service.metric("chronoverse_streams_started_total")
-    yield
-    wait_until(lambda: service.metric("chronoverse_streams_started_total") > before, 60, "it waits")
-
-
-class Pending:
-    """A call in its own thread."""
-
-    def __init__(self, program: McpProgram, tool: str, **arguments: Any) -> None:
-        self._answer: Any = None
-        self._arguments = arguments
-        self._thread = threading.Thread(target=self._call, args=(program, tool))
-        self._thread.start()
-
-    def _call(self, program: McpProgram, tool: str) -> None:
-        self._answer = program.call(tool, **self._arguments)
-
-    def result(self) -> Any:
-        """The answer's JSON."""
-        self._thread.join(100)
-        assert self._answer is not None
-        return self._answer
-
-
-@pytest.mark.long
-def test_reads_and_waits_resume(service: Service, logs: Store, program: McpProgram) -> None:
-    """After a worker is killed, and after a restart, for which a call waits. Lines printed meanwhile are found."""
-    job = {"workflow_id": "wf_restart", "job_id": "job_1"}
-    attempt = logs.open(JobRef("wf_restart", "job_1"), "a" * 32)
-    with waiting(service):
-        pending = Pending(program, "wait_for", **job, q="before", timeout=50)
-    (worker,) = service.worker_pids()
-    os.kill(worker, signal.SIGKILL)
-    logs.append(attempt, line(1, "before"))
-    answer = pending.result()
-    assert (answer["outcome"], answer["cursor"]) == ("matched", 1)
-
-    with waiting(service):
-        pending = Pending(program, "wait_for", **job, q="after", timeout=50)
-    service.kill()
-    reading = Pending(program, "read_lines", **job)
-    time.sleep(1)
-    service.start()
-    assert len(reading.result()["logs"]) == 1
-    logs.append(attempt._replace(next=2), line(2, "after"))
-    assert pending.result()["log"]["message"] == "after"
 
 
 def send(process: "subprocess.Popen[bytes]", method: str, number: int | None, **params: Any) -> None:
