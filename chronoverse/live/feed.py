@@ -247,9 +247,10 @@ class Feed:
         #: Number and hash of the newest line, which outlives a dropped ring. None after a gap or a redaction.
         self._newest: tuple[int, int] | None = None
         self._frames: list[EventFrame] = []
+        #: The position after each frame, in bytes of all frames of the feed, and the position after the newest frame.
         self._ends: list[int] = []
+        self._end = 0
         self._first_position = 0
-        self._dropped_bytes = 0
         self._held_bytes = 0
         self._slices: dict[tuple[int, LineFilter | None], Slice] = {}
 
@@ -279,8 +280,8 @@ class Feed:
         with self._lock:
             if self.cursor != after or self.final is not None:
                 return False
-            size = self._ends[-1] if self._ends else 0
-            self._ends += [size + end for end in accumulate([len(event.frame) for event in events])]
+            self._ends += [self._end + size for size in accumulate([len(event.frame) for event in events])]
+            self._end = self._ends[-1]
             self._frames += events
             self._held_bytes += sum(map(_held_bytes, events))
             newest = events[-1]
@@ -315,7 +316,6 @@ class Feed:
             self._empty(len(self._frames))
 
     def _empty(self, count: int) -> None:
-        self._dropped_bytes += self._ends[-1] if self._ends else 0
         self._frames, self._ends, self._slices = [], [], {}
         self._held_bytes = 0
         self._first_position += count
@@ -328,12 +328,9 @@ class Feed:
             count += 1
         if not count:
             return
-        gone = self._ends[count - 1]
         self.base = self._frames[count - 1].number
         self._first_position += count
-        self._dropped_bytes += gone
-        del self._frames[:count]
-        self._ends = [end - gone for end in self._ends[count:]]
+        del self._frames[:count], self._ends[:count]
 
     def reconcile(self, job: Job, asked: Known | None = None) -> bool:
         """Updates the job. Viewers get a ``job`` frame if the job is new, or its status or attempt changed.
@@ -418,16 +415,15 @@ class Feed:
     def _make_slice(self, start: int, line_filter: LineFilter | None) -> Slice:
         if start == len(self._frames):
             return Slice(b"", self.cursor, self._first_position + start)
-        before = self._dropped_bytes + (self._ends[start - 1] if start else 0)
+        before = self._ends[start] - len(self._frames[start].frame)
         # Slices end at the same positions for all viewers, so viewers that began at different lines soon share them.
         until = (before + SLICE_BYTES) // SLICE_STEP_BYTES * SLICE_STEP_BYTES
-        stop = max(bisect_right(self._ends, until - self._dropped_bytes), start + 1)
+        stop = max(bisect_right(self._ends, until), start + 1)
         if line_filter is not None and line_filter.q is not None:
             # Limits comparing to a millisecond. A regular expression can need 0.3 µs per byte.
             stop = min(stop, start + 250)
             if line_filter.regex:
-                until = before - self._dropped_bytes + 16 * 2**10
-                stop = min(stop, bisect_right(self._ends, until, start) + 1)
+                stop = min(stop, bisect_right(self._ends, before + 16 * 2**10, start) + 1)
         events = self._frames[start:stop]
         frames = join(events, line_filter)
         cursor, position = events[-1].number, self._first_position + stop
