@@ -37,8 +37,6 @@ ROUND_JOBS: Final = 250
 CHECK_SECONDS: Final = 1.0
 #: Seconds after a check for which a ring is shown, however many jobs there are: its lines may since be redacted.
 RING_SECONDS: Final = CHECK_SECONDS + 2 * TICK_SECONDS
-#: Seconds in which viewers take new lines. A ring that must be dropped within them is dropped before it gets the lines.
-TAKE_SECONDS: Final = 0.25
 #: Bytes of frames and contents in all rings of a worker, and the minimum and maximum in one ring.
 RINGS_BYTES: Final = 256 * 2**20
 RING_BYTES: Final = (64 * 2**10, 8 * 2**20)
@@ -130,14 +128,13 @@ class Tail:
             else:
                 self._replaced.remove(feed)
 
-    def drop_stale_ring(self, feed: Feed, within: float = 0.0) -> None:
-        """Empties the feed's ring if, in ``within`` seconds, the last check is too long ago: the store hangs, or the
-        worker has thousands of jobs to check.
+    def drop_stale_ring(self, feed: Feed) -> None:
+        """Empties the feed's ring if the last check is too long ago: the store hangs, or there are thousands of jobs.
 
         Keeps the ring of a log that was lost or replaced: its viewers could not read its lines elsewhere.
         """
         now = self.clock()
-        if now + within <= feed.fresh_until or self._feeds.get(feed.ref) is not feed:
+        if now <= feed.fresh_until or self._feeds.get(feed.ref) is not feed:
             return
         if feed.final is None or (feed.job and feed.job.end):
             feed.drop_ring()
@@ -312,7 +309,7 @@ class Tail:
         events, closing = feed.encode(entries, before)
         if events:
             # First, so that a drop spares the new lines. Otherwise each viewer would read them from the store.
-            self.drop_stale_ring(feed, within=TAKE_SECONDS)
+            self.drop_stale_ring(feed)
             if not feed.publish(events, before, ring_bytes(self.watched, self.ring_bytes)):
                 return
             _observe_delay(entries[0])
