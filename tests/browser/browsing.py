@@ -5,16 +5,19 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from gevent import monkey
-from playwright.sync_api import Browser, BrowserContext, BrowserType, Page, sync_playwright
 
 from chronoverse.joblog.model import JobRef
 from tests.support import waiting
 from tests.support.service import Service
 from tests.support.tools import tool
+
+# Importing it takes 0.2 s, in each process that collects tests.
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, BrowserType, Page
 
 #: Time limit for anything to appear on the screen, even on a busy machine, in seconds.
 PATIENCE_SECONDS: Final = 90.0
@@ -51,17 +54,19 @@ def wait_until(predicate: Callable[[], object], timeout: float, what: str) -> No
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium() -> Iterator["Browser"]:
     """A Debian build of Chromium. Without it, skips the test, or fails where it is required (``CI``)."""
     if monkey.is_module_patched("socket"):
         pytest.skip("the browser's driver has an event loop of its own; the service runs under gevent in any case")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as driver:
         browser = launch(driver.chromium)
         yield browser
         browser.close()
 
 
-def launch(kind: BrowserType, **options: Any) -> Browser:
+def launch(kind: "BrowserType", **options: Any) -> "Browser":
     """A browser, to be closed by the caller."""
     # The headless shell is the same engine at a third of the CPU time per tab: 0.5 s instead of 1.4 s.
     binary = shutil.which("chromium-headless-shell") or tool("chromium")
@@ -72,7 +77,7 @@ def launch(kind: BrowserType, **options: Any) -> Browser:
 class Tab:
     """A tab that records its errors."""
 
-    def __init__(self, context: BrowserContext, service: Service) -> None:
+    def __init__(self, context: "BrowserContext", service: Service) -> None:
         self.page: Page = context.new_page()
         self.page.set_default_timeout(1000 * PATIENCE_SECONDS)
         self.faults: list[str] = []

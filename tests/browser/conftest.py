@@ -2,9 +2,9 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser
 
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
@@ -14,6 +14,9 @@ from tests.support.bench import ticking
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.tools import unavailable
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _numbers = itertools.count(1)
 
@@ -30,7 +33,7 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServe
 
 @pytest.fixture(scope="session")
 def page_service(
-    browser: Browser, tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer
+    browser: "Browser", tmp_path_factory: pytest.TempPathFactory, page_server: RedisServer
 ) -> Iterator[Service]:
     """The service; not started without a browser."""
     directory = tmp_path_factory.mktemp("page")
@@ -96,7 +99,7 @@ def big(page_store: Store) -> Job:
 
 
 @pytest.fixture
-def open_tab(browser: Browser, page_service: Service) -> Iterator[Callable[..., Tab]]:
+def open_tab(browser: "Browser", page_service: Service) -> Iterator[Callable[..., Tab]]:
     """Opens tabs, each in its own profile. Fails at teardown if any tab had an error."""
     contexts, tabs = [], []
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
-
-from playwright.sync_api import Browser, Page
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tests.support.service import ROOT
 from tests.support.tools import tool
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 HERE: Final = Path(__file__).parent
 PACKAGE: Final = ROOT / "clients" / "js"
@@ -115,7 +116,7 @@ class NodeReading:
 class PageReading:
     """A scenario in a page."""
 
-    def __init__(self, page: Page, number: int) -> None:
+    def __init__(self, page: "Page", number: int) -> None:
         self._page = page
         self._number = number
 
@@ -128,7 +129,7 @@ class PageReading:
 class Chromium:
     """Runs scenarios in one page of ``origin``."""
 
-    def __init__(self, browser: Browser, origin: str) -> None:
+    def __init__(self, browser: "Browser", origin: str) -> None:
         self._page = browser.new_page()
         self._page.goto(f"{origin}/index.html")
         self._page.wait_for_function("() => window.start")
