@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -97,7 +96,8 @@ class StoreServer:
         with (self._directory / "page").open("wb+") as file:
             file.write(bytes(4096))
             file.flush()
-            self._page = mmap.mmap(file.fileno(), 4096)
+            # Each number is stored at once, since the server can read them at any time.
+            self._page = memoryview(mmap.mmap(file.fileno(), 4096)).cast("q")
         #: The size of its file at the last change notification.
         self._reported = 0
         self._pid = 0
@@ -134,7 +134,6 @@ class StoreServer:
             _sleep(0.001)
 
     def stop(self) -> None:
-        """Stops the real server."""
         for client in self._clients:
             client.link.sock.close()
         self._clients.clear()
@@ -144,7 +143,7 @@ class StoreServer:
             self._pid = 0
 
     def _set_clock(self) -> None:
-        struct.pack_into("qq", self._page, 0, round((EPOCH + loop.time) * 1e6), self._has_no_disk)
+        self._page[0], self._page[1] = round((EPOCH + loop.time) * 1e6), self._has_no_disk
 
     def _accept(self, sock: SimSocket) -> None:
         self._clients[Client(self, sock, self._connect())] = None
@@ -196,7 +195,6 @@ class StoreServer:
             self.ask(self._link, [("CONFIG", "SET", "maxmemory", int(self._has_no_memory))])
 
     def sync(self) -> None:
-        """Syncs the append-only file."""
         if self._has_no_disk:
             return
         self._synced = self._size
@@ -233,7 +231,6 @@ class StoreServer:
         return new
 
     def empty(self) -> None:
-        """Empties it."""
         self.ask(self._link, [("FLUSHALL",)])
         self.report_changes()
 
