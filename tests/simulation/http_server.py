@@ -45,7 +45,6 @@ def _serve_request(sock: SimSocket, file: Any, app: Application, host: str) -> b
         "wsgi.multithread": True, "wsgi.multiprocess": True, "wsgi.run_once": False,
         **{f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()},
     }  # fmt: skip
-    world.count(f"requests of {'scan servers' if 'scans' in host else 'nodes'}")
     answer = _Answer(sock)
     result = app(environ, answer.start)
     try:

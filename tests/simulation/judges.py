@@ -147,9 +147,10 @@ def judge_round(site: Site) -> None:
 
 def _answer(site: Site, path: str, host: str = BALANCER) -> tuple[int, Any]:
     """The answer to a GET, with retries, since a pool can still have connections that the network has dropped."""
+    answer: tuple[int, Any] = 0, None
     for _ in range(10):
         with contextlib.suppress(OSError, HTTPException):
-            answer: tuple[int, Any] = in_process("judge", lambda: request(site, "GET", path, host=host), 60.0)
+            answer = in_process("judge", lambda: request(site, "GET", path, host=host), 60.0)
             if answer[0] < 500:
                 break
     return answer

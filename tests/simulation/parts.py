@@ -470,7 +470,7 @@ class WorkflowViewer(Client):
 
 
 def in_process(name: str, function: Callable[[], Any], seconds: float) -> Any:
-    """The result of ``function`` in its own process, for the judge. Raises TimeoutError after that long."""
+    """The result of ``function`` in the judge's process. Raises TimeoutError, or RuntimeError after a violation."""
     found: list[Any] = []
 
     def run() -> None:
@@ -483,7 +483,7 @@ def in_process(name: str, function: Callable[[], Any], seconds: float) -> Any:
     until = loop.time + seconds
     while not found:
         if loop.time >= until or world.violations:
-            raise TimeoutError(f"{name} did not end")
+            raise (RuntimeError if world.violations else TimeoutError)(f"{name} did not end")
         gevent.sleep(0.1)
     if isinstance(found[0], Exception):
         raise found[0]

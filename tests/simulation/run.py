@@ -45,7 +45,8 @@ def run(plan: Plan, clock: Path) -> Result:
     try:
         _run(plan, site)
     except Exception as error:
-        world.violation(f"{type(error).__name__}: {error}", error)
+        if not world.violations:
+            world.violation(f"{type(error).__name__}: {error}", error)
     finally:
         site.store.stop()
         shutil.rmtree(directory, ignore_errors=True)
