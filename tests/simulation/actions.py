@@ -180,7 +180,6 @@ def import_archive(site: Site, seconds: float) -> None:
 
 
 def delete(site: Site, runner: Runner) -> None:
-    """Deletes the job."""
     runner.is_deleted = True
     path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
 

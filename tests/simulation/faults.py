@@ -214,16 +214,18 @@ class Faults:
         if not self._is_up or self._site.sentinel:
             return None
         store, seconds = self._site.store, self._seconds(5)
-        # Unsynced data is lost, more of it after a stalled disk. Redis waits for the disk after two seconds.
-        busy = self._seconds(2) if self._chance.random() < 0.5 else 0.0
-        store.disk_is_busy = busy > 0
-        loop.call_later(busy, setattr, store, "disk_is_busy", False)
-        loop.call_later(busy, store.crash, True, seconds)
-        self._site.unsafe_until = loop.time + busy + 60.0
+        # Unsynced data is lost, often a job's end, more after a stalled disk. Redis waits for the disk after 2 seconds.
+        ends = [each.until - loop.time for each in self._site.runners if each.is_alive]
+        start = self._chance.choice([0.0, *(each for each in ends if 0 < each < 15)])
+        busy = self._seconds(2) if start or self._chance.random() < 0.5 else 0.0
+        loop.call_later(start, setattr, store, "disk_is_busy", busy > 0)
+        loop.call_later(start + busy, setattr, store, "disk_is_busy", False)
+        loop.call_later(start + busy, store.crash, True, seconds)
+        self._site.unsafe_until = loop.time + start + busy + 60.0
         if self._chance.random() < 0.5:
             # Again, while runners resend what was lost.
-            loop.call_later(busy + seconds + self._seconds(3), store.crash, True, self._seconds(3))
-        return f"for {seconds:.1f} s, after {busy:.1f} s without a sync"
+            loop.call_later(start + busy + seconds + self._seconds(3), store.crash, True, self._seconds(3))
+        return f"for {seconds:.1f} s, in {start:.1f} s, after {busy:.1f} s without a sync"
 
     def lag(self) -> str | None:
         what = self._until(self._site.store, "lags_until", 8)
@@ -255,7 +257,7 @@ class Faults:
     def lose_store(self) -> str | None:
         """The store loses everything, and the archive is imported. Data that was only in the store is lost."""
         # Earlier, little is archived.
-        if not self._is_up or self._site.sentinel or loop.time < max(self._site.unsafe_until, self._site.began + 30.0):
+        if not self._is_up or self._site.sentinel or loop.time < max(self._site.unsafe_until, self._site.began + 20.0):
             return None
         for runner in self._site.runners:
             runner.lost_at = loop.time
@@ -263,7 +265,7 @@ class Faults:
                 # A live runner also resends what was redacted (docs/history.md).
                 each.done_at = float("inf")
         seconds = self._seconds(5)
-        if self._chance.random() < 0.5:
+        if self._chance.random() < 0.3:
             self._site.store.crash(power=True, seconds=seconds, lose_all=True)
         else:
             # The store is emptied. It has long been up, so leases expire immediately.
@@ -272,11 +274,11 @@ class Faults:
         self._site.losses.append([loop.time, float("inf")])
         self._site.unsafe_until = loop.time + 120.0
         for _ in range(self._chance.choice((1, 1, 2))):
-            import_archive(self._site, seconds + self._seconds(4))
+            import_archive(self._site, seconds + self._seconds(2))
         # Otherwise all runners return before the import.
         for runner in self._site.runners:
             if runner.is_alive and self._chance.random() < 0.7:
-                runner.process.freeze(seconds + self._chance.uniform(0.3, 0.7) * self._site.shape.lease)
+                runner.process.freeze(seconds + self._chance.uniform(0.5, 0.85) * self._site.shape.lease)
         return f"for {seconds:.1f} s"
 
     def import_beside(self) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import gevent
 
-from chronoverse.errors import AppendRefused
+from chronoverse.errors import AppendRefused, Closed
 from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.joblog.sse import Decoder
 from chronoverse.live.feed import Feed, Known
@@ -167,11 +167,17 @@ def _judge_deleted(site: Site, runner: Runner) -> None:
 
 
 def _judge_gone(site: Site, runner: Runner) -> None:
-    """The remains of a job whose store was lost contain nothing redacted."""
+    """The remains of a job whose store was lost contain nothing redacted, and waited a lease for its runner."""
     world.count("gone jobs")
-    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
-    if not runner.is_deleted and _answer(site, path)[0] == 200:
-        _judge_redactions(runner, [], _pages(site, runner, with_gaps=True))
+    status, state = _answer(site, f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}")
+    if runner.is_deleted or status != 200:
+        return
+    _judge_redactions(runner, [], _pages(site, runner, with_gaps=True))
+    asked_at = runner.publisher.asked_at if runner.publisher else inf
+    silent = asked_at - max((asked for asked, _ in runner.contacts), default=0.0)
+    is_lost = state["status"] == Status.LOST and isinstance(runner.refusal, Closed)
+    if is_lost and not runner.deaths and silent < 0.9 * site.shape.lease:
+        world.violation(f"{runner.job} was LOST when its runner returned after {silent:.1f} s")
 
 
 def _pages(site: Site, runner: Runner, *, with_gaps: bool) -> list[Seen]:
@@ -291,12 +297,12 @@ def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
 def _judge_gaps(site: Site, viewer: Viewer, pages: list[Seen]) -> None:
     """No false gaps: lines reported to a viewer as unavailable are not in the log either.
 
-    What a runner reports as lost can come back with the archive (ADR 40). A viewer can get the report 25 s later.
+    What is lost can come back with the archive (ADR 40). A viewer can get a runner's report 25 s later.
     """
     there = {each.number for each in pages if each.kind == LINE}
     for gap in (each for each in viewer.seen if each.kind == GAP):
         at = gap.at - MONOTONIC
-        if gap.message == "lost" and any(lost < at < imported + 25.0 for lost, imported in site.losses):
+        if any(lost < at < imported + 25.0 * (gap.message == "lost") for lost, imported in site.losses):
             continue
         if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
             world.violation(f"{viewer.name} was told that {false[:5]} of {viewer.job} are {gap.message}: they exist")

@@ -53,7 +53,6 @@ class Process:
         return greenlet
 
     def freeze(self, seconds: float) -> None:
-        """Freezes the process, as SIGSTOP does."""
         if not self.frozen and not self.dead:
             self.frozen = True
             loop.call_later(seconds, loop.thaw, self)

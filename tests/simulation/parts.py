@@ -236,11 +236,11 @@ class Runner:
         self.name: Final = f"r-{job.job_id}"
         self._site = site
         self._kind = kind
-        self._until = loop.time + seconds
+        self.until = loop.time + seconds
         self._pause = pause
         self.printed: dict[str, Printed] = {}
         self.process = Process(self.name)
-        self.publisher: Publisher | None = None
+        self.publisher: _Publisher | None = None
         #: Whether it has finished: everything is delivered, or it will not be restarted.
         self.is_done = False
         #: The job's redactions and its deletion.
@@ -302,11 +302,11 @@ class Runner:
         number, chance, is_over = 0, world.chance, False
         while not is_over and self.publisher and self.publisher.refusal is None:
             # Most commands print a line just before they end.
-            is_over = loop.time >= self._until
+            is_over = loop.time >= self.until
             if is_over and self._last_burst:
                 return
             count = 1 if chance.random() < 0.8 else int(chance.random() * self._burst) + 1
-            count = max(count, self._last_burst if loop.time + self._pause > self._until else 0)
+            count = max(count, self._last_burst if loop.time + self._pause > self.until else 0)
             self.printed[writer] = Printed(number + count, number + count)
             text = "\n".join(line(writer, each) for each in range(number + 1, number + count + 1))
             stream = chance.choice(("stdout", "stdout", "stderr"))
@@ -314,7 +314,7 @@ class Runner:
             number += count
             world.count("lines", count)
             if not is_over:
-                time.sleep(min(chance.expovariate(1 / self._pause), max(self._until - loop.time, 0.01)))
+                time.sleep(min(chance.expovariate(1 / self._pause), max(self.until - loop.time, 0.01)))
 
     def _say(self, text: str) -> None:
         # The directory has a different name in each run.
@@ -368,7 +368,7 @@ class Runner:
                     shutil.copy(f"{path}{end}", f"{self._spool_path}{end}")
         # A command that has ended is not run again. Without a job, its viewers would wait forever.
         if (restarts and publisher._result is None) or publisher.base is None:
-            self._until = max(self._until, loop.time + 60.0)
+            self.until = max(self.until, loop.time + 60.0)
             loop.call_later(world.chance.uniform(0.1, 20.0), self.start)
         else:
             self.is_done = True

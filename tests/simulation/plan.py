@@ -106,7 +106,7 @@ def shape_of(plan: Plan) -> Shape:
     if chance.random() < 0.4:
         rates["redact"] = pick((200.0, 1200.0))
     if chance.random() < 0.3:
-        rates["lose_store"] = 90.0
+        rates["lose_store"] = 240.0
     pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0)))
     shape = Shape(
         has_sentinel=chance.random() < 0.2,
@@ -131,8 +131,8 @@ def shape_of(plan: Plan) -> Shape:
         rates=rates,
     )
     if "lose_store" in rates:
-        # An import of running jobs needs their chunks.
-        shape = shape._replace(running_seconds=2.0, archiver_seconds=0.3)
+        # An import of running jobs needs their chunks, and a lease longer than itself.
+        shape = shape._replace(running_seconds=2.0, archiver_seconds=0.3, lease=max(shape.lease, 12))
     if shape.has_issuer:
         rates["issuer_away"] = pick((20.0, 200.0))
     return shape
