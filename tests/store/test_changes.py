@@ -175,9 +175,8 @@ def test_numbers_increase_although_the_clock_was_set_back(bench: Bench, store: S
 
 def test_the_newest_ten_thousand_are_kept(bench: Bench, store: Store) -> None:
     """For a week after the newest one."""
-    bench.ask("XADD", bench.key("changes"), "20000-0", "id", "job_0", "status", "PENDING", "state", "")
-    for number in range(20_001, 30_001):
-        bench.ask("XADD", bench.key("changes"), f"{number}-0", "id", "job_0", "status", "PENDING", "state", "")
+    add = "redis.call('XADD', KEYS[1], number .. '-0', 'id', 'job_0', 'status', 'PENDING', 'state', '')"
+    bench.ask("EVAL", f"for number = 20000, 30000 do {add} end", 1, bench.key("changes"))
     store.open(JOB, "token")
     assert bench.ask("XLEN", bench.key("changes")) == 10_000
     assert [each.number for each in changes(bench)][:-1] == list(range(20_002, 30_001))
