@@ -120,6 +120,11 @@ def test_a_clock_that_was_set_back_delays_no_comparison(bench: Bench, objects: F
     assert history.went_back()
 
 
+def test_a_run_without_work_marks_the_bucket(bench: Bench, objects: FileObjectStore) -> None:
+    archive_after(bench, objects, 0, 1)
+    assert [each.name for each in objects.list("")] == [MARK]
+
+
 def test_an_upload_that_the_manifest_names_is_not_garbage(bench: Bench, objects: FileObjectStore) -> None:
     """A server had replayed the start of an upload, but not its record, and the object was deleted seconds later."""
     write_ended(bench.store)
