@@ -25,7 +25,6 @@ CHOSEN: Final = (
     "archive/test_reader.py::test_several_readers_read_a_frame_once",
     "auth/test_jwks.py",
     "history/scans/test_client.py",
-    "history/test_history.py::test_many_replays_read_each_frame_of_the_archive_once",
     "test_fair_lock.py",
     "live/test_feed.py::test_a_line_that_several_threads_publish_is_in_the_ring_once",
     "live/test_replay_cache.py",
