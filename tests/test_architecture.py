@@ -308,3 +308,11 @@ def test_a_double_overrides_only_methods_that_exist() -> None:
     assert [name for text in derived for name in stale_overrides(text)] == []
     double = "from chronoverse.live.tail import Tail\nclass Small(Tail):\n    def _ring_bytes(self): ..."
     assert list(stale_overrides(double)) == ["Small._ring_bytes"]
+
+
+def test_the_tests_for_gevent_exist() -> None:
+    """Otherwise, CI would notice at its end."""
+    named = re.findall(r'^    "([\w/.]+)(?:::(\w+))?",$', (TESTS / "gevented.py").read_text("utf-8"), re.M)
+    assert len(named) > 20
+    for path, test in named:
+        assert (TESTS / path).is_dir() or f"def {test}" in (TESTS / path).read_text("utf-8")
