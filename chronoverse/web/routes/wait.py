@@ -143,8 +143,10 @@ class Wait:
         except ChronoverseError as error:
             return problem_for(error)
         lines = [orjson.Fragment(line) for line in self._lines]
+        # Without a query, only the end matters, not how far the viewer got.
+        is_ended = not self.limit and job.status.terminal
         body: dict[str, Any] = {
-            "outcome": _OUTCOMES[viewer.reason],
+            "outcome": "ended" if is_ended else _OUTCOMES[viewer.reason],
             "log": lines[0] if lines else None,
             "cursor": self._cursor if self._is_full else viewer.cursor,
             "job": job.to_json(),

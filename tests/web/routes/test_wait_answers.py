@@ -1,6 +1,7 @@
 """The answer to a wait, built from a viewer's frames: its lines, its gaps and the job's state."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,3 +125,12 @@ def test_a_wait_without_a_line(reason: str, status: int, said: str) -> None:
         gone = Waiting([], reason, 0, tail=None, store=None)
         gone.run()
         assert gone.answer()[0] == 404
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(0, "ended"), (1, "timeout")])
+def test_a_slow_search_hides_only_unread_lines(limit: int, outcome: str) -> None:
+    """A wait for the end of an ended job does not time out, although its viewer has not passed all lines."""
+    waiting = Waiting([], "age", limit, tail=None, store=replace(running(4), status=Status.FAILED))
+    waiting.run()
+    body = waiting.answer()[1]
+    assert (body["outcome"], body["job"]["status"]) == (outcome, "FAILED")
