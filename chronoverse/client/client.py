@@ -285,6 +285,8 @@ class Client:
                 was_refused = True
                 continue
             except RequestFailed as failure:
+                if failure.answered == 429:  # the service works, and other waits can end
+                    max_failures = None
                 delay = self._delay(backoff, failure, max_failures)
                 if deadline is not None and self.clock() + delay >= deadline:
                     raise

@@ -434,20 +434,21 @@ def test_a_wait_continues_with_a_renewed_token() -> None:
     assert [asked.query["offset"] for asked in service.requests] == ["3", "3", "7", "7", "9", "9"]
 
 
-@pytest.mark.parametrize(("q", "offsets"), [("x", ["3", *["7"] * 6]), (None, ["3", *[None] * 6])])
+@pytest.mark.parametrize(("q", "offsets"), [("x", [*["3"] * 6, *["7"] * 6]), (None, [*["3"] * 6, *[None] * 6])])
 def test_a_wait_repeats_requests_until_its_own_timeout(q: str | None, offsets: list[str | None]) -> None:
     """A single request has a shorter limit. Only a search has a position to continue from, also after disconnects.
 
-    These are retried more often than other requests.
+    These, and refusals for too many waits, are retried more often than other requests.
     """
     waits: list[float] = []
-    with ScriptedService(waited("timeout", 7), *[None] * 5, waited("matched", 9)) as service:
+    full = problem("429 Too Many Requests", "full", Retry_After="7")
+    with ScriptedService(*[full] * 5, waited("timeout", 7), *[None] * 5, waited("matched", 9)) as service:
         client = Client(service.url, sleep=waits.append, chance=lambda: 0.5)
         found = client.wait(JOB, q=q, regex=False, stream=None, offset=3, seconds=None)
 
     assert found["outcome"] == "matched"
     assert [asked.query.get("offset") for asked in service.requests] == offsets
-    assert waits == [0.75, 1.5, 3, 6, 12]
+    assert waits == [7, 7, 7, 7, 12, 0.75, 1.5, 3, 6, 12]
 
 
 def test_a_wait_ends_when_the_service_stops_waiting_for_the_job() -> None:
