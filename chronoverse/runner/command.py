@@ -73,7 +73,7 @@ class Tee:
 
 
 class SignalForwarder:
-    """A context manager that forwards signals to the process group given to :meth:`attach`.
+    """A context manager that forwards signals to the process group given to :meth:`attach`, or only to its leader.
 
     A handler can interrupt the main thread anywhere, so it takes no lock. Other threads only call :meth:`send`.
     """
@@ -86,11 +86,13 @@ class SignalForwarder:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            # People and schedulers end jobs with these signals.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            # People and schedulers end jobs with the first four signals.
+            handlers = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT), self.send)
+            handlers |= dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2), self._notify)
+            for number, handler in handlers.items():
                 # Ignored signals (under nohup, or in a shell's background job) stay ignored, here and in the command.
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._saved[number] = signal.signal(number, self.send)
+                    self._saved[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -111,6 +113,12 @@ class SignalForwarder:
         self.received.append(number)
         is_late = self._first_at is not None and time.monotonic() - self._first_at >= GRACE_SECONDS
         self._forward(signal.SIGKILL if is_late or len(self.received) > 2 else number)
+
+    def _notify(self, number: int, frame: FrameType | None = None) -> None:
+        """Forwards a signal that ends nothing, to the command alone: its children could die of it."""
+        if self._group is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._group, number)
 
     def _forward(self, number: int) -> None:
         if self._group is None:

@@ -260,7 +260,7 @@ def runner(server: RedisServer, code: str) -> Iterator["subprocess.Popen[bytes]"
             process.kill()
 
 
-@pytest.mark.parametrize("number", long_after(1, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]))
+@pytest.mark.parametrize("number", long_after(1, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]))
 def test_signals_reach_the_whole_process_group(server: RedisServer, number: signal.Signals) -> None:
     """The command dies of it as without the runner. A grandchild receives it too, and does not keep the pipe open."""
     code = "import subprocess; child = subprocess.Popen(['sleep', '60']); print(child.pid); child.wait()"
@@ -288,6 +288,19 @@ def test_a_command_can_handle_signals(server: RedisServer) -> None:
     assert end is not None
     assert {line["message"] for line in lines} == {"up", "tidying up"}
     assert end["status"] == "CANCELED"
+
+
+@pytest.mark.parametrize("number", long_after(1, [signal.SIGUSR1, signal.SIGUSR2]))
+def test_a_signal_that_ends_nothing_reaches_the_command_alone(server: RedisServer, number: signal.Signals) -> None:
+    """A scheduler announces the end of a job's time with one. The command's child would die of it."""
+    code = f"""import subprocess; child = subprocess.Popen(["sleep", "60"])
+signal.signal({number:d}, lambda *_: (print("saved"), child.terminate())); print("up"); print(child.wait())"""
+    with runner(server, code) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(SOON) == 0
+    assert read_lines(server) == ["up", "saved", f"{-signal.SIGTERM}"]
 
 
 def test_ignored_signals_stay_ignored(server: RedisServer) -> None:
