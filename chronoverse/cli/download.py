@@ -43,16 +43,20 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
             _write(sys.stdout.buffer, pieces, lambda text: None if sys.stdout.isatty() else show(text))
             return 0
         path = Path(file or f"{workflow}-{job}.{form}")
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        # A file must not replace a device, a pipe or a symbolic link.
+        is_new, target = path.is_file() or not path.exists(), path.resolve()
+        part = target.with_name(f".{path.name}.{secrets.token_hex(4)}") if is_new else path
         try:
-            with part.open("xb") as out:
+            with part.open("xb" if is_new else "wb") as out:
                 size = _write(out, pieces, show)
-            part.replace(path)
+            if is_new:
+                part.replace(target)
         except OSError as error:
             common.print_message(f"{path}: {error.strerror}")
             return os.EX_CANTCREAT
         finally:
-            part.unlink(missing_ok=True)
+            if is_new:
+                part.unlink(missing_ok=True)
     common.print_message(f"saved {path} ({size:,} bytes)")
     return 0
 

@@ -70,6 +70,11 @@ def test_a_download_is_a_file(
     assert path.read_text() == "one\ntwo\n"
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
     assert {each.name for each in tmp_path.iterdir()} == {path.name, "other"}
+    for target in ("/dev/null", "other"):
+        (link := tmp_path / f"to {target[-4:]}").symlink_to(target)
+        assert cli("download", WORKFLOW, "saved", str(link), **settings).returncode == 0
+        assert link.is_symlink()
+    assert (tmp_path / "other").read_text() == "one\ntwo\n"
 
 
 def test_a_download_can_be_filtered_and_printed(cli: Cli, settings: dict[str, str], new_job: NewJob) -> None:
