@@ -11,6 +11,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 from chronoverse.archive.reader import ArchiveReader, FrameFilter
 from chronoverse.errors import ArchiveUnavailable, JobNotFound
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
+from chronoverse.joblog.events import LOG_IS_GONE
 from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence, TimeRange
 from chronoverse.store.adaptive_batch import next_lines
 
@@ -48,7 +49,8 @@ def read_tiers(
 
     ``known`` is the job as fetched some time ago. ``read_archive`` returns None if the archive has nothing there;
     ``read_store`` returns None and raw entries if numbers are missing. Returns the result, or raw entries in which
-    missing numbers are gaps; and the job, if it was fetched again.
+    missing numbers are gaps; and the job, if it was fetched again. Raises :class:`JobNotFound` if it is gone: an import
+    can restore archived lines.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -56,7 +58,9 @@ def read_tiers(
     if incomplete is None:
         return found, (), None
     job = get_job()
-    if job and in_archive(job, after + 1) and (found := read_archive()) is not None:
+    if job is None:
+        raise JobNotFound(LOG_IS_GONE)
+    if in_archive(job, after + 1) and (found := read_archive()) is not None:
         return found, (), job
     return None, incomplete, job
 
@@ -136,9 +140,10 @@ class TieredLog:
             entries += self.store.page(self.job.ref, after=entry_number(entries[-1][0]) - 1, count=1)
         return entries
 
-    def _refresh_job(self) -> Job:
-        self.job = self.store.get_job(self.job.ref) or self.job
-        return self.job
+    def _refresh_job(self) -> Job | None:
+        job = self.store.get_job(self.job.ref)
+        self.job = job or self.job
+        return job
 
 
 @dataclass(frozen=True, slots=True)

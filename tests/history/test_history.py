@@ -18,7 +18,7 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import ArchiveUnavailable
+from chronoverse.errors import ArchiveUnavailable, JobNotFound
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.model import Gap, Job, JobRef, Line
@@ -204,6 +204,27 @@ def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
     rig.tail.housekeep_once()
 
     assert numbers(drained(viewer)) == [*range(6, 11)]
+
+
+@pytest.mark.parametrize("how", ["live", "replay", "page"])
+def test_archived_lines_of_a_lost_job_are_no_gap(rig: Rig, how: str) -> None:
+    """The store loses the job after a reader has read what follows them. An import can restore them."""
+    rig.write(5)
+    viewer, log = rig.viewer(after=5 if how == "live" else 2), TieredLog(rig.source, rig.archive, rig.get_job())
+    if how == "live":
+        assert names(drained(viewer)) == ["connected", "job"]
+    rig.write(20)
+    rig.archive_up_to(15)
+    kinds = ("log", "job", "archive")
+    asked = "get_jobs" if how == "live" else "get_job"
+    rig.source.before[asked] = lambda: rig.ask("DEL", *(f"{rig.key.removesuffix('log')}{kind}" for kind in kinds))
+    if how == "page":
+        with pytest.raises(JobNotFound):
+            log.after(2, 20)
+        return
+    if how == "live":
+        rig.tail.read_once()
+    assert [name for name in names(drained(viewer)) if name in ("log", "gap", "error")] == ["error"]
 
 
 def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:

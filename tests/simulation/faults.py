@@ -216,7 +216,7 @@ class Faults:
         store, seconds = self._site.store, self._seconds(5)
         # Unsynced data is lost, often a job's end, more after a stalled disk. Redis waits for the disk after 2 seconds.
         ends = [each.until - loop.time for each in self._site.runners if each.is_alive]
-        start = self._chance.choice([0.0, *(each for each in ends if 0 < each < 15)])
+        start = self._chance.choice([each for each in ends if 0 < each < 15] or [0.0])
         busy = self._seconds(2) if start or self._chance.random() < 0.5 else 0.0
         loop.call_later(start, setattr, store, "disk_is_busy", busy > 0)
         loop.call_later(start + busy, setattr, store, "disk_is_busy", False)

@@ -194,7 +194,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if status != 200:
         world.violation(f"{runner.job} answers {status}")
         return
-    plain = [each for each in viewers if each.query is None]
+    # A LOST job's end is a viewer's last event, even if the store then loses the job and its runner continues.
+    plain = [each for each in viewers if each.query is None and each.ended_at > runner.lost_at]
     # Viewers can have lines that are no longer in the log, and filtered viewers have no gaps. Then the pages' apply.
     by_pages = runner.lost_at > 0 or (runner.dropped > 0 and not plain)
     pages = _pages(site, runner, with_gaps=by_pages)
@@ -297,12 +298,12 @@ def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
 def _judge_gaps(site: Site, viewer: Viewer, pages: list[Seen]) -> None:
     """No false gaps: lines reported to a viewer as unavailable are not in the log either.
 
-    What is lost can come back with the archive (ADR 40). A viewer can get a runner's report 25 s later.
+    What a runner reports as lost can come back with the archive (ADR 40). A viewer can get the report 25 s later.
     """
     there = {each.number for each in pages if each.kind == LINE}
     for gap in (each for each in viewer.seen if each.kind == GAP):
         at = gap.at - MONOTONIC
-        if any(lost < at < imported + 25.0 * (gap.message == "lost") for lost, imported in site.losses):
+        if gap.message == "lost" and any(lost < at < imported + 25.0 for lost, imported in site.losses):
             continue
         if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
             world.violation(f"{viewer.name} was told that {false[:5]} of {viewer.job} are {gap.message}: they exist")

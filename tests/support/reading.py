@@ -107,6 +107,9 @@ class ControlledStore(_Hooks, Store):
         found: Sequence[RawEntry] = self._deliver("read", self._store.read(job, after, min(count, self._most)))
         return found
 
+    def page(self, job: JobRef, **options: Any) -> Sequence[RawEntry]:
+        return self._store.page(job, **options)
+
     def sequential_reader(self, server: Hashable) -> SequentialReader:
         return _PlainReader(self.read)
 
