@@ -90,10 +90,7 @@ def rest(site: Site) -> None:
     """Liveness: waits until everybody has everything."""
     runners = site.runners
     _wait(lambda: [each.name for each in runners if not each.is_done], "runners")
-    _wait(
-        lambda: [r.name for r in runners if r.is_deleted and r.deleted_at == inf and not r.is_gone],
-        "deletions",
-    )
+    _wait(lambda: [r.name for r in runners if r.is_deleted and r.deleted_at == inf and not r.is_gone], "deletions")
     deleted = {each.job for each in site.runners if each.is_deleted or each.is_gone}
     waiting = [each for each in site.viewers if each.job not in deleted]
     _wait(lambda: [each.name for each in waiting if not each.ending], "viewers")
@@ -227,8 +224,9 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     world.count("named lost", verdict.named)
     has_all = not runner.deaths and not runner.dropped
     if runner.lost_at > 0:
-        # Of two objects, an import uses the one with more redacted lines, and reports what only the other one has.
-        has_all = has_all and runner.keep_bytes > 10**6 and not runner.redactions
+        # Of two objects, an import uses the one with more redacted lines, and reports what only the other one has. What
+        # followed the archive of a LOST job is unknown.
+        has_all = has_all and runner.keep_bytes > 10**6 and not runner.redactions and not is_lost
     if verdict.named and has_all:
         world.violation(f"{runner.job} names {verdict.named} lines as lost, and its runner has them all")
     if not verdict.clean:
@@ -325,7 +323,7 @@ def _judge_stream(site: Site, viewer: Viewer) -> None:
             late = seen.at - MONOTONIC - printed
             if is_soon and printed > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS:
                 world.violation(
-                    f"{viewer.name} got line {seen.number} of {viewer.job} after {late:.1f} s, without faults"
+                    f"{viewer.name} got {viewer.job}'s line {seen.number} after {late:.1f} s, without faults"
                 )
                 return
 
