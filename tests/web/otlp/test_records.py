@@ -5,7 +5,7 @@ import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import sha256
+from hashlib import sha1, sha256
 from itertools import count, islice
 from typing import Any
 
@@ -19,7 +19,7 @@ from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.decoding import JSON, PROTOBUF, decode
-from chronoverse.web.otlp.records import MAX_LINES, MAX_RECORD_NUMBER, Lines, RecordSorter
+from chronoverse.web.otlp.records import BATCH_LINES, MAX_LINES, MAX_RECORD_NUMBER, Lines, RecordSorter
 from tests.support.parameters import long_after
 from tests.support.secret_keys import PEM
 from tests.web.otlp.messages import TIME, record, request
@@ -77,14 +77,36 @@ def test_records_of_two_files_and_streams_are_not_merged() -> None:
     assert [message for run in batch.runs for message in run.messages][1:] == [key.encode()] * 3
 
 
-@pytest.mark.parametrize(("later", "expected"), [(0, [1, 2, 3]), (1, [2, 3, 1])])
-def test_a_file_is_rotated_by_a_later_first_record(later: int, expected: list[int]) -> None:
-    """Otherwise its records have come in the wrong order."""
+@pytest.mark.parametrize("seed", range(8))
+def test_each_record_is_of_the_file_that_its_batch_names(seed: int) -> None:
+    """Files are rotated, and mixed with each other. Disordered records are sorted, up to the next rotation.
+
+    From each batch, the store learns at most one record 1 of a path, and takes what follows as that file's.
+    """
+    rng, sent, expected, time = random.Random(seed), list[Record](), defaultdict[str, list[tuple[str, int]]](list), TIME
+    for path in rng.choices("ab", k=rng.randint(1, 6)):
+        records, lines, step = [], rng.choice([1, 1, 2]), rng.choice([0, 1_000])
+        for number in range(1, rng.choice([1, 2, 40, 700]) + 1):
+            time += step + (number == 1)
+            records.append(Record({PATH: path, NUMBER: number}, "\n".join(["x"] * lines), time, 0, 9))
+        first = sha256(f"{records[0].time} {records[0].body}".encode()).hexdigest()[:16]
+        # A record 1 that is not later than the one before it begins no new file.
+        kept = int(path in expected or rng.random() < 0.5)
+        expected[path] += [(first, number) for number in range(1, len(records) + 1) for _ in range(lines)]
+        later = records[kept:]
+        rng.shuffle(later)
+        sent += rng.choice([records, records[:kept] + later])
     sorter = RecordSorter(["workflow"], ["job"], 65_536)
-    times = [(2, TIME), (3, TIME), (1, TIME + later)]
-    sorter.add(RESOURCE, [Record({PATH: "/a", NUMBER: n}, f"{n}", time, 0, 9) for n, time in times])
-    batches = [*sorter.jobs[JobRef("w", "j")].batches("digest", lambda: None)]
-    assert [int(text) for _, each in batches for run in each.runs for text in run.messages] == expected
+    sorter.add(RESOURCE, sent)
+    found, known = defaultdict[str, list[tuple[str, int]]](list), dict[str, str]()
+    names = {sha1(path.encode(), usedforsecurity=False).hexdigest(): path for path in "ab"}
+    for count_of, batch in sorter.jobs[JobRef("w", "j")].batches("digest", lambda: None):
+        known |= {file: first for file, first in batch.sources if first}
+        assert 0 < count_of <= sum(len(run.messages) for run in batch.runs) <= BATCH_LINES
+        for run in batch.runs:
+            file = batch.sources[run.source - 1][0]
+            found[names[file]] += [(known[file], run.number + run.step * at) for at in range(len(run.messages))]
+    assert found == expected
 
 
 def test_lines_are_limited_like_records() -> None:
