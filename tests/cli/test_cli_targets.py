@@ -1,6 +1,8 @@
 """Which service or store a command uses: the rule in docs/cli.md."""
 
 import contextlib
+import os
+import re
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +10,12 @@ from pathlib import Path
 import orjson
 import pytest
 
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.embedded import listeners
+from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
+from tests.support.archivers import archive
 from tests.support.commands import after_link
 from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer
@@ -98,3 +103,48 @@ def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix:
     assert (own.job_bytes, own.day_bytes, own.retention_seconds) == (None, 0, 86_400)
     for text in ("-1", "1G", "", "9" * 16):
         assert cli("limits", "wf_1", f"--day-bytes={text}", **place).returncode == 64
+
+
+def test_commands_that_write_to_the_store_are_recorded(
+    cli: Cli, server: RedisServer, prefix: str, tmp_path: Path
+) -> None:
+    """Once for each job or workflow, with the user's name. The user also sees the line, at any log level."""
+    objects = FileObjectStore(tmp_path / "archive")
+    place = {"REDIS_URL": server.url, "KEY_PREFIX": prefix, "ARCHIVE_URL": (tmp_path / "archive").as_uri()}
+
+    def change(*arguments: str, **settings: str) -> str:
+        done = cli(*arguments, **place, **settings)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    refs = [JobRef(workflow, job) for workflow in ("wf_1", "wf_2") for job in ("a", "b")]
+    with contextlib.closing(Store(server.url, prefix=prefix)) as store:
+        for ref in refs:
+            attempt = store.open(ref, TOKEN)
+            store.append(attempt, [Line(1, "2026-03-03T10:00:05.123Z", "a line", "stdout")])
+            store.finish(attempt, Status.COMPLETED, 0, 0, 2)
+        archive(store, objects)
+        said = change("retention", "wf_1", "90d", LOG_LEVEL="error")
+        assert re.search('audit sub=os:.*did=retention workflow_id=wf_1 what="7776000 s"', said)
+        change("limits", "wf_1", "--job-bytes", "1000", "--day-bytes", "2000")
+        change("limits", "wf_1")
+        change("retention", "wf_1")
+        change("retention", "wf_1", "default")
+        server.ask("DEL", *server.ask("KEYS", f"{prefix}:{{wf_*"))
+        for _ in range(2):
+            change("archive", "--import")
+            assert all(map(store.get_job, refs))
+        for ref in refs:
+            for name in ("one", "two"):
+                objects.put(f"{ref.workflow_id}/gone-{ref.job_id}/{name}", b"of no job")
+                os.utime(tmp_path / "archive" / ref.workflow_id / f"gone-{ref.job_id}" / name, (0, 0))
+        change("archive", "--orphans", "--delete")
+        found = [entry for _, entry in store.audit_trail.page(0, None, None, 100)]
+    assert [(each["did"], each["workflow_id"], each["id"], each["what"]) for each in reversed(found)] == [
+        ("retention", "wf_1", None, "7776000 s"),
+        ("limits", "wf_1", None, "job_bytes 1000, day_bytes 2000"),
+        ("retention", "wf_1", None, "default"),
+        *(("import", workflow, None, "jobs unknown to the store") for workflow in ("wf_1", "wf_2")),
+        *(("delete", ref.workflow_id, f"gone-{ref.job_id}", "objects unknown to the store") for ref in refs),
+    ]
+    assert {each["sub"].partition("@")[0] for each in found} == {said.partition("sub=")[2].partition("@")[0]}

@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,10 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.audit import MAX_ENTRIES
 from chronoverse.web.http.paging import encode_cursor
-from tests.support.archivers import archive
-from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer, running
-from tests.support.service import Service, serving
+from tests.support.service import Service
 from tests.support.waiting import deadline
-from tests.web.routes.site import Site, open_site
+from tests.web.routes.site import Site
 from tests.web.routes.wire import logged
 
 WORKFLOW: Final = "audit"
@@ -65,61 +61,6 @@ def test_deletions_and_redactions_are_recorded(site: Site) -> None:
     assert [{name: line[name] for name in expected[0]} for line in lines] == expected[::-1]
     assert all(line["request_id"] for line in lines)
     assert "hunter2" not in site.service.logs(start)
-
-
-@pytest.mark.long
-def test_commands_that_write_to_the_store_are_recorded(tmp_path: Path) -> None:
-    """With the user's name. The user also sees the line, at any log level. ``chronoverse audit`` prints all of them."""
-    with (
-        running(tmp_path / "store") as server,
-        serving(tmp_path, server.url, archive_url=(tmp_path / "archive").as_uri()) as service,
-        open_site(service, tmp_path / "archive", WORKFLOW) as site,
-    ):
-        check_commands(site)
-
-
-def check_commands(site: Site) -> None:
-    store: dict[str, Any] = {"CHRONOVERSE_URL": "", "CHRONOVERSE_REDIS_URL": str(site.service.redis_url)}
-
-    def change(*arguments: str, **settings: Any) -> str:
-        done = call_main(*arguments, environ=environ(site.service, **store, **settings))
-        assert done.returncode == 0, done.stderr
-        return done.stderr
-
-    def show(*arguments: str, **settings: str) -> str:
-        done = call_main(*arguments, environ=environ(site.service, **settings))
-        assert (done.returncode, done.stderr) == (0, "")
-        return done.stdout
-
-    job = site.job().lines(["a line"]).end()
-    archive(site.store, site.objects)
-    said = change("retention", WORKFLOW, "90d", CHRONOVERSE_LOG_LEVEL="error")
-    assert re.search(f'audit sub=os:.*did=retention workflow_id={WORKFLOW} what="7776000 s"', said)
-    change("limits", WORKFLOW, "--job-bytes", "1000", "--day-bytes", "2000")
-    for command in ("limits", "retention"):
-        show(command, WORKFLOW, **store)
-    change("retention", WORKFLOW, "default")
-    with redis.Redis.from_url(str(site.service.redis_url), protocol=2) as client:
-        client.delete(*client.keys(f"chronoverse:{{{WORKFLOW}}}:*"))
-    for _ in range(2):
-        change("archive", "--import", CHRONOVERSE_ARCHIVE_URL=site.directory.as_uri())
-        assert site.client.get(job.path).status_code == 200
-
-    for name in ("one", "two"):
-        site.objects.put(f"{WORKFLOW}/gone/{name}", b"of no job")
-        os.utime(site.directory / WORKFLOW / "gone" / name, (0, 0))
-    change("archive", "--orphans", "--delete", CHRONOVERSE_ARCHIVE_URL=site.directory.as_uri())
-    printed = show("audit", "--since", "1h", CHRONOVERSE_TOKEN=site.service.token(WORKFLOW, scopes=[ADMIN]))
-    found = [json.loads(line) for line in printed.splitlines()]
-    assert [(each["did"], each["id"], each["what"]) for each in found] == [
-        ("delete", "gone", "objects unknown to the store"),
-        ("import", None, "jobs unknown to the store"),
-        ("retention", None, "default"),
-        ("limits", None, "job_bytes 1000, day_bytes 2000"),
-        ("retention", None, "7776000 s"),
-    ]
-    assert {each["sub"].partition("@")[0] for each in found} == {said.partition("sub=")[2].partition("@")[0]}
-    assert show("audit", "--until", "1h", CHRONOVERSE_TOKEN=site.service.token(scopes=[ADMIN])) == ""
 
 
 def test_a_token_gets_the_entries_of_its_workflows(
