@@ -37,6 +37,29 @@ def test_a_server_whose_turns_are_taken_delays_no_other(kind: str) -> None:
                 pass
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_subjects_take_turns(kind: str) -> None:
+    """Whichever jobs they ask for: a subject's second request waits for another subject's first one."""
+    turns, order, threads = Turns(attrgetter("workflow_id"), UnreadAnswers()), list[str](), list[threading.Thread]()
+
+    def ask(subject: str, number: int) -> None:
+        with getattr(turns, kind)(JobRef("a", f"job_{number}"), subject):
+            order.append(subject)
+
+    with ExitStack() as held:
+        for number in range(11 if kind in ("page", "scan") else 1):
+            held.enter_context(getattr(turns, kind)(A, f"subject {number}"))
+        with getattr(turns, kind)(A, "the last"):
+            for number, subject in enumerate("aaab"):
+                threads.append(threading.Thread(target=ask, args=(subject, number)))
+                threads[-1].start()
+                waiting = getattr(turns, f"_{kind}s")["a"]
+                wait_until(lambda: waiting.waiting == len(threads), 60, "it waits for its turn")  # noqa: B023
+        for thread in threads:
+            thread.join(60)
+    assert order == [*"abaa"]
+
+
 def test_a_page_checks_for_room_again_after_waiting_for_its_turn() -> None:
     """Another request of the same subject can have used the room meanwhile."""
     turns, had_room = Turns(attrgetter("workflow_id"), UnreadAnswers()), list[bool]()
