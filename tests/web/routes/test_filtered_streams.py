@@ -1,10 +1,24 @@
 """``/events?q=``: only matching lines, exact across reconnects, from every tier, for one viewer and for many."""
 
+import contextlib
 import re
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
 
+import pytest
+from flask import g
+
+from chronoverse.auth.tokens import Principal
+from chronoverse.history.pages import Page
+from chronoverse.joblog.line_filter import LineFilter
+from chronoverse.joblog.model import Job, JobRef, Status
+from chronoverse.settings import Settings
+from chronoverse.web.app import create_app
+from chronoverse.web.routes.events import start_offset
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import Stream
@@ -72,3 +86,28 @@ def test_each_viewer_in_a_crowd_gets_its_own_lines(open_stream: Callable[..., St
     for query, stream in streams:
         stream.wait_for(b"event: end")
         assert numbers(stream.body) == [n for n in range(1, job.last + 1) if expected[query](n)]
+
+
+@pytest.mark.parametrize(
+    ("found", "has_more", "start"),
+    [([9, 7], True, 6), ([9, 7], False, 6), ([9], True, 8), ([9], False, 2), ([], True, 10), ([], False, 2)],
+)
+def test_a_tail_that_is_not_found_in_time_begins_where_its_search_ended(
+    tmp_path: Path, found: list[int], has_more: bool, start: int
+) -> None:
+    """Not at the log's beginning. Lines 1 and 2 of the ten were trimmed."""
+    asked = list[Any]()
+
+    @contextlib.contextmanager
+    def ask(scan: Any, subject: str) -> Iterator[Any]:
+        asked.append((scan.position, scan.descending, scan.limit, subject))
+        page = Page([b"%d" % number for number in found], 5, has_more)
+        yield SimpleNamespace(page=lambda: page)
+
+    app = create_app(Settings(data_dir=tmp_path, redis_url="unix:///none", jwt_secret=b"x" * 32))
+    deps = replace(app.extensions["chronoverse"], scans=SimpleNamespace(ask=ask))
+    with app.test_request_context():
+        g.principal = Principal("ada", 0, {})
+        job = Job(JobRef("w", "j"), Status.RUNNING, last=10, first=3)
+        assert start_offset(deps, job, None, 2, LineFilter(q="x")) == start
+    assert asked == [(11, True, 2, "ada")]

@@ -3,19 +3,15 @@
 import concurrent.futures
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
 
-from tests.support.faultproxy import DOWN, FaultProxy
 from tests.support.memory import peak_bytes, reset_peak, resident_bytes
-from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import deadline
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Stream
 
 pytestmark = pytest.mark.long
 
@@ -118,15 +114,3 @@ def test_concurrent_pages_share_limited_memory(service: Service, auth: dict[str,
     assert found
     assert all(each == [*range(1, len(each) + 1)] for each in found)
     assert peak_bytes(pid) - before < 150 * 2**20
-
-
-def test_a_tail_of_one_stream_is_complete_over_a_slow_link_to_the_store(
-    tmp_path: Path, redis_server: RedisServer
-) -> None:
-    """Two replies of the store exceed the time limit of a page. The second one has the lines."""
-    job = Foreign(redis_server.url, "slow-link", "job").lines([f"line {n}" for n in range(1, 11)], ("stdout", "stderr"))
-    with FaultProxy(redis_server.socket) as link, Service(tmp_path, link.redis_url) as service:
-        headers = {"Authorization": f"Bearer {service.token()}"}
-        link.throttle(700, DOWN)
-        with Stream(service, f"{job.path}/events?tail=2&stream=stderr", headers) as stream:
-            assert stream.headers["last-event-id"] == "7"
