@@ -615,15 +615,6 @@ def test_an_error_says_what_to_do(cli: Cli) -> None:
     assert "No such command 'xyz'" in cli("xyz").stderr
 
 
-def test_the_list_of_commands_has_whole_sentences(cli: Cli) -> None:
-    """Each fits into a terminal of 80 columns."""
-    listed = [each for each in cli("--help").stdout.partition("\nRun:\n")[2].splitlines() if each.startswith("  ")]
-
-    assert len(listed) == len(visible_commands())
-    assert [each for each in listed if not each.endswith(".")] == []
-    assert [each for each in listed if each.endswith("...")] == []
-
-
 def exit_codes(kind: type[ChronoverseError]) -> set[int]:
     """The exit codes of ``kind`` and all of its subclasses."""
     return {kind.exit_code}.union(*(exit_codes(each) for each in kind.__subclasses__()))

@@ -21,11 +21,9 @@ from werkzeug.test import EnvironBuilder
 from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
-from chronoverse.web.guards.event_loop import yield_to_loop
-from chronoverse.web.guards.memory import MAX_LONG_BODIES, SHORT_BODIES_BYTES, SHORT_BODY_BYTES
+from chronoverse.web.guards.memory import SHORT_BODY_BYTES
 from chronoverse.web.http.bodies import (
     MAX_STRUCTURAL_CHARACTERS,
-    READ_BYTES,
     SLICE_BYTES,
     BodyReader,
     has_more_values,
@@ -47,12 +45,6 @@ TURN_SECONDS: Final = 0.1
 RUNNER: Final = "0" * 32
 #: The schema of an append.
 SCHEMA: Final = LinesBody(MAX_LINE)
-
-
-# Bodies that stall
-
-
-# The same with a BodyReader and shorter timeouts
 
 
 class Dripping:
@@ -141,66 +133,28 @@ def test_an_endless_body_is_not_read_to_its_end() -> None:
         assert ours.recv(1) == b""
 
 
-class UnfinishedBody:
-    """A body whose ``size`` bytes have arrived. It ends when ``released`` is set."""
-
-    def __init__(self, size: int, released: gevent.event.Event) -> None:
-        self._left = size
-        self._released = released
-
-    def read(self, count: int = -1) -> bytes:
-        if not self._left:
-            self._released.wait()
-        size = min(count, self._left)
-        self._left -= size
-        return b" " * size
-
-
-@contextlib.contextmanager
-def hold_bodies(bodies: BodyReader, sizes: list[int], subjects: list[str]) -> Iterator[None]:
-    """Keeps bodies of ``sizes`` bytes in ``bodies`` within the block, as far as there is room."""
-    released = gevent.event.Event()
-    greenlets = [
-        gevent.spawn(refusal, bodies, UnfinishedBody(size, released), subject)
-        for size, subject in zip(sizes, subjects, strict=True)
-    ]
-    # One round of the event loop for each slice, and one to start.
-    for _ in range(max(sizes) // READ_BYTES + 2):
-        yield_to_loop()
-    yield
-    released.set()
-    gevent.joinall(greenlets, raise_error=True)
-
-
-def test_a_token_has_a_share_of_the_memory_for_bodies() -> None:
-    """A token that exceeds its share is rejected. Bodies of other tokens still fit."""
+def test_each_token_has_a_share_of_the_memory_for_bodies() -> None:
+    """Of that for long bodies, and of that for short ones, which many tokens' long bodies cannot use up."""
     limit = 2**20
     bodies = BodyReader(limit)
-    with hold_bodies(bodies, [limit] * MAX_LONG_BODIES, ["ada"] * MAX_LONG_BODIES):
-        assert isinstance(refusal(bodies, Dripping(16, limit // 16), "ada"), ShareExceeded)
-        assert status(bodies, Dripping(16, limit // 16), "bob") == 400
+    for _ in range(2):
+        with contextlib.ExitStack() as held:
 
-    assert status(bodies, Dripping(16, limit // 16), "ada") == 400
+            def read(size: int, subject: str) -> str:
+                try:
+                    body = bodies.read(request(Dripping(16, size // 16)), subject, "application/json")
+                    held.enter_context(body)
+                except (AtCapacity, ShareExceeded) as error:
+                    return str(error)
+                return ""
 
-
-def test_short_bodies_have_room_of_their_own() -> None:
-    """Even if many tokens use up the memory for long bodies."""
-    limit = 2**20
-    bodies = BodyReader(limit)
-    with hold_bodies(bodies, [limit] * 100, [f"token {number}" for number in range(100)]):
-        error = refusal(bodies, Dripping(16, limit // 16), "ada")
-        assert isinstance(error, AtCapacity | ShareExceeded)
-        assert "long request bodies" in str(error)
-        assert status(bodies, Dripping(4, SHORT_BODY_BYTES // 4), "ada") == 400
-
-
-def test_short_bodies_are_limited_too() -> None:
-    """A token whose short bodies all stall is rejected, and others still have room."""
-    bodies = BodyReader(2**20)
-    half = SHORT_BODIES_BYTES // SHORT_BODY_BYTES // 2
-    with hold_bodies(bodies, [SHORT_BODY_BYTES] * half, ["ada"] * half):
-        assert isinstance(refusal(bodies, Dripping(1), "ada"), ShareExceeded)
-        assert status(bodies, Dripping(2, SHORT_BODY_BYTES // 2), "bob") == 400
+            share = "this token has used its share of {} request bodies"
+            assert next(filter(None, (read(limit, "ada") for _ in range(100)))) == share.format("long")
+            assert read(limit, "bob") == ""
+            full = next(filter(None, (read(limit, f"token {number}") for number in range(100))))
+            assert full.endswith("long request bodies")
+            assert next(filter(None, (read(SHORT_BODY_BYTES, "ada") for _ in range(1_000)))) == share.format("short")
+            assert read(SHORT_BODY_BYTES, "carol") == ""
 
 
 def test_nothing_is_inflated_before_it_is_complete() -> None:
