@@ -9,7 +9,7 @@ from chronoverse.archive.derived import derived_names
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.errors import ArchiveDamaged, NotALog
+from chronoverse.errors import ArchiveDamaged, NotALog, StoreUnavailable
 from chronoverse.joblog.chunk import combined_sha256, folder
 from chronoverse.joblog.model import IDENTIFIER, JobRef
 from chronoverse.store import Store
@@ -40,8 +40,8 @@ def delete_job(
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
 
     The manifest is marked first and deleted last, so that an import never finds half a job. Blocks the job's id for
-    ``tombstone_ms``. Calls ``on_hidden`` once nothing can prevent the deletion. Raises :class:`Held` if a live runner
-    holds the job, :class:`ArchiveBusy`, :class:`ArchiveUnavailable`, and the store's errors.
+    ``tombstone_ms``, which no crash of the store may undo. Calls ``on_hidden`` once nothing can prevent the deletion.
+    Raises :class:`Held` if a live runner holds the job, :class:`ArchiveBusy`, and the errors of store and archive.
     """
     with archive_lock(store, job, lock_seconds) as token:
         store.chunks.mark_deleting(job, token, tombstone_ms)
@@ -49,6 +49,8 @@ def delete_job(
         if tombstone_ms:
             # Lets tail readers read the terminal entry, before a foreign runner can write under the same id.
             time.sleep(0.1)
+            if store.chunks.is_permanent(job, lock_seconds) is False:
+                raise StoreUnavailable("the store could still lose this deletion: repeat it")
         names = [each.name for each in objects.list(folder(job))] if objects is not None else []
         if objects is not None and names:
             manifest = manifest_name(job)

@@ -214,10 +214,7 @@ class LogReader:
 
 
 def _first_lines(read: Batch) -> Batch:
-    """The first lines of ``read``, with about ``2 * BATCH_CHARACTERS`` characters in total.
-
-    The others are read again later, instead of staying in memory while a slow client reads.
-    """
+    """About ``2 * BATCH_CHARACTERS`` characters of ``read``. The rest does not wait in memory for a slow client."""
     found: list[Entry] = []
     characters, position = 2 * BATCH_CHARACTERS, read.position
     for line in read.lines:

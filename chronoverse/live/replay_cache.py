@@ -37,7 +37,6 @@ FIRST_LINES: Final = 32
 #: Seconds for which a segment is cached. The tail, too, can take that long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
 
-
 #: Requests a scan for a subject. Returns the frames, and the last line number that they cover.
 ReplayScanner = Callable[[ReplayScan, str], tuple[bytes, int] | None]
 #: A job, a filter (None for all lines), and the line number after which the segment begins. Of a workflow, its wanted

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 #: Seconds before a lost lease is requested again, and the minimum pause when the store asks for one.
 _SHORT_PAUSE_SECONDS: Final = 0.05
 
-
 #: Writes logs. Both have methods with the same names and errors, which the store documents.
 LogWriter: TypeAlias = "Store | HttpLogWriter"
 

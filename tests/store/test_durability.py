@@ -11,7 +11,8 @@ import pytest
 from chronoverse.archive.job_objects import CollectedGarbage, JobObjects, archive_lock
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
-from chronoverse.errors import SearchTooExpensive
+from chronoverse.archive.retention import delete_job
+from chronoverse.errors import SearchTooExpensive, StoreUnavailable
 from chronoverse.joblog.model import JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
@@ -116,6 +117,23 @@ def test_a_failover_to_a_replica_that_lacks_writes_loses_no_line(
     assert Redaction(store, objects, JOB, request).run().lines == 99
     messages = [entry.message for entry in all_entries(store, objects, JOB) if isinstance(entry, Line)]
     assert messages == [REDACTED_MESSAGE] * 99 + ["line 100"]
+    store.close()
+
+
+def test_a_deletion_succeeds_once_it_is_permanent(pair: tuple[RedisServer, RedisServer], tmp_path: Path) -> None:
+    """Until then its objects remain, and it can be repeated. The job is already hidden."""
+    master, replica = pair
+    store, objects = Store(master.url), FileObjectStore(tmp_path / "archive")
+    store.append(store.open(JOB, "token"), make_lines(1, 100))
+    archive_up_to(store, objects, JOB, 60, trim=True)
+    master.ask("DEL", "chronoverse:{wf_1}:job_1:lease")
+    os.kill(replica.pid, signal.SIGSTOP)
+    with pytest.raises(StoreUnavailable):
+        delete_job(store, objects, JOB, tombstone_ms=60_000)
+    assert (store.get_job(JOB), len(list(objects.list("")))) == (None, 1)
+    os.kill(replica.pid, signal.SIGCONT)
+    delete_job(store, objects, JOB, tombstone_ms=60_000)
+    assert list(objects.list("")) == []
     store.close()
 
 
