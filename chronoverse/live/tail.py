@@ -145,7 +145,7 @@ class Tail:
         feed = self._feeds.get(ref)
         if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
             return None
-        return replace(feed.job, last=feed.cursor)
+        return feed.job if feed.job.last == feed.cursor else replace(feed.job, last=feed.cursor)
 
     def silent_seconds(self, ref: JobRef | None = None) -> float:
         """Seconds since the store, or the server that has ``ref``, last answered the tail."""
