@@ -169,8 +169,9 @@ def test_a_server_that_refuses_writes(bench: Bench, store: Store, judge: Store, 
         store.append(each, make_lines(1, 2))
     bench.expire_lease(other)
     with refusal(bench):
-        with pytest.raises(StoreRefused):
+        with pytest.raises(StoreRefused) as refused:
             store.append(attempt, make_lines(2, 500))
+        assert "script" not in str(refused.value)
         running = judge.require_job(other)
         assert judge.get_jobs([other]) == [running]
         assert (running.status, running.last) == (Status.RUNNING, 2)
