@@ -185,7 +185,9 @@ def stored_lines(
         after = lines[0].sequence_num - 1 if lines else last
     if stream is not None:
         return iter(lines)
-    return name_gaps(lines, attrgetter("sequence_num"), after, last + 1, state.first)
+    named = name_gaps(lines, attrgetter("sequence_num"), after, last + 1, state.first)
+    # Pages do not tell a gap's reason, except that lines before the first one were trimmed.
+    return (each._replace(reason="") if isinstance(each, Gap) and each.reason == "missing" else each for each in named)
 
 
 def follow_from(

@@ -94,7 +94,7 @@ def gap_notice(gap: Gap) -> str:
     '--- lines 2-900 are gone (trimmed) ---'
     """
     which = f"line {gap.first} is" if gap.first == gap.last else f"lines {gap.first}-{gap.last} are"
-    return f"--- {which} gone ({plain_text(gap.reason)}) ---"
+    return f"--- {which} gone{f' ({plain_text(gap.reason)})' if gap.reason else ''} ---"
 
 
 def redaction_notice(first: int, last: int) -> str:

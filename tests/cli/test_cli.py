@@ -70,7 +70,7 @@ def history(lines: Sequence[Line], first: int = 1, last: int | None = None) -> S
 
 
 RED = "\x1b[31mred\x1b[0m\x1b]0;title\x07!"
-GONE = "--- lines 1-4 are gone (trimmed) ---\n--- lines 6-7 are gone (missing) ---\n--- line 9 is gone (missing) ---\n"
+GONE = "--- lines 1-4 are gone (trimmed) ---\n--- lines 6-7 are gone ---\n--- line 9 is gone ---\n"
 
 
 NINE = [line(9, "nine"), line(8, "eight"), line(7, "seven")]
