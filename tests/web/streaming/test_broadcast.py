@@ -85,12 +85,16 @@ def on_yield() -> list[Callable[[], object]]:
     return []
 
 
-@pytest.fixture
-def feed(on_yield: list[Callable[[], object]]) -> Feed:
+def make_feed(on_yield: Callable[[], object]) -> Feed:
     """The feed of a job with one line."""
-    feed = Feed(REF, Job(REF, Status.RUNNING, attempt=1), lambda: [each() for each in on_yield])
+    feed = Feed(REF, Job(REF, Status.RUNNING, attempt=1), on_yield)
     publish(feed, 1)
     return feed
+
+
+@pytest.fixture
+def feed(on_yield: list[Callable[[], object]]) -> Feed:
+    return make_feed(lambda: [each() for each in on_yield])
 
 
 def make_group(feed: Feed, count: int, **options: Any) -> tuple[BroadcastGroup, list[FakeWriter]]:
@@ -248,6 +252,30 @@ def test_all_new_frames_are_written_in_one_wake(feed: Feed) -> None:
     feed.publish([EventFrame(2, "stdout", frames[0]), EventFrame(3, "stdout", frames[1])], 1, LARGE_RING)
 
     assert {each.sent for each in members} == {b"".join(frames)}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        lambda feed: publish(feed, 3),
+        lambda feed: feed.redact([(1, 1)]),
+        lambda feed: feed.close(b"the end"),
+        lambda feed: feed.reconcile(Job(REF, Status.FAILED, attempt=1, last=2)),
+    ],
+    ids=["line", "redaction", "end", "job"],
+)
+def test_what_happens_while_a_group_writes_is_not_missed(event: Callable[[Feed], object]) -> None:
+    """As if it had happened afterwards."""
+    found = []
+    for during in (True, False):
+        events = [event]
+        feed = make_feed(lambda: events.pop()(feed) if during and events else None)  # noqa: B023
+        _, members = make_group(feed, WAKES_PER_YIELD)
+        publish(feed, 2)
+        if not during:
+            event(feed)
+        found.append([(each.sent, each.group is None) for each in members])
+    assert found[0] == found[1]
 
 
 def test_a_member_whose_token_expires_leaves_the_group(feed: Feed) -> None:
