@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+import orjson
 import pytest
 
 from chronoverse.cli.listing import print_table
@@ -102,20 +103,49 @@ def test_a_watch_is_printed_with_what_it_has(cli: Cli, changes: dict[str, object
 
 FOUND = (
     b'{"jobs":[{"id":"job_1","logs":[{"timestamp":"2026-03-03T10:00:00.000Z","message":"oops","sequence_num":7,'
-    b'"stream":"stderr"}],"more":false}],"cursor":null}'
+    b'"stream":"stderr"}],"more":%b}],"cursor":%b}'
 )
 
 
 def test_a_search_prints_objects_or_ids(cli: Cli) -> None:
-    """Each line comes with its job's id."""
-    with ScriptedService(*[answer("200 OK", FOUND)] * 3) as service:
+    """Each line comes with its job's id. The matches of a job can be on several pages."""
+    pages = [answer("200 OK", FOUND % more) for more in ((b"true", b'"c1"'), (b"true", b'"c2"'), (b"false", b"null"))]
+    with ScriptedService(*pages * 3) as service:
         text, lines, ids = (
-            cli("search", "wf_1", "oops", "-o", form, URL=service.url, TOKEN="a.b.c").stdout
+            cli("search", "wf_1", "oops", "-m", "2", "-o", form, URL=service.url, TOKEN="a.b.c")
             for form in ("text", "jsonl", "name")
         )
 
-    assert (text, ids) == ("job_1:7:oops\n", "job_1\n")
-    assert [json.loads(lines)[name] for name in ("id", "sequence_num", "message")] == ["job_1", 7, "oops"]
+    assert (text.stdout, ids.stdout) == ("job_1:7:oops\n" * 3, "job_1\n")
+    assert text.stderr == "chronoverse: job_1: more than 2 matches\n"
+    objects = map(json.loads, lines.stdout.splitlines())
+    assert [(each["id"], each["sequence_num"], each["message"]) for each in objects] == [("job_1", 7, "oops")] * 3
+
+
+def test_the_runs_of_all_pages_are_joined(cli: Cli) -> None:
+    """Pages go from new runs to old ones. Only the newest 20 are printed."""
+    runs = [{"id": f"job_{n}", "sequence_num": 1, "status": "FAILED", "started_at": None} for n in range(24, 0, -1)]
+    ends = {"COMPLETED": 0, "FAILED": 8, "CANCELED": 0, "LOST": 0}
+    common = {"id": "job_24", "sequence_num": 7, "seen": ends, "looked_at": {**ends, "without_shapes": 1}}
+    none = {**common, "seen": dict.fromkeys(ends, 0), "jobs": [], "first": None, "last": None}
+    bodies = [{**common, "jobs": runs[at : at + 8], "first": runs[at + 7], "last": runs[at]} for at in (0, 8, 16)]
+    pages = [
+        answer("200 OK", orjson.dumps({**each, "cursor": cursor}))
+        for each, cursor in zip((none, *bodies, none), ("c1", "c2", "c3", "c4", None), strict=True)
+    ]
+    with ScriptedService(*pages * 2) as service:
+        shown, whole = (
+            cli("seen", "wf_1", "job_24", "7", "-o", form, URL=service.url, TOKEN="a.b.c").stdout
+            for form in ("text", "json")
+        )
+    found = json.loads(whole)
+    assert [found[name] and found[name]["id"] for name in ("first", "last")] == ["job_1", "job_24"]
+    assert [each["id"] for each in found["jobs"]] == [each["id"] for each in runs[:20]]
+    assert shown.splitlines()[:3] == [
+        "Line 7 of job_24 was seen in 24 of 40 runs: 24 FAILED.",
+        "5 more runs could not be read.",
+        "First in job_1:1  FAILED",
+    ]
 
 
 MISSING = problem("404 Not Found", "There is nothing here.")
