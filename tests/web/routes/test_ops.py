@@ -1,6 +1,8 @@
 """The operators' routes: health, readiness and metrics; and the OpenAPI document against the service's responses."""
 
+import math
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from chronoverse.auth.jwks import FetchRecord
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
 from tests.support.service import SECRET, Service
@@ -49,6 +52,31 @@ def test_metrics_count_rejected_requests_and_ended_streams(
 
     wait_until(lambda: service.metric(ended) == before[1] + 1, PATIENCE_SECONDS, "one more stream has ended")
     assert service.metric(refused) == before[0] + 1
+
+
+def test_metrics_show_the_worst_of_several_issuers_and_files(tmp_path: Path) -> None:
+    """Of the trust file's issuers, the oldest keys; of the files with rights, an invalid one."""
+    trust, groups = tmp_path / "trust.toml", tmp_path / "groups.toml"
+    trust.write_text("".join(f'[[issuer]]\nissuer = "https://{name}.example"\naudience = "x"\n' for name in "ab"))
+    groups.write_text('[a]\nworkflows = ["x"]')
+    settings = {"redis_url": "unix:///none", "jwt_jwks_url": "https://c.example/keys"}
+    app = create_app(Settings(data_dir=tmp_path, trust_file=trust, jwt_workflows_map=groups, **settings))
+
+    def shown() -> list[float]:
+        text = app.test_client().get("/metrics").text
+        found = {each.name: each.value for family in text_string_to_metric_families(text) for each in family.samples}
+        return [found[f"chronoverse_{name}"] for name in ("issuer_keys_age_seconds", "workflows_map_invalid")]
+
+    assert shown() == [math.inf, 0]
+    for keys, age in zip(app.extensions["chronoverse"].verifier.published(), (10, 1_000, 20), strict=True):
+        keys._keys, keys._record = {"k": None}, FetchRecord(0, time.time() - age)
+    assert shown() == [pytest.approx(1_000, abs=100), 0]
+    for file in (trust, groups):
+        text = file.read_text()
+        file.write_text("[")
+        assert shown()[1] == 1
+        file.write_text(text)
+        assert shown()[1] == 0
 
 
 def test_metrics_count_the_jobs_being_watched(service: Service, auth: dict[str, str], job: Foreign) -> None:
