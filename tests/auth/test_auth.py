@@ -482,9 +482,11 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> 
 
 @pytest.mark.parametrize("content", [b"", b" " * 48, b"x" * 31 + b"\n"], ids=["empty", "blank", "short"])
 def test_a_file_without_a_secret_is_refused(tmp_path: Path, content: bytes) -> None:
-    """An empty or short key would accept everybody."""
+    """An empty or short key would accept everybody. White space around a key is ignored."""
     local_secret(tmp_path)
     (path,) = tmp_path.iterdir()
+    path.write_bytes(b" " + SECRET + b"\n")
+    assert local_secret(tmp_path) == SECRET
     path.write_bytes(content)
     with pytest.raises(SettingsError, match="remove it"):
         local_secret(tmp_path)

@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Final
@@ -14,6 +15,7 @@ import gevent
 import gevent.socket
 import pytest
 from gunicorn.http.errors import LimitRequestHeaders
+from prometheus_client import REGISTRY
 
 from chronoverse.fair_lock import FairLock
 from chronoverse.web.guards.connection import (
@@ -142,22 +144,24 @@ def test_accepted_connections_inherit_the_listeners_options(client: Client) -> N
 
 
 @pytest.mark.parametrize(
-    ("limits", "until"),
+    ("limits", "until", "why"),
     [
-        (SendLimits(stall_seconds=0.3), math.inf),
-        (SendLimits(seconds=0.1, bytes_per_second=len(LARGE) * 5), math.inf),
-        (SendLimits(), 0.3),
+        (SendLimits(stall_seconds=0.3), math.inf, "slow"),
+        (SendLimits(seconds=0.1, bytes_per_second=len(LARGE) * 5), math.inf, "slow"),
+        (SendLimits(), 0.3, "expired"),
     ],
     ids=["nothing taken", "too long", "expired"],
 )
-def test_a_client_that_reads_nothing_is_cut(client: Client, limits: SendLimits, until: float) -> None:
-    """After too long without progress, after the time for the whole answer, or at ``until``."""
-    began = time.monotonic()
+def test_a_client_that_reads_nothing_is_cut(client: Client, limits: SendLimits, until: float, why: str) -> None:
+    """After too long without progress, after the time for the whole answer, or at ``until``. It is counted."""
+    cuts = partial(REGISTRY.get_sample_value, "chronoverse_connections_cut_total", {"reason": why})
+    before, began = cuts() or 0, time.monotonic()
     client.connection.begin_long_answer(limits, began + until)
     with pytest.raises(ConnectionResetError):
         client.connection.sendall(LARGE)
 
     assert 0.3 <= time.monotonic() - began < 20
+    assert cuts() == before + 1
     # The unsent data was discarded.
     client.connection.close()
     assert client.read(65_536, 0) < len(LARGE)
@@ -168,11 +172,12 @@ def test_a_slow_reader_of_a_stream_receives_all_of_it(client: Client) -> None:
     client.connection.begin_long_answer(SendLimits(stall_seconds=0.3))
     reading = gevent.spawn(client.read, 8_192, 0.01)
     began = time.monotonic()
+    assert client.connection.send(b"x") == 1
     client.connection.sendall(LARGE)
     client.connection.close()
 
     assert time.monotonic() - began > 0.6
-    assert reading.get() == len(LARGE)
+    assert reading.get() == 1 + len(LARGE)
 
 
 @pytest.mark.parametrize(("acknowledged", "why"), [(1, "expired"), (0, "slow")])

@@ -1,5 +1,6 @@
 """Batches made from a request's records: in slices so that other greenlets run, and by column if records are alike."""
 
+import contextlib
 import gc
 import random
 import time
@@ -14,11 +15,12 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from chronoverse.joblog.model import JobRef, Status, iso_timestamp
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.web.otlp.columns import Columns, Record
-from chronoverse.web.otlp.decoding import JSON, PROTOBUF, decode
+from chronoverse.web.otlp.decoding import JSON, PROTOBUF, _ProtobufDecoder, decode
 from chronoverse.web.otlp.records import BATCH_LINES, MAX_LINES, MAX_RECORD_NUMBER, Lines, RecordSorter
 from tests.support.parameters import long_after
 from tests.support.secret_keys import PEM
@@ -325,3 +327,13 @@ def test_unknown_fields_are_skipped(unknown: bytes) -> None:
         ]
 
     assert texts(body) == texts(known.SerializeToString()) != []
+
+
+@pytest.mark.parametrize("text", [b"fine", b"B\xff\xfe!"])
+def test_each_field_is_counted_once(text: bytes) -> None:
+    """Also if a record is invalid, so that its slice is read again. These are a resource, its scope and two records."""
+    body = bytearray(request(RESOURCE, record("fine"), record("fine")).SerializeToString().replace(b"fine", text, 1))
+    for left in (5, 4):
+        decoder = _ProtobufDecoder(body, {"job"}, lambda: None, left)
+        with pytest.raises(RequestEntityTooLarge) if left < 5 else contextlib.nullcontext():
+            assert sum(len([*records]) for _, records in decoder.decode()) == 2
