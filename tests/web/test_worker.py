@@ -31,16 +31,23 @@ def sockets() -> Iterator[tuple[Connection, gevent.socket.socket]]:
         yield connection, peer
 
 
-@pytest.mark.parametrize(("path", "kind"), [("/workflows", "request"), ("/healthz", "probe"), ("/readyz", "probe")])
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/workflows", "request"), ("/healthz", "probe"), ("/readyz", "probe"), ("/workflows/w/events", "request")],
+)
 def test_a_request_that_gets_no_turn_is_refused(
     sockets: tuple[Connection, gevent.socket.socket], path: str, kind: str
 ) -> None:
-    """With a problem document and Retry-After. Then its connection is closed. Probes wait only for other probes."""
+    """With a problem document and Retry-After. Then its connection is closed. Probes wait only for other probes.
+
+    Requests for streams wait here only if they are pipelined.
+    """
     lock = FairLock(0, AtCapacity)
     deps = SimpleNamespace(turns=SimpleNamespace(**{kind: lock}), proxies=TrustedProxies())
     worker = Worker.__new__(Worker)
     worker.wsgi = SimpleNamespace(extensions={"chronoverse": deps})
     request, (connection, peer) = SimpleNamespace(path=path, headers=[]), sockets
+    connection.end_request(pipelined=path.endswith("/events"))
     with lock.hold(), pytest.raises(StopIteration):
         worker.handle_request(None, request, connection, ("192.0.2.1", 1))
     status, headers, body = receive(peer)

@@ -114,8 +114,8 @@ def test_a_malformed_number_is_refused(endpoint: Endpoint, token: str, parameter
 def test_an_empty_last_event_id_and_zero_mean_the_beginning(
     endpoint: Endpoint, token: str, last_event_id: bytes
 ) -> None:
-    """A client that has received nothing sends an empty one."""
-    request = request_bytes(JOB + b"/events", token, b"Last-Event-ID: " + last_event_id)
+    """A client that has received nothing sends an empty one. It takes precedence over the query."""
+    request = request_bytes(JOB + b"/events?tail=2", token, b"Last-Event-ID: " + last_event_id)
     status, headers, body = exchange(endpoint, request)
 
     assert (status, headers["last-event-id"]) == (200, "0")
@@ -148,6 +148,7 @@ def test_an_invalid_identifier_is_not_found(endpoint: Endpoint, token: str, path
         b"/x/../workflows/hostile/jobs/job_1",
         b"/workflows/hostile/jobs/job_1/../job_1",
         b"/workflows/hostile/jobs/job_1%2fevents",
+        b"/workflows/hostile/jobs/job_1%2Fevents",
         b"/Workflows/hostile/jobs/job_1",
         b"/workflows/Hostile/jobs/job_1",
         b"/workflows/hostile/jobs/JOB_1",
