@@ -4,12 +4,10 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import pytest
-from werkzeug.exceptions import BadRequest
 
-from chronoverse.web.routes.events import last_event_id, parse_query
 from tests.support.service import Service
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream
@@ -111,35 +109,3 @@ def test_a_watched_job_still_needs_a_valid_token(
     ]
 
     assert all(status in answer("", status, token=token)[:20] for token, status in refused)
-
-
-@pytest.mark.parametrize(
-    ("query", "meant"),
-    [
-        ("", {"regex": False, "wait": 0}),
-        ("&&", {"regex": False, "wait": 0}),
-        ("offset=latest", {"regex": False, "wait": 0, "offset": "latest"}),
-        ("offset=%37&stream=stderr", {"regex": False, "wait": 0, "offset": 7, "stream": "stderr"}),
-        ("tail=5&wait=300", {"regex": False, "wait": 300, "tail": 5}),
-    ],
-)
-def test_a_query_is_parsed_once(query: str, meant: dict[str, object]) -> None:
-    """Equal query strings return the same object."""
-    assert parse_query(query) == meant
-    assert parse_query(query) is parse_query(query)
-
-
-@pytest.mark.parametrize("query", ["wait=301", "offset", "offset=1&tail=1", "token=abc", "%ff=1", "offset=7;tail=3"])
-def test_a_bad_query_is_refused_each_time(query: str) -> None:
-    """Errors are not cached."""
-    for _ in range(2):
-        with pytest.raises(BadRequest) as refused:
-            parse_query(query)
-        error: Any = refused.value
-        assert list(error.data["messages"]) == ["query"]
-
-
-@pytest.mark.parametrize(("header", "number"), [(None, None), ("", 0), ("0", 0), ("007", 7)])
-def test_a_last_event_id_is_a_number_or_empty(header: str | None, number: int | None) -> None:
-    """An empty one is the start: the client has received nothing yet."""
-    assert last_event_id(header) == number

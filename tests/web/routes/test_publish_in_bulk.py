@@ -72,11 +72,6 @@ def test_secrets_known_by_their_form_are_masked(client: httpx.Client, job: Forei
         assert client.get(f"{job.path}/logs/raw").text.endswith("\nfine\n[masked][masked]\n")
 
 
-def test_an_append_without_runs_renews_the_lease(opened: Runner) -> None:
-    assert publish(opened, 1).json() == {"next": None}
-    assert publish(opened, 1, run()).json() == {"next": None}
-
-
 def test_a_batch_has_at_most_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
     """Several appends, in order. One more line is rejected."""
     assert publish(opened, 1, *[run(*[str(number)] * 2500) for number in range(2)]).json() == {"next": 5001}
