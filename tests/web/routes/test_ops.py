@@ -4,6 +4,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,8 +60,8 @@ def test_metrics_show_the_worst_of_several_issuers_and_files(tmp_path: Path) -> 
     trust, groups = tmp_path / "trust.toml", tmp_path / "groups.toml"
     trust.write_text("".join(f'[[issuer]]\nissuer = "https://{name}.example"\naudience = "x"\n' for name in "ab"))
     groups.write_text('[a]\nworkflows = ["x"]')
-    settings = {"redis_url": "unix:///none", "jwt_jwks_url": "https://c.example/keys"}
-    app = create_app(Settings(data_dir=tmp_path, trust_file=trust, jwt_workflows_map=groups, **settings))
+    settings = Settings(data_dir=tmp_path, redis_url="unix:///none", trust_file=trust, jwt_workflows_map=groups)
+    app = create_app(replace(settings, jwt_jwks_url="https://c.example/keys"))
 
     def shown() -> list[float]:
         text = app.test_client().get("/metrics").text

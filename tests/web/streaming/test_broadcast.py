@@ -268,12 +268,12 @@ def test_what_happens_while_a_group_writes_is_not_missed(event: Callable[[Feed],
     """As if it had happened afterwards."""
     found = []
     for during in (True, False):
-        events = [event]
-        feed = make_feed(lambda: events.pop()(feed) if during and events else None)  # noqa: B023
-        _, members = make_group(feed, WAKES_PER_YIELD)
-        publish(feed, 2)
+        events, feeds = [event], list[Feed]()
+        feeds.append(make_feed(lambda: events.pop()(feeds[0]) if during and events else None))  # noqa: B023
+        _, members = make_group(feeds[0], WAKES_PER_YIELD)
+        publish(feeds[0], 2)
         if not during:
-            event(feed)
+            event(feeds[0])
         found.append([(each.sent, each.group is None) for each in members])
     assert found[0] == found[1]
 
