@@ -118,10 +118,26 @@ def test_a_waiting_caller_loads_the_value_if_the_loading_one_is_stopped() -> Non
     assert found == ["value"]
 
 
-def test_a_chunk_record_is_cached_for_a_second() -> None:
-    """Counted from the request to the index."""
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_chunk_record_is_cached_for_a_second(loaded: bool) -> None:
+    """Counted from the request to the index, which may answer late."""
     now = 100.0
     index, job = CountingIndex(), JobRef("wf_1", "job_1")
+
+    def answer_late(ref: JobRef, number: int) -> Chunk | None:
+        nonlocal now
+        now += RECORD_SECONDS * 0.6
+        return index.chunk(ref, number)
+
+    late = ChunkRecordCache(answer_late, lambda: now)
+    if loaded:
+        late.load(lambda: {job: found} if (found := answer_late(job, 1)) else {})
+    for _ in range(2):
+        late.chunk(job, 1)
+    now += RECORD_SECONDS * 0.6
+    late.chunk(job, 1)
+    assert index.asked == 2
+    index.asked = 0
     cache = ChunkRecordCache(index.chunk, lambda: now)
     first = cache.chunk(job, 1)
     assert cache.chunk(job, 10) == first

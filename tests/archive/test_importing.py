@@ -480,6 +480,7 @@ def test_redacted_text_that_a_runner_has_resent_is_removed(bench: Bench, objects
     assert line_numbers(kept) == [*range(1, archived + more + 6)]
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == [60]
     assert all(int(entry_id.partition("-")[0]) > archived for entry_id in bench.ids(GROWING))
+    assert bench.keys_with(b"line 60") == []
 
 
 def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:

@@ -3,12 +3,19 @@
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
 
 import httpx
+import pytest
 
+from chronoverse.collect import agent as collecting
+from chronoverse.collect.container_log import RunKey
+from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.joblog.model import Line
 from tests.collect.apiserver import ApiServer
 from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
@@ -19,6 +26,10 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 
 Agents = Callable[..., Agent]
+ONE: Final = pod("one")
+RUNNING: Final = with_state(ONE, running={})
+LOST: Final = ContainerEnd(None, "")
+FAILED: Final = ContainerEnd(3, "Error")
 
 
 def test_a_pod_becomes_a_job_that_ends_like_its_container(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
@@ -119,6 +130,36 @@ def test_a_pod_deleted_before_its_final_status_is_lost(agent: Agents, api: ApiSe
         assert jobs.wait_for_end("shop.one", "one.main")["status"] == "LOST"
         assert jobs.wait_for_end("shop.two", "two.main")["status"] == "COMPLETED"
     assert jobs.texts("shop.one", "one.main") == jobs.texts("shop.two", "two.main") == ["first", "last"]
+
+
+@pytest.mark.parametrize(
+    ("known", "is_synced", "end"),
+    [
+        (None, False, None),
+        (None, True, LOST),
+        (Pod(RUNNING), True, None),
+        (Pod(RUNNING, is_gone=True), False, None),
+        (Pod(RUNNING, is_gone=True), True, LOST),
+        (Pod(ended(ONE, 3), is_gone=True), True, FAILED),
+        (Pod(with_state(ONE, restarts=1, running={}, last={"exitCode": 3, "reason": "Error"})), True, FAILED),
+        (Pod(with_state(ONE, restarts=1, running={})), True, None),
+        (Pod(with_state(ONE, restarts=2, running={})), True, LOST),
+    ],
+)
+def test_how_a_run_is_known_to_have_ended(known: Pod | None, is_synced: bool, end: ContainerEnd | None) -> None:
+    """Nothing follows from a pod that is missing before the first listing. Its log is kept until it has ended."""
+    key = RunKey("uid-one", "main", 0)
+    log: Any = SimpleNamespace(key=key, failure=None, end=None)
+    watcher: Any = SimpleNamespace(pods={key.uid: known} if known else {}, is_synced=is_synced)
+    around: Any = SimpleNamespace(checkpoints={str(key): {}}, say=print)
+    agent = collecting.Agent(Path("/none"), watcher, around, threading.Event())
+    agent._logs[key] = log
+    agent._look()
+    assert (log.end, agent._logs, {*around.checkpoints}) == (end, {key: log}, {str(key)})
+    agent._logs[key] = None
+    agent._look()
+    kept = bool(known and not known.is_gone) or not is_synced
+    assert ({*agent._logs}, bool(around.checkpoints)) == ({key} if kept else set(), kept)
 
 
 def test_health_and_lag_are_shown(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -89,12 +90,18 @@ def test_a_program_that_hangs_is_killed_with_its_group_and_restarted(path: Path)
 
 
 def test_a_program_that_starts_slowly_is_not_killed(path: Path) -> None:
-    """On a busy machine, imports take longer than an answer."""
+    """On a busy machine, imports take longer than an answer. The same after a restart."""
     dead: list[int] = []
     reports: list[bool] = []
-    with supervising(path, f"time.sleep(1.5)\n{READ}", dead, answer_seconds=0.2, report=reports.append):
-        wait_until(lambda: reports or dead, PATIENCE_SECONDS, "it has answered")
-        assert (reports[0], dead) == (True, [])
+    slow = f"time.sleep(1.5)\n{READ}"
+    with supervising(path, slow, dead, answer_seconds=0.2, report=reports.append):
+        for deaths in ([], take(path)[:1]):
+            for pid in deaths:
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: dead, PATIENCE_SECONDS, "its death is noticed")
+                reports.clear()
+            wait_until(lambda: True in reports or len(dead) > 1, PATIENCE_SECONDS, "it has answered")
+            assert (reports[0], dead) == (True, deaths)
 
 
 def test_a_program_that_does_not_stop_is_killed_with_its_group(path: Path) -> None:

@@ -224,15 +224,16 @@ def test_a_reassigned_file_has_the_same_lines_when_recovered_again(tmp_path: Pat
 
 @pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 8), marks=pytest.mark.long)], ids=["few", "more"])
 def test_any_order_of_operations_accounts_for_all_lines(seeds: range, tmp_path: Path) -> None:
-    """Each line has its own number, and is either taken or dropped, never both."""
+    """Each line has its own number, and is either taken or dropped, never both. Another process can continue."""
     for seed in seeds:
         chance = random.Random(seed)
         directory = tmp_path / str(seed)
-        spool = Spool(in_file(directory) if seed % 2 else in_memory())
+        room = in_file(directory) if seed % 2 else in_memory()
+        spool = Spool(room)
         log: dict[int, str] = {}
         put = 0
         for _ in range(200):
-            match chance.randrange(5):
+            match chance.randrange(6):
                 case 0 | 1:
                     count = chance.randrange(30 if seed % 2 == 0 else 300)
                     fill(spool, put, put + count)
@@ -245,6 +246,8 @@ def test_any_order_of_operations_accounts_for_all_lines(seeds: range, tmp_path: 
                 case 4:
                     spool.release(spool.acked)
                     spool.acknowledge(chance.randrange(spool.first, spool.acked + 1))
+                case 5 if path := seed % 2 and spool.preserve():
+                    spool = Spool.recover(path, room)
         while found := spool.take(spool.acked):
             for line in found.lines(1):
                 assert log.setdefault(line.sequence_num, line.message) == line.message, seed

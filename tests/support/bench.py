@@ -140,6 +140,11 @@ class Bench:
         reply = self.ask(*_READING[kind](key))
         return _pairs(reply) if kind == b"hash" else reply
 
+    def keys_with(self, text: bytes) -> list[str]:
+        """Keys with ``text`` in the server's memory. Trimmed entries can remain there, and in snapshots."""
+        self.ask("CONFIG", "SET", "rdbcompression", "no")
+        return sorted(key for key in self.keys() if text in (self.ask("DUMP", key) or b""))
+
     def set_end_seen(self, seconds_ago: float, job: JobRef = JOB) -> None:
         """Sets the time when the job's end was first seen to ``seconds_ago`` by the server's clock."""
         seconds, microseconds = map(int, self.ask("TIME"))
