@@ -552,6 +552,9 @@ class Archiver:
         return (seconds_of(state.archived_at) or 0.0) + self.policy.orphan_seconds
 
     def _collect_garbage(self, ref: JobRef) -> None:
+        if self.store.catalog.archive_state(ref).deleting:  # the deletion was interrupted
+            self._delete(ref)
+            return
         if self._history.went_back():
             return
         orphan_seconds = self.policy.orphan_seconds

@@ -193,7 +193,7 @@ class ChunkIndex:
 
         Raises :class:`Fenced`, and :class:`Held` if a live runner holds the job.
         """
-        kinds = ("log", "job", "lease", ARCHIVE_LOCK, "deleted", "archive")
+        kinds = ("log", "job", "lease", ARCHIVE_LOCK, "deleted", "archive", "garbage")
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:

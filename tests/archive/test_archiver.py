@@ -478,11 +478,15 @@ def test_a_job_that_begins_while_old_objects_are_deleted_is_kept(bench: Bench, o
     assert bench.store.append(Attempt(JOB, "token", 1, 1), make_lines(11, 1)) == 12
 
 
+@pytest.mark.parametrize("hot_seconds", [3_600, 0])
 @pytest.mark.parametrize("step", ["marked for deletion", "object deleted"])
-def test_an_interrupted_deletion_is_completed(bench: Bench, objects: FileObjectStore, step: str) -> None:
-    """Until then the job cannot be read or opened."""
+def test_an_interrupted_deletion_is_completed(
+    bench: Bench, objects: FileObjectStore, step: str, hot_seconds: float
+) -> None:
+    """Until then the job cannot be read or opened. Its log may have left the store already."""
     write_ended(bench.store)
-    archive(bench.store, objects)
+    archive(bench.store, objects, hot_seconds=hot_seconds)
+    wait_until(lambda: bench.ask("EXISTS", bench.key("log")) == (hot_seconds > 0), 5, "the store lets go of the log")
 
     def cut(name: str) -> None:
         if name == step:
