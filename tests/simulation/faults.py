@@ -158,7 +158,9 @@ class Faults:
         # Only the store has what a dead runner sent. If it lost that, the numbers would be reused.
         if not alive or loop.time < self._site.unsafe_until:
             return None
-        runner = self._chance.choice(alive)
+        # A file from an earlier outage can lack what has been sent since.
+        files = [each for each in alive if each.publisher and each.publisher.spool.path]
+        runner = self._chance.choice(files if files and self._chance.random() < 0.7 else alive)
         runner.kill(restarts=restarts)
         return f"{runner.name}, {'restarts' if restarts else 'stays dead'}"
 
@@ -232,13 +234,15 @@ class Faults:
         return what if self._site.sentinel else None
 
     def fail_over(self) -> str | None:
-        """The replica becomes the master. The old one possibly freezes, and is notified later."""
+        """The replica becomes the master, possibly after a lag. The old one possibly freezes, and is notified later."""
         old, sentinel = self._site.store, self._site.sentinel
         if sentinel is None or not self._is_up or loop.time < self._site.unsafe_until:
             return None
         address, seconds = f"store{loop.steps}", self._seconds(4)
-        if self._chance.random() < 0.6:
+        if self._chance.random() < 0.5:
             old.process.freeze(self._seconds(8))
+        else:
+            old.lags_until = loop.time + (seconds := seconds + 2.5)
 
         def elect() -> None:
             self._site.store = old.fail_over(address)

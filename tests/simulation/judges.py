@@ -10,13 +10,15 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import gevent
+from gevent.event import Event
 
-from chronoverse.errors import AppendRefused, Closed
+from chronoverse.errors import Closed
 from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.joblog.sse import Decoder
 from chronoverse.live.feed import Feed, Known
 from chronoverse.live.replay import Replay
 from chronoverse.live.replay_cache import ReplayCache, ReplaySegment
+from chronoverse.live.viewer import Viewer as LiveViewer
 from chronoverse.runner.spool.spool import Spool
 from tests.faults.oracle import GAP, JOB, LINE, Seen, judge
 from tests.faults.watching import history
@@ -80,6 +82,16 @@ def watch(site: Site) -> None:
 
     Spool.acknowledge, Feed.reconcile, Replay._read_after = acknowledged, reconciled, replayed  # type: ignore
     ReplayCache.invalidate, ReplayCache._remember = invalidated, remembered  # type: ignore
+
+
+def awake(site: Site) -> None:
+    """No viewer waits to be woken while its feed's ring has more lines."""
+    tails = [node.deps.tail for node in site.nodes if node.deps and not node.process.dead]
+    for each in [each for tail in tails for feed in tail._feeds.values() for each in feed.waiters]:
+        if isinstance(each, LiveViewer) and each.line_filter is None and not each.is_replaying and each.has_more:
+            woken = getattr(each.on_wake, "__self__", None)
+            if isinstance(woken, Event) and woken.linkcount() and not woken.is_set():
+                world.violation(f"a viewer of {each.feed.ref} waits at line {each.cursor} of {each.feed.cursor}")
 
 
 def _data(frames: bytes) -> list[dict[str, Any]]:
@@ -199,7 +211,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     is_lost = state["status"] == Status.LOST
     if is_lost and not (runner.lapses or runner.deaths):
         world.violation(f"{runner.job} is LOST, and its runner was never silent: {runner.contacts[-3:]}")
-    if runner.refusal is not None and not (is_lost and isinstance(runner.refusal, AppendRefused)):
+    if runner.refusal is not None and not (is_lost and type(runner.refusal) is Closed):
         world.violation(f"{runner.job} is {state['status']}, and its runner was refused: {runner.refusal!r}")
     if is_lost:
         # What its runner did not deliver is in its spool.

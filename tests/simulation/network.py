@@ -176,9 +176,8 @@ class SimSocket:
         """The network delivers, also to the kernel of a frozen process."""
         if self.closed and data is not None and self.peer is not None and not self.forgotten:
             # Nobody reads it. The kernel reports that, and the next write fails.
-            loop.call_later(
-                self.link.seconds(), self.peer.arrive, None, ConnectionResetError(errno.ECONNRESET, "reset")
-            )
+            error = error or ConnectionResetError(errno.ECONNRESET, "reset")
+            loop.call_later(self.link.seconds(), self.peer.arrive, None, error)
         if self.closed or self.forgotten or self.owner.dead:
             return
         loop.current = self.owner

@@ -149,14 +149,10 @@ class Node:
     def _run(self) -> None:
         issuer = self._site.issuer
         settings = Settings.from_env(
-            {
-                "HOME": str(self._site.directory),
-                "CHRONOVERSE_REDIS_URL": self._site.store_url,
-                "CHRONOVERSE_DURABILITY": self._site.durability.value,
-                **({"CHRONOVERSE_JWT_JWKS_URL": "https://issuer"} if issuer else {"CHRONOVERSE_JWT_SECRET": SECRET}),
-                "CHRONOVERSE_ARCHIVE_URL": "file:///simulated",
-                "CHRONOVERSE_LEASE_SECONDS": str(self._site.shape.lease),
-            }
+            {"HOME": str(self._site.directory)}
+            | {"CHRONOVERSE_REDIS_URL": self._site.store_url, "CHRONOVERSE_DURABILITY": self._site.durability.value}
+            | ({"CHRONOVERSE_JWT_JWKS_URL": "https://issuer"} if issuer else {"CHRONOVERSE_JWT_SECRET": SECRET})
+            | {"CHRONOVERSE_ARCHIVE_URL": "file:///simulated", "CHRONOVERSE_LEASE_SECONDS": str(self._site.shape.lease)}
         )
         self.deps = deps = web_app.build_dependencies(settings)
         if issuer:

@@ -109,30 +109,19 @@ def shape_of(plan: Plan) -> Shape:
         rates["lose_store"] = 240.0
     pauses = pick(((0.3,), (1.0, 5.0), (1.0, 5.0, 20.0)))
     shape = Shape(
-        has_sentinel=chance.random() < 0.2,
-        lease=pick((6, 12, 30)),
-        hot_bytes=pick((4_000, 20_000, 100_000)),
-        hot_seconds=pick((1.0, 10.0, 60.0)),
-        running_seconds=pick((2.0, 10.0, 60.0)),
-        archiver_seconds=pick((0.3, 2.0, 5.0)),
-        ring=pick(((500, 2_000), (64 * 2**10, 8 * 2**20))),
-        pauses=pauses,
-        burst=pick((1, 20, 20, 200)) if pauses[0] > 0.5 else pick((1, 4, 10)),
-        filtered=pick((0.0, 0.3, 0.8)),
-        restless=pick((0.0, 0.3, 0.8)),
-        sluggish=pick((0.0, 0.0, 0.3)),
-        slow=pick((0.0, 0.0, 0.02, 0.2)),
-        late=pick((0.002, 0.05, 0.3)),
-        lost_reports=pick((0.0, 0.0, 0.3)),
-        lock=pick((1.5, 10.0)),
-        check=pick((0.5, 1.0, 3.0)),
-        outlasts=chance.random() < 0.25,
-        has_issuer=chance.random() < 0.2,
-        rates=rates,
-    )
+        has_sentinel=chance.random() < 0.2, lease=pick((6, 12, 30)), hot_bytes=pick((4_000, 20_000, 100_000)),
+        hot_seconds=pick((1.0, 10.0, 60.0)), running_seconds=pick((2.0, 10.0, 60.0)),
+        archiver_seconds=pick((0.3, 2.0, 5.0)), ring=pick(((500, 2_000), (64 * 2**10, 8 * 2**20))), pauses=pauses,
+        burst=pick((1, 20, 20, 200)) if pauses[0] > 0.5 else pick((1, 4, 10)), filtered=pick((0.0, 0.3, 0.8)),
+        restless=pick((0.0, 0.3, 0.8)), sluggish=pick((0.0, 0.0, 0.3)), slow=pick((0.0, 0.0, 0.02, 0.2)),
+        late=pick((0.002, 0.05, 0.3)), lost_reports=pick((0.0, 0.0, 0.3)), lock=pick((1.5, 10.0)),
+        check=pick((0.5, 1.0, 3.0)), outlasts=chance.random() < 0.25, has_issuer=chance.random() < 0.2, rates=rates,
+    )  # fmt: skip
     if "lose_store" in rates:
         # An import of running jobs needs their chunks, and a lease longer than itself.
         shape = shape._replace(running_seconds=2.0, archiver_seconds=0.3, lease=max(shape.lease, 12))
+    if shape.has_sentinel:
+        rates["fail_over"] = 60.0
     if shape.has_issuer:
         rates["issuer_away"] = pick((20.0, 200.0))
     return shape

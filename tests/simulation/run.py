@@ -25,7 +25,7 @@ from tests.simulation import parts
 from tests.simulation.actions import register
 from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
 from tests.simulation.install import install
-from tests.simulation.judges import judge_round, rest, watch
+from tests.simulation.judges import awake, judge_round, rest, watch
 from tests.simulation.kernel import loop, world
 from tests.simulation.plan import Plan, Result, shape_of
 from tests.web.routes.model import Query
@@ -102,6 +102,7 @@ def _round(plan: Plan, site: parts.Site, number: int) -> None:
             loop.call_at(fault.at, faults.start, fault)
     while loop.time < began + plan.round + LONGEST_SECONDS and not world.violations:
         gevent.sleep(1.0)
+        awake(site)
     site.quiet_since = loop.time
     for process in (*(each.process for each in site.services), *(each.process for each in runners)):
         process.offset = 0.0
