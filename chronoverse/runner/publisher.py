@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -73,7 +73,7 @@ class Publisher:
     find_free_id: bool = False
     #: Whether lines wait while another runner holds the job. Otherwise that raises :class:`Held`.
     wait_for_lease: bool = False
-    lease_token: str | None = None
+    lease_token: str | None = field(default=None, repr=False)
     labels: Labels = ()
     #: Reason for lines missing in the spool's range: ``lost``, or ``missing`` if the spool never had them.
     gap_reason: str = "lost"

@@ -223,8 +223,9 @@ def test_lines_can_wait_for_another_runners_lease(
 def test_an_attempt_can_be_ended_with_its_lease_token(
     server: RedisServer, store: Store, open_log: Callable[..., JobLog]
 ) -> None:
-    """Without starting a new attempt or waiting for the lease."""
+    """Without starting a new attempt or waiting for the lease. A log that is printed does not show it."""
     with open_log(lease_token="ab" * 16, say=lambda text: None) as log:
+        assert "ab" * 16 not in repr(log)
         attempt = store.open(JobRef(*JOB), "ab" * 16)
         store.finish(attempt, Status.CANCELED, None, 0, attempt.next)
         assert not log.finish()
