@@ -217,7 +217,7 @@ def test_follow_queries_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -
         (problem("404 Not Found", "There is nothing here."), 66),
         (problem("403 Forbidden", "the token lacks the scope logs:read"), 77),
         (problem("400 Bad Request", "offset: not a number"), 65),
-        (answer("200 OK", b"<html>"), 70),
+        (answer("200 OK", b"<html>"), 69),
     ],
 )
 @pytest.mark.parametrize("flags", [[], ["-f"]])

@@ -213,7 +213,7 @@ def test_a_refusal_that_no_retry_can_change_is_final(status: str, error: type[Ch
         assert len(service.requests) == 1
     # Probably a login page.
     html = answer("200 OK", b"<html>", Content_Type="text/html")
-    with ScriptedService(html) as service, pytest.raises(ChronoverseError, match="right address"):
+    with ScriptedService(html) as service, pytest.raises(Unreachable, match="right address"):
         follow(service.url)
 
 
