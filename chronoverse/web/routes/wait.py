@@ -134,6 +134,8 @@ class Wait:
                 self.feed(frames)
             if self._lines:
                 viewer.reason = "matched"
+            if viewer.reason == "error" and self.deps.store.get_job(self.ref) is None:
+                return problem_for(JobNotFound("no such job"))
             if viewer.reason not in _OUTCOMES:
                 status = 401 if viewer.reason == "expired" else 503
                 return problem(status, self._error or "The service is shutting down; try again.")
