@@ -73,7 +73,6 @@ class StoreHistory:
         mark = self._store.catalog.mark()
         self._store.catalog.move_mark(self._clock())
         self._put(mark)
-        self._read_at = float("-inf")
 
     def _put(self, mark: float) -> None:
         """Writes the mark into the archive, then the archive's id into the store: the store must never have an id that

@@ -670,6 +670,17 @@ def test_long_lines_are_read_in_small_batches(bench: Bench, objects: FileObjectS
     assert line_numbers(all_entries(bench.store, objects, JOB)) == list(range(1, 101))
 
 
+def test_an_archiver_waits_only_without_work(bench: Bench, objects: FileObjectStore) -> None:
+    """After a step that moved lines, it takes the next one at once, although no round is due."""
+    jobs = [JobRef("wf_1", f"job_{number}") for number in range(3)]
+    ours = archiver(bench.store, objects, monotonic=lambda: 1.0)
+    for job in jobs:
+        write_ended(bench.store, job)
+    while ours.step():
+        pass
+    assert all(bench.store.catalog.archive_state(job).complete for job in jobs)
+
+
 def test_a_problem_of_a_job_is_logged_once(
     bench: Bench, objects: FileObjectStore, caplog: pytest.LogCaptureFixture
 ) -> None:

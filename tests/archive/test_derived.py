@@ -14,6 +14,7 @@ from chronoverse.archive.derived import (
     read_timeline,
 )
 from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import orphans
 from chronoverse.errors import ArchiveDamaged
@@ -289,3 +290,19 @@ def test_a_damaged_set_is_treated_as_missing(store: Store, objects: FileObjectSt
             assert read(store, objects) is None
         objects.put(object_name, data)
         assert read(store, objects) is not None
+
+
+def test_readers_find_objects_that_are_derived_later(store: Store, objects: FileObjectStore) -> None:
+    """They remember an object, but not that one was missing."""
+    write(store, MESSAGES)
+    archive(store, objects)
+    job, reader = store.require_job(JOB), ArchiveReader(objects, store.chunks.chunk)
+    names = derived_names(JOB, combined_sha256(store.chunks.chunks(JOB)))
+    for name, read in zip(names, (reader.shape_set, reader.timeline), strict=True):
+        data = objects.get(name)
+        objects.delete(name)
+        assert read(job) is None
+        objects.put(name, data)
+        found = read(job)
+        objects.delete(name)
+        assert read(job) is found is not None

@@ -35,3 +35,11 @@ def test_lines_are_what_was_written(seed: int) -> None:
         assert b"\n" not in message
         assert len(message) <= most
         assert not partial or flushes or len(message) > most - 4
+
+
+@pytest.mark.parametrize("end", ["newline", "flush", "close"])
+def test_a_mask_that_is_longer_than_a_line_is_cut(end: str) -> None:
+    splitter = LineSplitter("stdout", 7, SecretForms([("short", "pin[0-9]")]))
+    batches = splitter.feed(b"pin1" + b"\n" * (end == "newline"), NOW)
+    batches += splitter.flush() if end == "flush" else splitter.close()
+    assert [message for batch in batches for message in batch.messages()] == [b"[masked", b"]"]

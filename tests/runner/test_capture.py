@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
 from chronoverse.joblog.model import MAX_LINE_BYTES
 from chronoverse.joblog.secret_forms import SecretForms
-from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture
+from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture, Child
+from chronoverse.runner.command import SignalForwarder, run_command
 
 NOW = "2026-03-03T10:00:05.123Z"
 OFF = SecretForms(None)
@@ -237,3 +238,18 @@ def test_a_command_that_closes_its_pipes_is_waited_for() -> None:
     )
     batches, _, _, exit_code = capture(f"{code}; time.sleep(0.3); os._exit(6)")
     assert (entries(batches), exit_code) == ([("bye", False), ("still", False)], 6)
+
+
+def test_a_command_whose_output_cannot_be_captured_is_killed() -> None:
+    """Its output would be lost, and it could wait for a reader forever."""
+
+    class Failing(Capture):
+        def run(self, child: Child) -> None:
+            for pipe in filter(None, (child.stdout, child.stderr)):
+                pipe.close()
+            raise MemoryError
+
+    capture, began = Failing({}, lambda batch: None), time.monotonic()
+    with pytest.raises(MemoryError):
+        run_command(["sleep", "60"], capture, print, SignalForwarder())
+    assert time.monotonic() - began < 50

@@ -15,9 +15,11 @@ import pytest
 import redis
 
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import Fenced, Held, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import End, Gap, Line
+from chronoverse.runner.publisher import Publisher
+from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
@@ -120,6 +122,29 @@ def test_pending_lines_of_a_deleted_job_are_dropped(server: RedisServer, store: 
         assert job.result() == 0
     assert "its waiting lines are dropped" in job.stderr_text
     assert [*tmp_path.rglob("*.sqlite*")] == []
+
+
+@pytest.mark.parametrize(
+    "error", [StoreUnavailable("a"), StoreRefused("b"), Held("c"), Fenced("d"), TooFast("e", 0.0)], ids=repr
+)
+def test_a_refused_runner_pauses_before_it_tries_again(error: Exception) -> None:
+    """Whatever the reason: otherwise many runners would keep a server busy."""
+    times: list[float] = []
+
+    class Refusing:
+        durability_probe = staticmethod(lambda: None)
+
+        def open(self, *_: object) -> None:
+            times.append(time.monotonic())
+            raise error
+
+    connect: Any = Refusing
+    publisher = Publisher(connect, JOB, Spool(), lambda text: None, wait_for_lease=True)
+    publisher.start(0)
+    wait_until(lambda: len(times) > 4, SOON, "it has tried again")
+    publisher.stop()
+    assert publisher.join(SOON)
+    assert times[4] - times[0] > 0.1
 
 
 class FailingOnce:
