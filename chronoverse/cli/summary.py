@@ -240,8 +240,8 @@ def summary_text(summary: dict[str, Any]) -> Iterator[str]:
         yield from map(numbered, _visible(summary["new"]["first"]))
         yield _how_many(summary, "errors", "line that looks like an error", "lines that look like errors")
         yield from map(numbered, _visible(summary["errors"]["first"]))
-        yield "Last lines:"
-        yield from map(numbered, _visible(summary["last"]))
+        if last_lines := [*map(numbered, _visible(summary["last"]))]:
+            yield from ("Last lines:", *last_lines)
     if summary.get("complete") is False:
         yield "Not all lines are scanned yet: repeat the command to continue."
     elif summary.get("truncated"):
