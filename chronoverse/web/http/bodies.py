@@ -129,8 +129,7 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
     time_slice = TimeSlice()
     for start in range(0, len(sent), SLICE_BYTES):
         rest: bytes | bytearray = sent[start : start + SLICE_BYTES]
-        more = True
-        while more:
+        while rest:
             time_slice.check()
             try:
                 part = inflater.decompress(rest, SLICE_BYTES)
@@ -140,8 +139,6 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
                 raise BadRequest("more than one gzip member")
             yield part
             rest = inflater.unconsumed_tail
-            # After a full slice, zlib may have more output for input that it has already read.
-            more = bool(rest) or len(part) == SLICE_BYTES
     if not inflater.eof:
         raise BadRequest("incomplete gzip")
 

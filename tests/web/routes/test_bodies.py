@@ -14,6 +14,8 @@ import gevent.socket
 import orjson
 import pytest
 from flask import Request
+from hypothesis import given
+from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import BadRequest, HTTPException, RequestEntityTooLarge, RequestTimeout
 from werkzeug.test import EnvironBuilder
@@ -26,6 +28,7 @@ from chronoverse.web.http.bodies import (
     MAX_STRUCTURAL_CHARACTERS,
     SLICE_BYTES,
     BodyReader,
+    _inflate_slices,
     has_more_values,
     load_body,
 )
@@ -155,6 +158,13 @@ def test_each_token_has_a_share_of_the_memory_for_bodies() -> None:
             assert full.endswith("long request bodies")
             assert next(filter(None, (read(SHORT_BODY_BYTES, "ada") for _ in range(1_000)))) == share.format("short")
             assert read(SHORT_BODY_BYTES, "carol") == ""
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"x", b"some text ", bytes(range(256))]), st.integers(0, 9)), max_size=4))
+def test_a_body_is_inflated_whole(parts: list[tuple[bytes, int]]) -> None:
+    """Wherever slices end, as sent and inflated."""
+    body = b"".join((unit * SLICE_BYTES)[: count * SLICE_BYTES] for unit, count in parts)
+    assert b"".join(_inflate_slices(bytearray(gzip.compress(body)))) == body
 
 
 def test_nothing_is_inflated_before_it_is_complete() -> None:
