@@ -64,6 +64,28 @@ def test_a_page_has_each_line_around_its_matches_once(seed: int) -> None:
     }
 
 
+@pytest.mark.parametrize("descending", [False, True])
+def test_too_much_context_is_reduced_to_the_nearest_lines(descending: bool) -> None:
+    """Those before the first match get at most half of the room. The next match, whose context does not fit, waits."""
+    log = log_of(120, {60, 64})
+    first, second = (64, 60) if descending else (60, 64)
+    for page_bytes in range(100, 8_000, 70):
+        encode = encoder(log, None, descending, 20, 20)
+        budget = PageBudget(page_bytes=page_bytes, clock=lambda: 0.0)
+        found = encode(log[first], budget)
+        assert found
+        assert sorted(found) == [*range(min(found), max(found) + 1)]
+        sizes = {number: len(json) + 1 for number, json in found.items()}
+        left = page_bytes - sum(sizes.values())
+        leading = sum(size for number, size in sizes.items() if (number > first) == descending and number != first)
+        if len(found) < 41:
+            assert leading <= max(page_bytes - sizes[first] + 1, 0) / 2
+            assert left <= max(sizes.values())
+        assert left >= 0 or len(found) == 1
+        more = encode(log[second], budget)
+        assert more is None or (len(found), len(more)) == (41, 5)
+
+
 @pytest.mark.parametrize(("text", "size"), [("b", 2**18 - 1), ("é", 2**17 - 1)])
 def test_all_of_a_long_line_is_searched(text: str, size: int) -> None:
     """Even by an expression that matches the empty text at each character."""
