@@ -306,7 +306,8 @@ def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
         *("jobs wf_1 -w --since 5m", "run --workflow wf_1", "run -- true", "run --workflow a:b -- true"),
         *("token --ttl 0", "token --ttl 1y", "token --ttl 99999d", "token --scope logs:all"),
         *("token --workflow a*b", "token --workflow *-x", "token --workflow="),
-        *("logs wf_1 -f --lines 5", "logs wf_1 job_1 -f --until-idle", "logs wf_1 @oldest"),
+        *("logs wf_1 -f --lines 5", "logs wf_1 @oldest"),
+        *(f"logs wf_1 job_1 -f {each}" for each in ("--until-idle", "--status failed", "--label a=b")),
         *(
             f"logs wf_1 job_1 {options}"
             for options in (

@@ -16,10 +16,12 @@ from typing import Any, Final, cast
 import pytest
 
 from chronoverse.archive.retention import delete_job
-from chronoverse.cli.follow import follow_jobs
+from chronoverse.cli.follow import follow_jobs, print_jobs
 from chronoverse.cli.listing import _watch
-from chronoverse.client.follower import JobChange, Reset, UpToDate
-from chronoverse.joblog.model import Attempt, JobRef, Line, Status
+from chronoverse.client.follower import JobChange, Notice, RedactedLines, Reset, UpToDate
+from chronoverse.errors import JobNotFound
+from chronoverse.joblog.model import Attempt, Gap, JobRef, Line, Status
+from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_notice
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.servers import RedisServer
@@ -227,6 +229,25 @@ def test_an_attempt_is_followed_once_until_no_job_runs() -> None:
         elif job_id:
             ended.set()
     assert (attempts, late) == ([1, 0, 2, 0], [])
+
+
+def test_whatever_happens_to_a_job_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines to stdout, the rest to stderr. A notice is repeated only after another one."""
+    away = ("", Notice("the service is away"))
+    events: list[tuple[str, Any]] = [
+        *(("a", {"status": "RUNNING"}), away, away, ("a", Gap(1, 2, "trimmed")), away, ("a", RedactedLines(3, 4))),
+        *(("a", JobNotFound("the job was deleted")), ("b", {"status": "FAILED", "exit_code": 3}), ("b", None)),
+    ]
+    print_jobs(events, LineRenderer(colour=False), "text")
+    assert capsys.readouterr().err.splitlines() == [
+        "a | --- RUNNING ---",
+        "chronoverse: the service is away",
+        f"a | {gap_notice(Gap(1, 2, 'trimmed'))}",
+        "chronoverse: the service is away",
+        f"a | {redaction_notice(3, 4)}",
+        "a | --- the job was deleted ---",
+        "b | --- FAILED, exit code 3 ---",
+    ]
 
 
 def test_a_list_on_a_terminal_starts_over_after_a_reset(
