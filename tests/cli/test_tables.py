@@ -122,6 +122,16 @@ def test_a_search_prints_objects_or_ids(cli: Cli) -> None:
     assert [(each["id"], each["sequence_num"], each["message"]) for each in objects] == [("job_1", 7, "oops")] * 3
 
 
+def test_a_job_without_a_time_does_not_end_a_list(cli: Cli) -> None:
+    """The first one that is older than the given time does."""
+    times = ("2026-03-04T10:00:00.000Z", None, "2026-03-03T10:00:00.000Z", "2026-03-02T10:00:00.000Z")
+    state = {"status": "FAILED", "exit_code": None, "started_at": None, "finished_at": None, "lines": 1}
+    jobs = [{**state, "id": f"job_{number}", "created_at": each} for number, each in enumerate(times)]
+    with ScriptedService(answer("200 OK", orjson.dumps({"jobs": jobs, "cursor": None}))) as service:
+        done = cli("jobs", "wf_1", "--since", "2026-03-03", "-o", "name", URL=service.url, TOKEN="a.b.c")
+    assert done.stdout.split() == ["job_0", "job_1", "job_2"]
+
+
 def test_the_runs_of_all_pages_are_joined(cli: Cli) -> None:
     """Pages go from new runs to old ones. Only the newest 20 are printed."""
     runs = [{"id": f"job_{n}", "sequence_num": 1, "status": "FAILED", "started_at": None} for n in range(24, 0, -1)]

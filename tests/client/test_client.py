@@ -114,6 +114,7 @@ def retried(detail: str) -> Notice:
             [Notice("the store does not answer; trying again in 0.0 s"), line(1), STATE],
         ),
         ([problem("429 Too Many Requests", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
+        ([problem("408 Request Timeout", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
         ([problem("500 Internal Server Error", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
         (
             [answer("502 Bad Gateway", b"<html>nginx</html>"), AGAIN],
@@ -121,7 +122,20 @@ def retried(detail: str) -> Notice:
         ),
     ],
     ids=[
-        *("values", "planned close", "repeated", "lost", "204", "entry", "unknown", "error", "429", "500", "HTML"),
+        *(
+            "values",
+            "planned close",
+            "repeated",
+            "lost",
+            "204",
+            "entry",
+            "unknown",
+            "error",
+            "429",
+            "408",
+            "500",
+            "HTML",
+        ),
     ],
 )
 def test_a_log_is_followed_to_its_end(answers: list[bytes], items: list[LogEvent]) -> None:
@@ -337,8 +351,8 @@ def page(first: int, last: int, cursor: str | None) -> bytes:
 
 
 def test_all_pages_are_read() -> None:
-    """A cursor is sent with the order and filter of its page, but without the offset."""
-    with ScriptedService(page(8, 9, "c1"), page(10, 11, "c2"), page(12, 12, None)) as service:
+    """A cursor is sent with the order and filter of its page, but without the offset. One that repeats is the last."""
+    with ScriptedService(page(8, 9, "c1"), page(10, 11, "c2"), page(12, 12, "c2"), page(13, 13, None)) as service:
         lines = list(Client(service.url).logs(JOB, stream="stdout", offset=7))
 
     assert lines == [line(number) for number in range(8, 13)]

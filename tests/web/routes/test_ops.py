@@ -148,3 +148,16 @@ def test_only_operators_routes_are_open(document: dict[str, Any]) -> None:
             method,
             path,
         )
+
+
+def test_only_lists_are_given_more_than_once(service: Service, document: dict[str, Any], client: httpx.Client) -> None:
+    """Of all parameters of all routes. Otherwise it would be unclear which one applies."""
+    headers = {"Authorization": f"Bearer {service.token(scopes=['logs:read', 'logs:admin'])}"}
+    for path, method, operation in operations(document):
+        for each in operation.get("parameters", ()):
+            # A stream with a valid query does not end.
+            is_list = each["schema"].get("type") == "array" and not path.endswith("/events")
+            if method == "GET" and each["in"] == "query" and (is_list or each["schema"].get("type") != "array"):
+                url = re.sub(r"\{\w+\}", "1", path)
+                said = client.get(url, params=[(each["name"], "a=b")] * 2, headers=headers).text
+                assert ("given more than once" in said) != is_list, (path, each["name"], said)
