@@ -113,6 +113,15 @@ def test_a_page_shows_its_jobs_state(open_tab: OpenTab, page_service: Service, j
     tab.wait_text("#link", "no line 99,999: the log ends at line 1")
 
 
+def test_a_link_to_a_line_of_an_empty_log_selects_nothing(open_tab: OpenTab, job: Job) -> None:
+    job.end(Status.COMPLETED, 0)
+    tab = open_tab(job.ref)
+    tab.wait_text("#badge", "Completed")
+    tab.page.evaluate("location.hash = 'L9'")
+    tab.wait_text("#link", "no line 9: no output")
+    assert tab.page.evaluate("[location.hash, document.querySelector('#picked').hidden]") == ["#L9", True]
+
+
 def test_requests_to_a_service_that_is_down_are_retried(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """The job's page and its workflow's page count down, and continue automatically or on a click."""
     job.lines("a line")

@@ -222,10 +222,12 @@ function goTo(number) {
 function goToAddress() {
   const named = fromAddress();
   if (!named) return false;
+  const isBeyond = !live && named.from > log.last;
+  if (isBeyond) showTrouble(log.last ? `no line ${count(named.from)}: the log ends at line ${count(log.last)}` : `no line ${count(named.from)}: no output`);
+  if (isBeyond && !log.last) return false;
   maker.picked = named;
   picked();
   jump(Math.min(named.from, Math.max(log.last, 1)));
-  if (!live && named.from > log.last) showTrouble(`no line ${count(named.from)}: the log ends at line ${count(log.last)}`);
   return true;
 }
 
