@@ -54,15 +54,19 @@ def read_tiers(
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
-    found, incomplete = read_store()
-    if incomplete is None:
-        return found, (), None
-    job = get_job()
-    if job is None:
-        raise JobNotFound(LOG_IS_GONE)
-    if in_archive(job, after + 1) and (found := read_archive()) is not None:
-        return found, (), job
-    return None, incomplete, job
+    job: Job | None = None
+    while True:
+        found, incomplete = read_store()
+        if incomplete is None:
+            return found, (), job
+        before, job = job, get_job()
+        if job is None:
+            raise JobNotFound(LOG_IS_GONE)
+        if in_archive(job, after + 1) and (found := read_archive()) is not None:
+            return found, (), job
+        # Entries that were read before the job can be those of a log that the store has lost since.
+        if before and (before.archived, before.created_at) == (job.archived, job.created_at):
+            return None, incomplete, job
 
 
 @dataclass(slots=True)

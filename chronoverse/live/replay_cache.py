@@ -124,6 +124,7 @@ class ReplayCache:
                     self._readers[server] = self.store.sequential_reader(server)
                 entries = self._readers[server].read(ref, cursor, count)
                 if not in_sequence(entries, cursor):
+                    self._readers[server].discard()
                     return None, entries
                 with comparing():
                     segment = make_segment(entries, cursor, 1, line_filter) if entries else None

@@ -1,6 +1,7 @@
 """One log in two tiers. While lines move from the store to the archive, readers miss none and report no gap."""
 
 import contextlib
+import itertools
 import json
 import secrets
 from collections.abc import Callable, Iterator
@@ -206,9 +207,12 @@ def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
     assert numbers(drained(viewer)) == [*range(6, 11)]
 
 
-@pytest.mark.parametrize("how", ["live", "replay", "page"])
-def test_archived_lines_of_a_lost_job_are_no_gap(rig: Rig, how: str) -> None:
-    """The store loses the job after a reader has read what follows them. An import can restore them."""
+@pytest.mark.parametrize(("how", "returns"), [("live", False), *itertools.product(["replay", "page"], [False, True])])
+def test_archived_lines_of_a_lost_job_are_no_gap(rig: Rig, how: str, returns: bool) -> None:
+    """The store loses the job after a reader has read what follows them. An import can restore them.
+
+    If the runner ``returns`` before the import, it reports them as lost, and the reader gets what the new log has.
+    """
     rig.write(5)
     viewer, log = rig.viewer(after=5 if how == "live" else 2), TieredLog(rig.source, rig.archive, rig.get_job())
     if how == "live":
@@ -216,15 +220,22 @@ def test_archived_lines_of_a_lost_job_are_no_gap(rig: Rig, how: str) -> None:
     rig.write(20)
     rig.archive_up_to(15)
     kinds = ("log", "job", "archive")
-    asked = "get_jobs" if how == "live" else "get_job"
-    rig.source.before[asked] = lambda: rig.ask("DEL", *(f"{rig.key.removesuffix('log')}{kind}" for kind in kinds))
+
+    def lose() -> None:
+        rig.ask("DEL", *(f"{rig.key.removesuffix('log')}{kind}" for kind in kinds))
+        if returns:
+            rig.ask("XADD", rig.key, "25-0", "event", "lost", "from", "1")
+
+    rig.source.before["get_jobs" if how == "live" else "get_job"] = lose
     if how == "page":
-        with pytest.raises(JobNotFound):
-            log.after(2, 20)
+        with contextlib.nullcontext() if returns else pytest.raises(JobNotFound):
+            assert log.after(2, 20).entries == [Gap(3, 25, "lost")]
         return
     if how == "live":
         rig.tail.read_once()
-    assert [name for name in names(drained(viewer)) if name in ("log", "gap", "error")] == ["error"]
+    found = [each for each in events(drained(viewer)) if each.event in ("log", "gap", "error")]
+    assert [each.event for each in found] == ["gap" if returns else "error"]
+    assert ('"reason":"lost"' in found[0].data) == returns
 
 
 def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:

@@ -30,7 +30,7 @@ DEFECTS: Final = (
         ("if asked is not None and self.known != asked:", "if False:"),),
         (("live/tail.py", "                if feed.known != known:", "                if False:"),)),
     Defect("no second read of the job before a gap is named", "history/tiered_log.py", (
-        ("    job = get_job()\n" "    if job is None", "    job = known or get_job()\n" "    if job is None"),)),
+        ("before, job = job, get_job()", "before = job = known or get_job()"),)),
     Defect("late lines not asked for again", "live/tail.py", (
         ("is_late = feed.job is not None and feed.job.last > feed.cursor", "is_late = False"),)),
     Defect("a scan before a redaction cached", "live/replay_cache.py", (
