@@ -208,7 +208,8 @@ def test_an_attempt_is_followed_once_until_no_job_runs() -> None:
 
     class Repeating:
         def follow_workflow(self, workflow: str, **_: Any) -> Iterator[Any]:
-            yield from (JobChange("a", "RUNNING", {"attempt": 1}), UpToDate(1))
+            yield from (JobChange("gone", "DELETED", {"attempt": 9}), JobChange("a", "RUNNING", {"attempt": 1}))
+            yield UpToDate(1)
             assert ended.wait(PATIENCE_SECONDS)
             yield from (JobChange("a", "RUNNING", {"attempt": number}) for number in (1, 2))
 

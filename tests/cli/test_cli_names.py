@@ -81,9 +81,10 @@ def test_a_link_is_accepted_only_for_its_own_service(cli: Cli, settings: dict[st
     """Otherwise this service's token would be sent to another one."""
     page = f"/ui/workflows/{WORKFLOW}/jobs/failed#L5"
     assert cli("logs", settings["URL"] + page, **settings).stdout == "error: no space\n"
-    refused = cli("logs", "http://127.0.0.1:1" + page, **settings)
-    assert (refused.returncode, refused.stdout) == (os.EX_CONFIG, "")
-    assert "set CHRONOVERSE_URL=http://127.0.0.1:1" in refused.stderr
+    for other in ("http://127.0.0.1:1", settings["URL"] + "0", settings["URL"][:-1]):
+        refused = cli("logs", other + page, **settings)
+        assert (refused.returncode, refused.stdout) == (os.EX_CONFIG, "")
+        assert f"set CHRONOVERSE_URL={other}\n" in refused.stderr
 
 
 @pytest.mark.parametrize(("name", "job"), [("@latest", "waiting"), ("@failed", "failed"), ("@good", "good")])

@@ -28,8 +28,7 @@ def large(redis_server: RedisServer) -> str:
 def test_a_listing_with_few_matches_continues_with_its_cursor(
     client: httpx.Client, large: str, redis_server: RedisServer
 ) -> None:
-    """Pages can be short or empty, and together contain the one job at the end of the list. A lost job is removed."""
-    redis_server.ask("ZADD", "chronoverse:{large}:jobs", "0.5", "lost")
+    """Pages can be short or empty. Together they contain the one job at the end of the listing."""
     redis_server.ask("HSET", "chronoverse:{large}:job_0:job", "status", "COMPLETED")
     found, pages, query = [], 0, ""
     in_time = deadline(60, "the last page")
@@ -42,7 +41,6 @@ def test_a_listing_with_few_matches_continues_with_its_cursor(
         query = f"&cursor={page['cursor']}"
 
     assert found == ["job_0"]
-    assert redis_server.ask("ZSCORE", "chronoverse:{large}:jobs", "lost") is None
     # Jobs are read in batches, not with a round trip or a page for each. On a busy machine pages are shorter.
     assert pages <= JOBS // 20
 
