@@ -1,6 +1,7 @@
 """Chunks, with their records and bytes, and the file-based object store."""
 
 import hashlib
+import os
 import random
 import struct
 import subprocess
@@ -324,6 +325,16 @@ def test_objects_in_files(tmp_path: Path) -> None:
     assert (tmp_path / "archive" / "wf_1" / "job_10" / "b").exists()
     with pytest.raises(ArchiveDamaged):
         objects.get("wf_1/job_1/a")
+
+
+def test_an_object_is_synced_with_all_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a power cut could undo its name, although its lines have left the store."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    FileObjectStore(tmp_path / "archive").put("wf_1/job_1/a", b"a")
+    folder = tmp_path / "archive" / "wf_1" / "job_1"
+    assert Path(synced[0]).parent == folder
+    assert synced[1:] == [str(each) for each in (folder, *folder.parents[:3])]
 
 
 def test_a_file_instead_of_the_directory_is_unavailable(tmp_path: Path) -> None:

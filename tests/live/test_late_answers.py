@@ -230,3 +230,16 @@ def test_lines_that_arrive_while_changes_are_read_hide_no_redaction(
     assert feeds[1].cursor == 3
     assert len(feeds[1].redactions) == 1
     tail.stop()
+
+
+def test_an_outdated_answer_does_not_prove_that_a_ring_is_current(world: World) -> None:
+    """Its lines may have been redacted since: only an answer about the feed's state moves the time to drop it."""
+    world.append()
+    world.connect()
+    feed = world.viewers[0][0].feed
+    world.check()
+    before = feed.fresh_until
+    world.delay("get_jobs", "append read", "check")
+    assert (feed.fresh_until, feed.cursor) == (before, 2)
+    world.check()
+    assert feed.fresh_until > before

@@ -1,14 +1,17 @@
 """The event queue of a watch: claims, retries and deletion."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from chronoverse.errors import BadRequest
+from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
+from chronoverse.store import watches
 from chronoverse.store.watches import CLAIM_SECONDS, MAX_WATCHES, KeptWatch
 from tests.support.bench import Bench
 from tests.support.waiting import wait_until
@@ -136,6 +139,23 @@ def test_a_later_watch_gets_no_earlier_changes(bench: Bench) -> None:
         counts.append(len(entries))
         assert last == 0
     assert counts == [0, 1, 0, 0, 1]
+
+
+def test_changes_are_read_by_one_process_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one gets them if they are not done after some seconds."""
+    bench.store.watches.put(WATCH)
+    bench.store.open(JobRef("wf_1", "job_1"), "token")
+
+    def read() -> Sequence[RawEntry]:
+        ((_, entries, _),) = bench.store.watches.changes(["wf_1"], {})
+        return entries
+
+    first = read()
+    assert (len(first), read()) == (1, [])
+    monkeypatch.setattr(watches, "IDLE_SECONDS", 0.0)
+    assert read() == first
+    bench.store.watches.done("wf_1", first)
+    assert read() == []
 
 
 @pytest.mark.parametrize(
