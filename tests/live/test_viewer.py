@@ -777,6 +777,21 @@ def test_an_entry_out_of_sequence_stops_no_viewer(rig: Rig) -> None:
     assert events(again)[3:] == events(chunk)
 
 
+@pytest.mark.parametrize("is_late", [False, True], ids=["live", "replayed"])
+def test_an_entry_that_nothing_can_follow_ends_the_stream(rig: Rig, is_late: bool) -> None:
+    """Its number is too large. A viewer is told of it, when it comes and later."""
+    rig.write(1, 2)
+    viewers = [rig.viewer()]
+    drained(viewers[0])
+    rig.ask("XADD", rig.key("log"), "1772532005123000-0", "message", "a time for a number")
+    if is_late:
+        viewers.append(rig.viewer())
+    else:
+        rig.run_tail_once()
+    body = drained(viewers[-1])
+    assert (b"1772532005123000" in events(body)[-1].data.encode(), viewers[-1].reason) == (True, "error")
+
+
 def test_a_filtered_replay_is_throttled_by_what_it_reads(rig: Rig) -> None:
     """It sends next to nothing, and costs as much as another."""
     rig.write(1, 400)
