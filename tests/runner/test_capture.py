@@ -152,6 +152,18 @@ def test_lines_of_both_pipes_come_in_the_order_they_were_written() -> None:
     assert [batch.timestamp[14:19] for batch in batches[:3]] == ["46:40", "46:41", "46:42"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, a pipe has no room for a backlog")
+def test_an_error_follows_the_output_that_waits_before_it() -> None:
+    """The reader of our output is slow, so that the command's end finds much output in its pipe."""
+    code = "import os; [os.write(1, b'x' * 99_999 + b'\\n') for _ in range(25)]; os.write(2, b'failed\\n')"
+    batches: list[LineBatch] = []
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        tees = {"stdout": lambda data: time.sleep(0.05), "stderr": lambda data: None}
+        Capture(tees, batches.append, max_line_bytes=2**18).run(child)
+    assert [batch.stream for batch in batches][-1] == "stderr"
+    assert sum(batch.lines for batch in batches) == 26
+
+
 def test_bytes_are_shown_unchanged() -> None:
     """Even where the log differs."""
     binary = bytes(range(256)) * 400

@@ -30,6 +30,7 @@ Child: TypeAlias = subprocess.Popen[bytes] | PtyProcess
 class _Pipe(NamedTuple):
     """One stream: the pipe, the copy of its output, and its line assembler."""
 
+    stream: str
     source: IO[bytes]
     tee: Callable[[bytes], None]
     assembler: LineAssembler
@@ -64,7 +65,8 @@ class Capture:
         self._pipes: set[_Pipe] = set()
         for stream, source in (("stdout", child.stdout), ("stderr", child.stderr)):
             if source is not None:
-                self._add(_Pipe(source, self.tees[stream], LineAssembler(stream, self.max_line_bytes, self.masks)))
+                assembler = LineAssembler(stream, self.max_line_bytes, self.masks)
+                self._add(_Pipe(stream, source, self.tees[stream], assembler))
         if self._exit is not None:
             self._selector.register(self._exit, selectors.EVENT_READ, None)
         try:
@@ -78,11 +80,17 @@ class Capture:
 
     def _run(self) -> None:
         while time.monotonic() < self._deadline():
-            for key, _ in self._selector.select(self._timeout()):
-                if key.data is not None and self._read(key.data) >= 16_384:
+            ready = [key.data for key, _ in self._selector.select(self._timeout()) if key.data is not None]
+            # Of two pipes, stdout is emptied first: an error is usually written after the output that waits there.
+            ready.sort(key=lambda pipe: pipe.stream == "stderr")
+            for pipe in ready:
+                waiting = _waiting(pipe) if len(ready) > 1 else 0
+                size = self._read(pipe)
+                if size >= 16_384:
                     # More follows a large read. Waiting makes the next read larger: 0.25 instead of 0.7 µs per line.
                     # A terminal never has that much, and a pipe of 1 MiB does not fill up within a millisecond.
                     time.sleep(0.001)
+                self._read_up_to(pipe, waiting - size)
             now = time.monotonic()
             for pipe in self._pipes:
                 self._publish_all(pipe.assembler.flush_due(now))
@@ -93,9 +101,7 @@ class Capture:
         # A grandchild keeps these open. They can still hold the command's output, if the reader of our output is slow.
         for pipe in list(self._pipes):
             with contextlib.suppress(OSError):
-                rest = int.from_bytes(fcntl.ioctl(pipe.source, termios.FIONREAD, bytes(4)), sys.byteorder)
-                while rest > 0 and (size := self._read(pipe)):
-                    rest -= size
+                self._read_up_to(pipe, _waiting(pipe))
 
     def _add(self, pipe: _Pipe) -> None:
         # Refused to users with many large pipes; the pipe then stays small.
@@ -104,6 +110,11 @@ class Capture:
             fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, 1_048_576)
         self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
         self._pipes.add(pipe)
+
+    def _read_up_to(self, pipe: _Pipe, rest: int) -> None:
+        """Reads at least ``rest`` bytes, unless the pipe ends before."""
+        while rest > 0 and (size := self._read(pipe)):
+            rest -= size
 
     def _read(self, pipe: _Pipe) -> int:
         try:
@@ -148,6 +159,11 @@ class Capture:
         # The longest wait: short if the command's end cannot wake the loop.
         longest = 0.05 if self._exit is None else 1.0
         return min(max(0.0, moment - time.monotonic()), longest)
+
+
+def _waiting(pipe: _Pipe) -> int:
+    """How many bytes can be read from ``pipe`` at once."""
+    return int.from_bytes(fcntl.ioctl(pipe.source, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def _has_ended(pid: int) -> bool:
