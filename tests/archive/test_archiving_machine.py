@@ -252,9 +252,10 @@ class Machine:
                 if ended := seconds_of(fields.get("ended_at")):
                     manifest.write_bytes(orjson.dumps({**fields, "ended_at": iso_timestamp(ended - seconds)}))
 
-    def is_over(self, log: Log, tolerance: float = 0.0) -> bool:
-        retention = self.retention[log.ref.workflow_id] + tolerance
-        return log.ended_at is not None and self.seconds - log.ended_at > retention
+    def is_over(self, log: Log) -> bool:
+        """Whether the job's retention is or may be over: on the server, the test's own seconds pass, too."""
+        seconds = self.seconds + time.time() - self.began
+        return log.ended_at is not None and seconds - log.ended_at >= self.retention[log.ref.workflow_id]
 
     # Judgement
 
@@ -268,7 +269,7 @@ class Machine:
 
     def judge_log(self, log: Log) -> None:
         existing = {each.name for each in self.objects.list(folder(log.ref))}
-        if self.is_over(log, SETTLED):
+        if log.ended_at is not None and self.seconds - log.ended_at > self.retention[log.ref.workflow_id] + SETTLED:
             assert (self.store.get_job(log.ref), existing) == (None, set()), log.ref
         if self.is_over(log):
             return
@@ -291,7 +292,7 @@ class Machine:
                 assert self.store.catalog.archive_state(log.ref).swept, log.ref
 
 
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 24))])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 9))])
 def test_any_order_of_operations(bench: Bench, tmp_path: Path, seed: int) -> None:
     """After each few of them, the archiver is given time to retry what failed."""
     machine = Machine(bench, tmp_path / "archive", seed)
