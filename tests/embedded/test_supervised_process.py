@@ -97,7 +97,7 @@ def test_a_program_that_starts_slowly_is_not_killed(path: Path) -> None:
     with supervising(path, slow, dead, answer_seconds=0.2, report=reports.append):
         for deaths in ([], take(path)[:1]):
             for pid in deaths:
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
                 wait_until(lambda: dead, PATIENCE_SECONDS, "its death is noticed")
                 reports.clear()
             wait_until(lambda: True in reports or len(dead) > 1, PATIENCE_SECONDS, "it has answered")
