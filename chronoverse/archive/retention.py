@@ -50,7 +50,9 @@ def delete_job(
             # Lets tail readers read the terminal entry, before a foreign runner can write under the same id.
             time.sleep(0.1)
             if store.chunks.is_permanent(job, lock_seconds) is False:
-                raise StoreUnavailable("the store could still lose this deletion: repeat it")
+                raise StoreUnavailable(
+                    "the disk of the store, or a replica, has not confirmed the deletion yet: repeat it"
+                )
         names = [each.name for each in objects.list(folder(job))] if objects is not None else []
         if objects is not None and names:
             manifest = manifest_name(job)

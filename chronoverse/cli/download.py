@@ -44,18 +44,18 @@ def download(workflow: str, job: str, file: str | None, form: str, **options: An
             return 0
         path = Path(file or f"{workflow}-{job}.{form}")
         # A file must not replace a device, a pipe or a symbolic link.
-        is_new, target = path.is_file() or not path.exists(), path.resolve()
-        part = target.with_name(f".{path.name}.{secrets.token_hex(4)}") if is_new else path
+        is_regular, target = path.is_file() or not path.exists(), path.resolve()
+        part = target.with_name(f".{path.name}.{secrets.token_hex(4)}") if is_regular else path
         try:
-            with part.open("xb" if is_new else "wb") as out:
+            with part.open("xb" if is_regular else "wb") as out:
                 size = _write(out, pieces, show)
-            if is_new:
+            if is_regular:
                 part.replace(target)
         except OSError as error:
             common.print_message(f"{path}: {error.strerror}")
             return os.EX_CANTCREAT
         finally:
-            if is_new:
+            if is_regular:
                 part.unlink(missing_ok=True)
     common.print_message(f"saved {path} ({size:,} bytes)")
     return 0
