@@ -194,7 +194,7 @@ class Tail:
                 self._update_watch(ref)
 
     def _publish_all(self, found: Sequence[tuple[JobRef, int, Sequence[RawEntry] | StoreError]]) -> None:
-        arrivals: list[tuple[Feed, int, Sequence[RawEntry]]] = []
+        arrivals: list[tuple[Feed, Job | None, int, Sequence[RawEntry]]] = []
         for ref, after, entries in found:
             feed = self._feeds.get(ref)
             # Skip jobs that are no longer watched, or whose cursor the housekeeper moved during the read.
@@ -203,13 +203,15 @@ class Tail:
             with _closing_on_error(feed):
                 if isinstance(entries, StoreError):
                     raise entries
-                arrivals.append((feed, after, entries))
+                arrivals.append((feed, feed.job, after, entries))
         unchecked = self._check(
-            [feed for feed, after, entries in arrivals if _needs_check(feed, after, entries)], arriving=True
+            [feed for feed, _, after, entries in arrivals if _needs_check(feed, after, entries)], arriving=True
         )
         ended: list[tuple[Feed, End]] = []
-        for feed, after, entries in arrivals:
-            if feed not in unchecked:
+        for feed, job, after, entries in arrivals:
+            # Entries that were read before the job can be those of a log that the store has lost since: read again.
+            is_replaced = job and feed.job and job.created_at != feed.job.created_at
+            if feed not in unchecked and not is_replaced:
                 with _closing_on_error(feed):
                     self._publish(feed, entries, after, ended)
         self._check([feed for feed, _ in ended])
