@@ -217,14 +217,15 @@ def test_archived_lines_of_a_lost_job_are_no_gap(rig: Rig, how: str, returns: bo
     viewer, log = rig.viewer(after=5 if how == "live" else 2), TieredLog(rig.source, rig.archive, rig.get_job())
     if how == "live":
         assert names(drained(viewer)) == ["connected", "job"]
-    rig.write(20)
-    rig.archive_up_to(15)
+    rig.write(3)
+    rig.archive_up_to(7)
     kinds = ("log", "job", "archive")
 
     def lose() -> None:
         rig.ask("DEL", *(f"{rig.key.removesuffix('log')}{kind}" for kind in kinds))
         if returns:
             rig.ask("XADD", rig.key, "25-0", "event", "lost", "from", "1")
+            rig.ask("HSET", rig.key.removesuffix("log") + "job", "created_at", "2026-03-03T11:00:00.000Z")
 
     rig.source.before["get_jobs" if how == "live" else "get_job"] = lose
     if how == "page":
