@@ -1,6 +1,7 @@
 """Jobs that a store has lost are recreated from the archive: completely, once, and without affecting other jobs."""
 
 import hashlib
+import os
 import struct
 import subprocess
 import time
@@ -481,6 +482,28 @@ def test_redacted_text_that_a_runner_has_resent_is_removed(bench: Bench, objects
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == [60]
     assert all(int(entry_id.partition("-")[0]) > archived for entry_id in bench.ids(GROWING))
     assert bench.keys_with(b"line 60") == []
+
+
+def test_a_repeated_redaction_deletes_old_text_that_only_the_archive_knows(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    """The store was lost while old text waited for its deletion, and the runner came back before the import."""
+    store = bench.new_store(clock=ticking())
+    store.append(store.open(GROWING, "token"), make_lines(1, 30))
+    archive_up_to(store, objects, GROWING, 20, trim=True)
+    (chunk,) = store.chunks.chunks(GROWING)
+    old, data = tmp_path / "archive" / chunk.name, objects.get(chunk.name)
+    redact(store, objects, GROWING, 7)
+    objects.put(chunk.name, data)
+    os.utime(old, (time.time() - 7_200,) * 2)
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 25)
+    store.append(attempt, make_lines(26, 10))
+    assert made(run_import(store, objects)) == {"growing"}
+    redact(store, objects, GROWING, 8)
+    assert not old.exists()
+    assert store.require_job(GROWING).created_at == chunk.frames[0].earliest
 
 
 def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:

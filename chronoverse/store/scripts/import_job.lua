@@ -9,8 +9,9 @@
 -- A store restored from an old copy has an older state of a job: it lacks the last lines of the chunks, or a redaction
 -- of a complete archive. It is the same job if it has the same creation time, the first of the chunks, or a line 1 with
 -- the same time (that chunk may have been merged since). A runner that came back before this call has restarted its
--- log, with a first entry that reports the lines from 1 on as lost: the chunks are then added. Chunks whose lines it
--- has resent do not count towards its quota. If lines were redacted, the resent ones are trimmed: they have the old text.
+-- log, with a first entry that reports the lines from 1 on as lost: the chunks and the times are then added. Chunks
+-- whose lines it has resent do not count towards its quota. If lines were redacted, the resent ones are trimmed: they
+-- have the old text.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local last, redactions, fields = tonumber(ARGV[4]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local records = 9 + fields
@@ -61,6 +62,11 @@ if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes))
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 if goes_on then
+  for at = 9, records - 1, 2 do
+    local name = ARGV[at]
+    if name == 'created_at' or name == 'started_at' then redis.call('HSET', job, name, ARGV[at + 1]) end
+  end
+  list_job(jobs, ARGV[1], ARGV[2], false)
   if redactions > 0 then
     redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
     forget_trimmed(log)
