@@ -1,4 +1,4 @@
-"""Row 12 of the fault matrix: the link from nginx to the service, or to the viewers, goes silent. Needs root."""
+"""The link from nginx to the service, or to the viewers, goes silent. Needs root."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -104,7 +104,7 @@ def open_streams(service: Service) -> float:
     return service.metric("chronoverse_streams_open")
 
 
-def test_row_12_the_link_between_nginx_and_the_service_goes_silent(network: SplitNetwork) -> None:
+def test_the_link_between_nginx_and_the_service_goes_silent(network: SplitNetwork) -> None:
     """The service and nginx each close the connection. Viewers reconnect when they can, and miss nothing."""
     job = Foreign(str(network.service.redis_url), "network", "silent-service")
     add_lines(job)
@@ -127,7 +127,7 @@ def test_row_12_the_link_between_nginx_and_the_service_goes_silent(network: Spli
     assert direct[0].connections == 1
 
 
-def test_row_12_the_link_between_nginx_and_its_viewers_goes_silent(network: SplitNetwork) -> None:
+def test_the_link_between_nginx_and_its_viewers_goes_silent(network: SplitNetwork) -> None:
     """nginx's kernel gives up the viewers, and nginx then closes the service's streams.
 
     Only heartbeats are sent, which fill no buffer, so nginx itself does not detect that nobody reads.

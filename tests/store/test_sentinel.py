@@ -1,5 +1,6 @@
 """The store behind Sentinels connects to the master that they name, and to no replica."""
 
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -10,9 +11,10 @@ from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.driver import new_connection
-from chronoverse.store.sentinel import require_master
+from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, require_master
 from tests.support.bench import JOB, make_lines
 from tests.support.fleets import SentinelFleet
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -63,3 +65,19 @@ def test_a_replica_is_not_used_as_the_master(sentinels: SentinelFleet) -> None:
     with pytest.raises(redis.ConnectionError, match="is not the master"):
         connection.connect()
     connection.disconnect()
+
+
+def test_a_master_cut_off_from_its_sentinels_is_left(store: Store, sentinels: SentinelFleet, prefix: str) -> None:
+    """Although it still answers."""
+    store.register(JOB)
+    lost = sentinels.cut_off()
+    wait_until(lambda: sentinels.master is not lost, 10, "the Sentinels name another master")
+    numbers = itertools.count(2)
+
+    def reaches_the_new_one() -> bool:
+        job = JobRef("wf_1", f"job_{next(numbers)}")
+        store.register(job)
+        return bool(sentinels.ask("EXISTS", f"{prefix}:{{wf_1}}:{job.job_id}:job"))
+
+    wait_until(reaches_the_new_one, 3 * CHECK_MASTER_SECONDS, "the new master is used")
+    sentinels.rejoin(lost)

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
 from tests.support.servers import RedisServer
@@ -33,6 +34,28 @@ def silent_viewer(service: Service, job: Foreign, token: str) -> Iterator[socket
         sock.connect((service.host, service.port))
         sock.sendall(request_bytes(f"{job.path}/events".encode(), token))
         yield sock
+
+
+@pytest.mark.long
+def test_streams_leave_no_descriptor(service: Service, open_stream: OpenStream, job: Foreign) -> None:
+    """100 short streams: some end, others are left by their clients."""
+    job.lines(["x"] * 3)
+    ended = job.sibling(f"{job.job_id}-ended").lines(["x"] * 3).end()
+
+    def visit(count: int) -> None:
+        for number in range(count):
+            open_stream(ended if number % 2 else job).wait_for(b"id: 3\n\n").close()
+
+    def descriptors() -> list[int]:
+        """Each worker's descriptors, once no stream is open and no job is watched."""
+        names = (OPEN_STREAMS, "chronoverse_jobs_watched")
+        wait_until(lambda: not any(map(service.metric, names)), PATIENCE_SECONDS, "no stream is open")
+        return [psutil.Process(pid).num_fds() for pid in service.worker_pids()]
+
+    visit(40)
+    before = descriptors()
+    visit(100)
+    wait_until(lambda: all(now <= then + 4 for now, then in zip(descriptors(), before, strict=True)), 15, "closed")
 
 
 def test_an_awaited_job_is_followed_from_its_start(open_stream: OpenStream, job: Foreign) -> None:
