@@ -14,7 +14,7 @@ from chronoverse.client.client import Client
 from chronoverse.client.follower import JobChange, Notice, RedactedLines, UpToDate
 from chronoverse.errors import ChronoverseError, JobNotFound
 from chronoverse.joblog.model import Gap, JobRef, Line, Status
-from chronoverse.joblog.terminal import LineRenderer, gap_notice, redaction_notice
+from chronoverse.joblog.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
 
 #: Colors of jobs, as SGR parameters: all except black, white and grey.
 _COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "95", "96")
@@ -88,7 +88,7 @@ def print_jobs(events: Iterable[tuple[str, Any]], renderer: LineRenderer, output
     width, said = 0, ""
     for job_id, event in events:
         width = max(width, min(len(job_id), 32))
-        prefix, color = f"{job_id:<{width}} | ", _COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]
+        prefix, color = f"{plain_text(job_id):<{width}} | ", _COLORS[zlib.crc32(job_id.encode()) % len(_COLORS)]
         prefix = f"\x1b[{color}m{prefix}\x1b[0m" if renderer.colour else prefix
         text = notice = ""
         match event:
@@ -111,6 +111,6 @@ def print_jobs(events: Iterable[tuple[str, Any]], renderer: LineRenderer, output
                 notice = f"--- {event['status']}{'' if code is None else f', exit code {code}'} ---"
         if notice:
             said = ""
-            click.echo(prefix + notice, err=True)
+            click.echo(prefix + plain_text(notice), err=True)
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))
         sys.stdout.buffer.flush()

@@ -10,6 +10,7 @@ import click
 from chronoverse.cli import common
 from chronoverse.client.client import read_items
 from chronoverse.errors import ChronoverseError, JobNotFound
+from chronoverse.joblog.model import IDENTIFIER
 from chronoverse.settings import Settings
 
 _NEWEST: Final[Mapping[str, str | None]] = {"@latest": None, "@failed": "FAILED", "@good": "COMPLETED"}
@@ -64,8 +65,8 @@ def _find_newest(context: click.Context, _parameter: click.Parameter, job: str |
     workflow, status = context.params["workflow"], _NEWEST[job]
     with common.open_client(workflow) as client:
         for page in client.pages("/workflows/{}/jobs", workflow, limit=1, status=status):
-            for found in read_items(page, "jobs", dict):
-                return str(found["id"])
+            for job_id in read_items(page, "jobs", _id):
+                return job_id
     raise JobNotFound(f"no {status} job in {workflow}" if status else f"no job in {workflow}")
 
 
@@ -85,9 +86,16 @@ def _ids(allowed: str, route: str, name: str, start: str, *path: str) -> list[st
     try:
         with contextlib.closing(common.make_client(Settings.from_env(), allowed, max_attempts=1)) as client:
             found = client.read(route, *path, limit=1_000)
-        return [each["id"] for each in found[name] if str(each["id"]).startswith(start)]
-    except (ChronoverseError, LookupError, TypeError):
+        return [each for each in read_items(found, name, _id) if each.startswith(start)]
+    except ChronoverseError:
         return []
+
+
+def _id(item: dict[str, Any]) -> str:
+    """A job's or workflow's id from the service. Raises ValueError if it is invalid: it could control a terminal."""
+    if not IDENTIFIER.fullmatch(item["id"]):
+        raise ValueError
+    return str(item["id"])
 
 
 workflow_argument = click.argument("workflow", type=common.identifier, shell_complete=_complete_workflow)

@@ -13,7 +13,7 @@ import click
 from chronoverse.cli import common, names
 from chronoverse.client.client import Client, reading
 from chronoverse.joblog.causes import EXIT_MEANINGS
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.joblog.model import JobRef, Line, read_time
 from chronoverse.joblog.terminal import counted, plain_text, sanitize
 from chronoverse.settings import Settings, no_color
 
@@ -85,8 +85,9 @@ def end_text(summary: Mapping[str, Any]) -> str | None:
     """Why the job failed, by its exit code or silence alone. None if a log line explains more."""
     job, cause = summary["job"], summary.get("cause")
     if job["status"] == "LOST":
-        last = summary["last"][-1:]
-        return "".join(["No sign of the runner", *(f" since {line['timestamp']}" for line in last)])
+        # A foreign runner's timestamp can be any text.
+        last = next((read_time(str(line["timestamp"])) for line in summary["last"][-1:]), None)
+        return f"No sign of the runner{f' since {last}' if last else ''}"
     is_oom = (job.get("labels") or {}).get("reason") == "OOMKilled"
     said = "Out of memory" if is_oom else EXIT_MEANINGS.get(job["exit_code"])
     is_guess = cause and (cause.get("confidence") == "low" or (summary.get("errors") or {}).get("count") == 0)
@@ -137,7 +138,7 @@ def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> I
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
         code = "" if job["exit_code"] is None else f", exit code {job['exit_code']}"
-        yield f"### [{job['workflow_id']}/{job['id']}]({url}): {job['status']}{code}"
+        yield plain_text(f"### [{job['workflow_id']}/{job['id']}]({url}): {job['status']}{code}")
         if labels := job.get("labels"):
             yield "\n" + ", ".join(
                 f"`{_one_line(f'{key}={value}').replace('`', chr(39))}`" for key, value in labels.items()

@@ -204,14 +204,14 @@ def test_a_summary_as_markdown(cli: Cli, settings: dict[str, str]) -> None:
         (
             {"status": "LOST", "exit_code": None},
             {"kind": "last", "confidence": "low"},
-            "No sign of the runner since 10:00",
+            "No sign of the runner since 2026-03-03T10:00:00.000Z",
         ),
     ],
 )
 def test_an_end_that_says_more_than_a_guess(
     job: dict[str, Any], cause: dict[str, Any] | None, text: str | None
 ) -> None:
-    last = [{"sequence_num": 9, "timestamp": "10:00", "message": "bye"}]
+    last = [{"sequence_num": 9, "timestamp": "2026-03-03T11:00+01:00", "message": "bye"}]
     summary = {"job": {"status": "FAILED", "lines": 9, **job}, "cause": cause, "errors": {"count": 1}, "last": last}
     assert end_text(summary) == text
     is_guess = cause is not None and cause["kind"] == "error"
