@@ -42,7 +42,7 @@ def expand_link(context: click.Context, command: click.Command, args: list[str])
             ids.append(job)
             if first is not None and "line" in names:
                 ids.append(first)
-            elif first is not None and "--lines" in options and "--lines" not in args:
+            elif first is not None and "--lines" in options and not any(each.startswith("--lines") for each in args):
                 ids += ["--lines", f"{first}-{last or first}"]
         return [*args[:index], *ids, *args[index + 1 :]]
     return args

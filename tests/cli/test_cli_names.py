@@ -57,6 +57,7 @@ def settings(service: Service, backend: RedisServer) -> dict[str, str]:
         ("logs", [f"see {LINK}"], [f"see {LINK}"]),
         ("logs", ["ftp://logs.example/ui/workflows/shop"], ["ftp://logs.example/ui/workflows/shop"]),
         ("logs", [f"{LINK}#L5", "--lines", "1-2"], ["shop", "build-7", "--lines", "1-2"]),
+        ("logs", ["--lines=1-2", f"{LINK}#L5"], ["--lines=1-2", "shop", "build-7"]),
         ("logs", ["--search", LINK, "shop", "build-7"], ["--search", LINK, "shop", "build-7"]),
         ("seen", [f"{LINK}#L5"], ["shop", "build-7", "5"]),
         ("seen", [LINK, "9"], ["shop", "build-7", "9"]),
