@@ -5,6 +5,7 @@ from difflib import SequenceMatcher
 from operator import itemgetter
 
 from chronoverse.client.client import Client, read_items
+from chronoverse.client.service_connection import path_hint
 from chronoverse.errors import ChronoverseError, JobNotFound
 
 
@@ -38,7 +39,7 @@ def explain_not_found(client: Client, workflow_id: str, job_id: str | None = Non
         near = near_ids(workflow_id, _ids(client, "workflows", "/workflows") or ())
     *others, last = near or [""]
     choice = f"{', '.join(others)} or {last}" if others else last
-    return f"{text}: did you mean {choice}?" if near else text
+    return f"{text}: did you mean {choice}?" if near else f"{text}{'' if jobs else path_hint(client.url)}"
 
 
 def _ids(client: Client, key: str, route: str, *ids: str) -> list[str] | None:

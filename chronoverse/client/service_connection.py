@@ -318,6 +318,11 @@ def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
     return error
 
 
+def path_hint(url: str) -> str:
+    """What to append to a 404's message: a service answers a wrong path in ``url`` like a missing job."""
+    return f"; is {url} the right address?" if urlsplit(url).path.strip("/") else ""
+
+
 def retry_after(headers: HTTPMessage) -> float:
     """``Retry-After`` in seconds, at most 120. 0 if absent or a date."""
     seconds = headers.get("Retry-After", "")

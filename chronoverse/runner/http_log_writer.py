@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong
+from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong, path_hint
 from chronoverse.errors import (
     BadRequest,
     EarlierService,
@@ -260,7 +260,8 @@ class HttpLogWriter:
         except JobNotFound as error:
             # The service's message does not say what is missing.
             where = f"the workflow {job.workflow_id} at {self._service.url}"
-            raise JobNotFound(f"the token is not for {where}, or there is no such job") from error
+            reasons = f"the token is not for {where}, or there is no such job"
+            raise JobNotFound(f"{reasons}{path_hint(self._service.url)}") from error
         except Unauthorized as error:
             if self._had_token and callable(self._token):
                 raise StaleToken(str(error)) from error

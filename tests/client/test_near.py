@@ -37,3 +37,10 @@ def test_what_is_not_there_is_explained(said: bytes, sentence: str) -> None:
     """With the newest jobs of its workflow, if the service lists them."""
     with ScriptedService(said) as service:
         assert explain_not_found(Client(service.url), "wf_1", "build-8") == sentence
+
+
+@pytest.mark.parametrize(("path", "more"), [("", ""), ("/", ""), ("/logs", "; is {} the right address?")])
+def test_a_wrong_path_of_the_service_can_be_the_reason(path: str, more: str) -> None:
+    with ScriptedService(*[problem("404 Not Found", "no")] * 2) as service:
+        url = f"{service.url}{path}"
+        assert explain_not_found(Client(url), "wf_1") == f"workflow wf_1: not found, or no access{more.format(url)}"

@@ -146,7 +146,7 @@ def test_the_stores_rejections_are_raised(writer: HttpLogWriter, redis_server: R
 
 
 def test_an_insufficient_token_is_rejected(service: Service, job: JobRef) -> None:
-    """No token, a read-only token, and a token for another workflow."""
+    """No token, a read-only token, and a token for another workflow. To a runner, a wrong path looks like the last."""
     for shown, error, reason in (
         (None, Unauthorized, "requires a token: set CHRONOVERSE_TOKEN"),
         (service.token(scopes=[READ]), Forbidden, "lacks the scope logs:write"),
@@ -158,6 +158,10 @@ def test_an_insufficient_token_is_rejected(service: Service, job: JobRef) -> Non
     ):
         with closing(HttpLogWriter(service.url, shown)) as writer, pytest.raises(error, match=re.escape(reason)):
             writer.open(job, token())
+    url = f"{service.url}/logs"
+    hint = re.escape(f"; is {url} the right address?")
+    with closing(HttpLogWriter(url, service.token())) as writer, pytest.raises(JobNotFound, match=hint):
+        writer.open(job, token())
 
 
 def test_a_service_whose_token_is_missing_is_unavailable(service: Service, job: JobRef) -> None:
