@@ -65,7 +65,7 @@ class ChunkBuilder:
         """Starts with the lines of ``chunk``. Its last frame can grow. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:
             self.add_frame(frame, frame_text(frame, data).splitlines(keepends=True))
-            if frame.last < chunk.last or self._size >= self.frame_bytes:
+            if frame is not chunk.frames[-1] or self._size >= self.frame_bytes:
                 self.close_frame(data[frame.offset : frame.offset + frame.size])
 
     def add_frame(self, frame: Frame, lines: list[bytes]) -> None:
