@@ -10,7 +10,7 @@ import orjson
 
 from chronoverse.errors import BadRequest, StoreError
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.model import JobRef, iso_or_none
+from chronoverse.joblog.model import IDENTIFIER, JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store.commands import Commands
 
@@ -187,7 +187,8 @@ class WatchStore:
 
     def running(self, workflow_id: str) -> list[JobRef]:
         key = self._keys.of_workflow(workflow_id, "running")
-        return [JobRef(workflow_id, each.decode()) for each in self._commands.run(workflow_id, "SMEMBERS", key)]
+        found = (each.decode("ascii", "replace") for each in self._commands.run(workflow_id, "SMEMBERS", key))
+        return [JobRef(workflow_id, job_id) for job_id in found if IDENTIFIER.fullmatch(job_id)]
 
     def _queue(self, watch: Watch) -> str:
         return self._keys.watch_queue(watch.workflow_id, watch.id)

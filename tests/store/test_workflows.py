@@ -64,17 +64,21 @@ def test_the_newest_jobs_are_returned_with_their_statuses(bench: Bench, store: S
     bench.ask("DEL", bench.key("job", JobRef("wf_1", "gone")))
     bench.xadd("1-0", "event", "end", "status", "LOST", "timestamp", "2026-03-03T10:00:00Z")
     store.get_job(JOB)
-    bench.ask("ZADD", bench.key("jobs"), NOW_MS + 90_000, "no job!")
+    for bad in (b"no job!", b"\xff"):
+        bench.ask("ZADD", bench.key("jobs"), NOW_MS + 90_000, bad)
+        bench.ask("SADD", bench.key("running"), bad)
+        bench.ask("HSET", b"%b:{wf_1}:%b:job" % (bench.prefix.encode(), bad), "status", "RUNNING")
     begin(store, JobRef("wf_2", "job_1"))
     bench.ask("SET", bench.key("jobs", JobRef("wf_3", "")), "text")
 
+    assert store.watches.running("wf_1") == [JobRef("wf_1", "runs")]
     one, two, three, four = store.workflows.read(["wf_1", "wf_2", "wf_3", "wf_4"])
     listed = [job_id for _, job_id in store.listing.page("wf_1", None, 10)]
     states = zip(listed, store.get_jobs([JobRef("wf_1", job_id) for job_id in listed]), strict=True)
     statuses = [job.status for _, job in states if isinstance(job, Job)]
     assert isinstance(one, Workflow)
     assert list(one.recent) == statuses[: len(one.recent)]
-    assert len(one.recent) == 8
+    assert (len(one.recent), one.last_job) == (7, None)
     assert {Status.PENDING, Status.RUNNING, Status.FAILED, Status.LOST} < set(one.recent)
     assert two == Workflow("wf_2", 1, 1, NOW_MS, "job_1", (Status.RUNNING,))
     assert isinstance(three, NotALog)
