@@ -221,18 +221,23 @@ def test_a_workflow_can_have_its_own_retention(
 def test_a_changed_retention_applies_to_existing_jobs(bench: Bench, store: Store, attempt: Attempt) -> None:
     """Ended jobs: counted from their end. Running jobs: once they end. Other workflows are unchanged."""
     running, other = JobRef(JOB.workflow_id, "running"), JobRef("wf_2", "job_1")
+    foreign = JobRef(JOB.workflow_id, "foreign")
     finish(store, attempt)
+    bench.xadd("1-0", "event", "end", job=foreign)
+    store.require_job(foreign)
     store.append(store.open(running, "token-1"), make_lines(1, 1))
     finish(store, store.open(other, "token-1"))
 
-    bench.set_end_seen(1_000)
-    assert apply_retention(store, JOB.workflow_id, 5_000, 9) == 2
+    for job in (JOB, foreign):
+        bench.set_end_seen(1_000, job)
+    assert apply_retention(store, JOB.workflow_id, 5_000, 9) == 3
     for kind in ("log", "job"):
         assert 4_000_000 - TTL_TOLERANCE_MS < bench.ttl(kind) <= 4_000_000
+        assert 4_000_000 - TTL_TOLERANCE_MS < bench.ttl(kind, foreign) <= 4_000_000
         assert bench.ttl(kind, other) <= RETENTION_MS
         assert bench.ttl(kind, running) == -1
-    assert apply_retention(store, JOB.workflow_id, None, 900) == 2
-    assert store.get_job(JOB) is None
+    assert apply_retention(store, JOB.workflow_id, None, 900) == 3
+    assert store.get_jobs([JOB, foreign]) == [None, None]
     assert apply_retention(store, JOB.workflow_id, 700, 900) == 1
     store.finish(Attempt(running, "token-1", 1, 1), Status.COMPLETED, 0, 0, 2)
     assert bench.ttl("log", running) <= 700_000

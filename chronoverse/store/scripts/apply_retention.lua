@@ -7,12 +7,14 @@
 local log, job = KEYS[1], KEYS[2]
 
 check_types(log, job)
-local finished_at, state, archived = unpack(redis.call('HMGET', job, 'finished_at', 'archive_state', 'archived'))
+local finished_at, state, archived, seen = unpack(redis.call('HMGET', job, 'finished_at', 'archive_state', 'archived', 'end_seen_ms'))
 if state == 'complete' or redis.call('EXISTS', job) == 0 then return 0 end
 redis.call('HSET', job, 'retention_ms', ARGV[1])
-if not finished_at then return 1 end
+-- A foreign job has no finished_at.
+seen = end_seen(seen)
+if not finished_at and not seen then return 1 end
 local now = now_ms()
-local left = string.format('%.0f', (end_seen(redis.call('HGET', job, 'end_seen_ms')) or now) + tonumber(ARGV[2]) - now)
+local left = string.format('%.0f', (seen or now) + tonumber(ARGV[2]) - now)
 redis.call('PEXPIRE', log, left)
 if not archived then redis.call('PEXPIRE', job, left) end
 return 1
