@@ -267,8 +267,6 @@ def test_a_malicious_or_unavailable_issuer_signs_nobody_in(
     context: BrowserContext, signed_in_service: Service, provider: Provider
 ) -> None:
     """The page shows the error, and offers to try again. At the end the issuer is honest."""
-    policy = httpx.get(f"{signed_in_service.url}/", verify=signed_in_service.verify).headers["content-security-policy"]
-    assert policy.endswith(f"; connect-src 'self' {provider.url}")
     page = context.new_page()
     metadata = "**/.well-known/openid-configuration"
     page.route(metadata, lambda route: route.abort())

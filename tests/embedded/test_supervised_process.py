@@ -99,6 +99,7 @@ def test_a_program_that_starts_slowly_is_not_killed(path: Path) -> None:
             for pid in deaths:
                 os.killpg(pid, signal.SIGKILL)
                 wait_until(lambda: dead, PATIENCE_SECONDS, "its death is noticed")
+                assert not reports[-1]
                 reports.clear()
             wait_until(lambda: True in reports or len(dead) > 1, PATIENCE_SECONDS, "it has answered")
             assert (reports[0], dead) == (True, deaths)

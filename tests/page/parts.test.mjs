@@ -32,7 +32,7 @@ test("the address contains the picked lines", () => {
 });
 
 test("the selection is described, and copied as lines without colours", async () => {
-  const lines = [["\x1b[31mone\x1b[0m"], ["tw", true], ["o"], ["``` x"], ["five"]].map(([message, partial = false], index) => ({ sequence_num: index + 1, message, partial, stream: "stdout" }));
+  const lines = [["\x1b[31mone\x1b[0m"], ["tw", true], ["o"], ["``` x"], [" five "]].map(([message, partial = false], index) => ({ sequence_num: index + 1, message, partial, stream: "stdout" }));
   const asked = [];
   globalThis.fetch = async (request) => {
     const of = new URL(request.url).searchParams;
@@ -52,10 +52,10 @@ test("the selection is described, and copied as lines without colours", async ()
   equal(await copy("copy", 1, 2), "one\ntw");
   // The lines of one stream can come after empty pages.
   lines[4].stream = "stderr";
-  equal(await copy("copy", 1, 5, "stderr"), "five");
+  equal(await copy("copy", 1, 5, "stderr"), " five ");
   equal(await copy("copylink", 1, 2), "http://127.0.0.1/ui/workflows/w/jobs/j#L1");
-  equal(await copy("copymarkdown", 4, 5), "````\n``` x\nfive\n````\n[w / j, lines 4 to 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
-  equal(await copy("copymarkdown", 5, 5), "```\nfive\n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
+  equal(await copy("copymarkdown", 4, 5), "````\n``` x\n five \n````\n[w / j, lines 4 to 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
+  equal(await copy("copymarkdown", 5, 5), "```\n five \n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
   equal($("copy").textContent, "Copied ✓");
   navigator.clipboard.writeText = async () => { throw new Error("refused"); };
   $("copylink").textContent = "";

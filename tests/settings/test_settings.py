@@ -185,11 +185,13 @@ def test_a_token_and_a_token_file_cannot_be_combined() -> None:
 
 def test_a_url_of_several_hosts_gives_the_url_of_each() -> None:
     """The user applies to the servers. The options apply to all, except those of the Sentinels."""
-    url = RedisUrl.parse("rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%40&ssl_ca_certs=/ca.pem&db=3")
+    url = RedisUrl.parse(
+        "rediss+sentinel://u:p%2F@a,[::1]:7/logs/2?sentinel_password=s%2F%40&ssl_ca_certs=/ca.pem&db=3"
+    )
 
     assert (url.kind, url.service, url.hosts) == ("sentinel", "logs", (("a", 26379), ("::1", 7)))
     assert url.server_url(("b", 6379)) == "rediss://u:p%2F@b:6379/2?ssl_ca_certs=%2Fca.pem&db=3"
-    assert url.sentinel_url(("::1", 7)) == "rediss://:s%40@[::1]:7?ssl_ca_certs=%2Fca.pem"
+    assert url.sentinel_url(("::1", 7)) == "rediss://:s%2F%40@[::1]:7?ssl_ca_certs=%2Fca.pem"
     assert RedisUrl.parse("redis+cluster://a:1,b").hosts == (("a", 1), ("b", 6379))
 
 

@@ -323,18 +323,26 @@ def test_others_run_while_a_body_of_small_chunks_is_read(client: Client) -> None
     assert other.ready()
 
 
-def test_a_dripping_head_makes_room(connections: Connections) -> None:
-    """Its bytes are no progress; otherwise a client could hold its connection forever with a byte now and then."""
+@pytest.mark.parametrize("is_body", [False, True])
+def test_a_dripping_head_makes_room(connections: Connections, is_body: bool) -> None:
+    """Its bytes are no progress; otherwise a client could hold its connection forever with a byte now and then.
+
+    Those of a body are.
+    """
     dripping = Client(connections)
-    reading = gevent.spawn(lambda: [dripping.connection.recv(1) for _ in range(4)])
+    if is_body:
+        dripping.connection.begin_request()
+    reading = gevent.spawn(lambda: [dripping.connection.recv(1) for _ in range(5)])
     run_loop()
     # Newer, and waiting for its client, too.
     waiting = Client(connections)
     for _ in range(4):
         gevent.sleep(MIN_IDLE_SECONDS / 4)
         dripping.sock.send(b"x")
-    assert reading.get(timeout=5) == [b"x"] * 4
+    run_loop()
     newest = Client(connections)
-    assert [each.connection in list(connections) for each in (dripping, waiting, newest)] == [False, True, True]
+    left = [each.connection in list(connections) for each in (dripping, waiting, newest)]
+    assert left == [is_body, not is_body, True]
+    reading.kill()
     for client in (dripping, waiting, newest):
         client.close()

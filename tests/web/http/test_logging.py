@@ -56,15 +56,16 @@ def test_tokens_are_never_logged(formatter: logging.Formatter) -> None:
     assert [secret for secret in ("secret-1", "secret-2", TOKEN, TOKEN.split(".")[1]) if secret in text] == []
 
 
-def test_other_words_are_unchanged() -> None:
-    """A word with dots is not necessarily a token."""
-    assert redact("eye.of.newt at 10.0.0.1, bearer") == "eye.of.newt at 10.0.0.1, bearer"
-
-
-@pytest.mark.parametrize("reason", ["a bearer token is required", "the Authorization header is not a bearer token"])
-def test_the_reason_of_a_refusal_is_unchanged(reason: str) -> None:
-    """Its words after "bearer" are not tokens."""
-    assert redact(f"refused with 401: {reason}") == f"refused with 401: {reason}"
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("eye.of.newt at 10.0.0.1, bearer", "a bearer token is required"),
+        "the Authorization header is not a bearer token",
+    ],
+)
+def test_other_words_are_unchanged(text: str) -> None:
+    """A word with dots is not necessarily a token, nor is what follows "bearer" in our own messages."""
+    assert redact(text) == text
 
 
 @pytest.mark.parametrize("secret", ["tokens", "token-1", "token.x.y", "tokentoken"])

@@ -25,7 +25,7 @@ def publish(runner: Runner, first: int, *runs: Any, **more: Any) -> httpx.Respon
 
 def text(runner: Runner, client: httpx.Client, job: Foreign, body: bytes, **more: Any) -> httpx.Response:
     """Like ``curl --data-binary``. ``more`` overrides parameters and headers; None removes one."""
-    usual = {"first": 1, "stream": "stderr", "Content-Type": "text/plain; charset=utf-8"}
+    usual = {"first": 1, "stream": "stderr", "Content-Type": "text/plain; charset=UTF-8"}
     usual |= {"Chronoverse-Attempt": runner.attempt, "Chronoverse-Token": runner.token}
     sent = {name: str(value) for name, value in {**usual, **more}.items() if value is not None}
     query = {name: sent.pop(name) for name in list(sent) if name.islower()}

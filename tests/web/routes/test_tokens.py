@@ -188,7 +188,7 @@ def test_every_route_answers_every_token_as_documented(
 ) -> None:
     """As the document says. No refusal reveals what exists, no cache keeps an answer, and no log has the token."""
     make, expected = MATRIX[kind]
-    before, headers = service.log_size(), named(make())
+    before, headers = service.log_size(), {"X-Request-ID": "mine", **named(make())}
     for route, (method, path) in ROUTES.items():
         status = expected[route if route in expected else "else"]
         if absent and "/mine/jobs/job" in path:
@@ -199,7 +199,11 @@ def test_every_route_answers_every_token_as_documented(
         check_documented(document, response)
         assert re.search("no-(store|cache)", response.headers["cache-control"])
         assert response.headers["x-content-type-options"] == "nosniff"
-        assert ("content-encoding" in response.headers) <= ("Accept-Encoding" in response.headers.get("vary", ""))
+        assert response.headers["x-request-id"] == "mine"
+        if "content-encoding" in response.headers:
+            plain = anonymous.request(method, path, headers={**headers, "Accept-Encoding": "identity"})
+            assert "content-encoding" not in plain.headers
+            assert plain.headers["vary"] == response.headers["vary"] == "Accept-Encoding"
         if response.status_code >= 400:
             assert response.json()["status"] == response.status_code
             assert b"secret" not in response.content

@@ -136,9 +136,12 @@ def test_a_span_belongs_to_the_clients_trace(client: httpx.Client, collector: Co
             assert (span.trace_id == TRACE_ID, span.parent_id) == ((True, PARENT_ID) if parent == good else (False, ""))
 
 
-def test_every_other_request_is_a_span_too(client: httpx.Client, collector: Collector, job: Foreign) -> None:
+def test_every_other_request_is_a_span_too(
+    client: Any, collector: Collector, job: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Errors included. Its name is the route, never the path."""
     job.lines(["x"]).end()
+    monkeypatch.setitem(client._transport.app.view_functions, "ops.get_sign_in", lambda: 1 / 0)
     page = "GET /workflows/{workflow_id}/jobs/{job_id}/logs"
     for path, after, named, status in (
         (f"{job.path}/logs", "", page, 200),
@@ -147,12 +150,13 @@ def test_every_other_request_is_a_span_too(client: httpx.Client, collector: Coll
         ("/nowhere/at/all", "", "GET", 404),
         ("/ui/static/page.css", "", "GET /ui/static/{name}", 200),
         (f"{job.path}/profile", "", "GET /workflows/{workflow_id}/jobs/{job_id}/profile", 503),
+        ("/oidc", "", "GET /oidc", 500),
     ):
         name = f"{job.workflow_id}-{path.replace('/', '-')}"
         more = {"Last-Event-ID": after} if after else {}
         assert ask(client, path, name, **more).status_code == status
         span = collector.named(name)
-        assert (span.name, span.attrs["http.response.status_code"], span.failed) == (named, status, status == 503)
+        assert (span.name, span.attrs["http.response.status_code"], span.failed) == (named, status, status >= 500)
         assert ("http.route" in span.attrs) is (named != "GET")
 
 

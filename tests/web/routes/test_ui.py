@@ -3,7 +3,7 @@
 import hashlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
@@ -72,6 +72,11 @@ def test_other_paths_are_404(anybody: httpx.Client, path: str) -> None:
     if not is_file:
         assert "<h1>Page not found</h1>" in response.text
         assert "default-src 'self'" in response.headers["content-security-policy"]
+
+
+def test_with_an_issuer_the_page_can_connect_to_it(in_process: Callable[..., httpx.Client]) -> None:
+    client = in_process(oidc_issuer="https://id.example:8443/realm", oidc_client_id="page")
+    assert client.get("/").headers["content-security-policy"].endswith("; connect-src 'self' https://id.example:8443")
 
 
 def test_the_start_of_an_address_redirects_to_the_workflows(anybody: httpx.Client) -> None:
