@@ -8,14 +8,16 @@ import threading
 from types import SimpleNamespace
 from typing import Any, Final
 
+import flask_smorest
 import gevent
 import redis.connection
-from flask_smorest import Blueprint
 from redis._parsers import hiredis
+from werkzeug.routing import Rule
 
 from chronoverse.history.scans import client as scan_client
 from chronoverse.live import feed
 from chronoverse.store import driver, live_reader
+from chronoverse.web.routes import otlp, ui
 from tests.simulation.kernel import loop, world
 from tests.simulation.network import Network, Pipe, SimSocket
 
@@ -77,8 +79,13 @@ def install(network: Network) -> None:
     hiredis._socket_is_closed = lambda sock: sock.is_at_end()
     live_reader.wait_readable = driver.wait_readable = wait_readable  # type: ignore[assignment,attr-defined]
     live_reader.socket = SimpleNamespace(socketpair=Pipe.pair, socket=socket.socket)  # type: ignore
-    # A quarter of the time: the document of the routes for each node, and warnings about arguments that nobody passes.
-    Blueprint.register_views_in_doc = lambda *_, **__: None
+    # A third of the time: nodes' OpenAPI documents, pages and OTLP, and warnings about arguments that nobody passes.
+    flask_smorest.Blueprint.register_views_in_doc = lambda *_, **__: None
+    flask_smorest.Api._register_responses = Rule._compile_builder = lambda *_: lambda *_: None  # type: ignore[assignment]
+    for module in (flask_smorest.arguments, flask_smorest.blueprint, flask_smorest.response):
+        module.deepcopy = lambda document: document
+    otlp.is_installed = lambda: False
+    ui.blueprint = lambda _: flask_smorest.Blueprint("ui", __name__)  # type: ignore[assignment]
     for pool in (redis.ConnectionPool, redis.BlockingConnectionPool):
         pool.get_connection = inspect.unwrap(pool.get_connection)  # type: ignore[method-assign]
     feed.set = OrderedSet  # type: ignore[attr-defined]

@@ -57,16 +57,14 @@ class Watcher:
         if callback is not None and args is not None:
             callback(*args)
 
-    def stop(self) -> None:
+    def stop(self, *_: object) -> None:
         if self._call is not None:
             self._call.stop()
         self._call = self.callback = self.args = None
 
-    def close(self) -> None:
-        self.stop()
+    close = __exit__ = stop
 
-    def send(self) -> None:
-        """Of an ``async_`` watcher. There are no other threads."""
+    def send(self) -> None: ...  # Of an ``async_`` watcher. There are no other threads.
 
     @property
     def active(self) -> bool:
@@ -76,9 +74,6 @@ class Watcher:
 
     def __enter__(self) -> "Watcher":
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class VirtualLoop:

@@ -170,9 +170,3 @@ class Simulator:
         self._server.stdin.write(f"{json.dumps(asdict(plan))}\n")
         self._server.stdin.flush()
         return Result(**json.loads(self._server.stdout.readline() or '{"violations": ["the simulator has died"]}'))
-
-
-def simulate(plan: Plan) -> Result:
-    """The result of a single plan."""
-    with Simulator() as simulator:
-        return simulator.run(plan)
