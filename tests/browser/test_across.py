@@ -70,32 +70,6 @@ def test_three_clicks_lead_from_the_home_page_to_a_line(
     assert tab.page.input_value("#q") == "DISK full"
 
 
-def test_all_workflows_are_searched_from_the_home_page(
-    open_tab: OpenTab, page_service: Service, page_store: Store
-) -> None:
-    """All that the token can read, newest job first. A match links to its line, and back returns to the matches."""
-    for name in ("all-one", "all-two", "all-three"):
-        Job(page_store, "job", name).lines("fine", f"a rare word of {name}").end()
-    tab = open_tab()
-    page = tab.page
-    page.goto(f"{tab.url}/#token={page_service.token('all-one', 'all-two')}")
-    page.wait_for_selector("tbody tr:nth-child(2)")
-    page.keyboard.press("/")
-    page.keyboard.type("rare word")
-    page.keyboard.press("Enter")
-    tab.wait_text("#progress", "2 matches in 2 jobs · all jobs were searched")
-    assert page.evaluate(GROUPS) == [["all-two / job", ["2"], False], ["all-one / job", ["2"], False]]
-    assert not page.is_visible("table")
-    page.click("#found a.match >> nth=1")
-    tab.wait_number(2)
-    assert tab.address == f"{tab.url}/ui/workflows/all-one/jobs/job?q=rare+word#L2"
-    page.go_back()
-    page.wait_for_selector("#found a.match")
-    assert tab.address == f"{tab.url}/?q=rare+word"
-    page.go_back()
-    page.wait_for_selector("tbody tr:nth-child(2)")
-
-
 def test_results_are_text(open_tab: OpenTab, page_service: Service) -> None:
     """Whatever jobs, lines and errors contain. A job that could not be searched shows why."""
     evil = "\"><img src=x onerror='window.hacked=1'>/../../javascript:hacked"
@@ -119,24 +93,3 @@ def test_results_are_text(open_tab: OpenTab, page_service: Service) -> None:
     assert page.inner_text("#found h2") == evil
     assert page.inner_text("#found .problem") == f"Search stopped: {evil}"
     assert page.evaluate("'hacked' in window") is False
-
-
-def test_a_token_shows_only_its_own_workflows(open_tab: OpenTab, page_service: Service, page_store: Store) -> None:
-    """Other workflows are not listed, and their pages show that nothing was found. A name can be typed."""
-    names = [f"own-{number:02}" for number in range(53)]
-    for name in [*names, "not-own"]:
-        Job(page_store, "job", name).lines("a word")
-    tab = open_tab()
-    page = tab.page
-    page.goto(f"{tab.url}/#token={page_service.token(*names)}")
-    listed = "() => Array.from(document.querySelectorAll('tbody .who a'), (each) => each.textContent)"
-    page.wait_for_selector("tbody tr:nth-child(53)")
-    assert page.evaluate(listed) == names[::-1]
-    page.fill("#workflow", "not-own")
-    page.press("#workflow", "Enter")
-    page.wait_for_url(f"{tab.url}/ui/workflows/not-own")
-    page.wait_for_selector("#notice:has-text('not')")
-    page.fill("#q", "word")
-    page.press("#q", "Enter")
-    page.wait_for_selector("#progress.bad:has-text('The search failed: ')")
-    assert page.locator("#found *").count() == 0

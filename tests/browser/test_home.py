@@ -1,4 +1,4 @@
-"""The home page: signing in, storing the token, and the list of a workflow's jobs."""
+"""The home page: signing in, and storing the token."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,6 @@ import pytest
 from playwright.sync_api import Browser
 
 from chronoverse.auth.tokens import WRITE
-from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 from tests.support.service import Service
@@ -14,28 +13,6 @@ from tests.support.service import Service
 pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
-
-ROWS = "() => [...document.querySelectorAll('tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
-
-
-def test_a_workflows_jobs_are_listed_live(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """Newest first. Statuses update without a reload. Each job links to its page. The number of lines is shown
-    only at the job's end, because until then it changes constantly.
-    """
-    job.lines("one", "two")
-    tab = open_tab()
-    tab.page.goto(f"{tab.url}/ui/workflows/page#token={page_service.token()}")
-    tab.page.wait_for_selector("tbody tr")
-    first = tab.page.evaluate(ROWS)[0]
-    assert (first[0], first[1], first[6]) == ("Running", job.ref.job_id, "")
-    job.end(Status.FAILED, 7)
-    # Jobs of other tests may be running, and would come first.
-    row = f"tbody tr:has(a:text-is('{job.ref.job_id}'))"
-    tab.wait_text(f"{row} .badge", "Failed · exit 7")
-    assert tab.text(f"{row} .lines") == "2"
-    tab.page.click(f"{row} a:text-is('{job.ref.job_id}')")
-    tab.wait_number(2)
-    assert tab.address == f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}"
 
 
 def test_a_token_is_asked_for_and_stays_in_the_tab(

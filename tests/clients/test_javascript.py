@@ -24,7 +24,7 @@ from tests.clients.conftest import options
 from tests.clients.javascript import PACKAGE, PATIENCE_SECONDS, Chromium, Engine, Node
 from tests.support.bench import NOW
 from tests.support.changes import number_from_1
-from tests.support.scripted import ScriptedService, answer, problem, stream
+from tests.support.scripted import ScriptedService, answer, stream
 from tests.support.service import Service
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
@@ -271,67 +271,11 @@ def test_nothing_is_missed_when_the_service_is_cut_off(
         assert (answered["outcome"], answered["cursor"]) == ("matched", 301)
 
 
-def test_interrupted_frames_are_sent_again_in_full(node: Node) -> None:
-    """Duplicates are dropped. Each request has the last number."""
-    torn = log(3)[:-1]
-    answers = (
-        stream(CONNECTED, JOB, log(1), log(2) + torn, whole=False),
-        None,
-        stream(CONNECTED, JOB, log(2), log(3), b'event: gap\ndata: {"from":4,"to":6,"reason":"lost"}\n\n', after=2),
-        stream(
-            CONNECTED, b'event: gap\ndata: {"from":4,"to":8,"reason":"lost"}\n\n', b"id: 9\n\n", log(9)[:20], after=6
-        ),
-        stream(CONNECTED, b": \n", log(10), b"event: news\ndata: x\n\n", END % 11, log(12), after=9),
-    )
-    with ScriptedService(*answers) as service:
-        seen = node.start("follow", service=service.url, **SCRIPTED).result()
-
-    assert seen["numbers"] == [1, 2, 3, 10]
-    assert [(gap["from"], gap["to"]) for gap in seen["gaps"]] == [(4, 6), (7, 8)]
-    assert (seen["skipped"], seen["events"][-1], seen["failure"]) == (1, "end", None)
-    assert [request.headers.get("last-event-id") for request in service.requests] == [None, "2", "2", "6", "9"]
-    assert len(seen["reconnects"]) == 4
-
-
-@pytest.mark.long
-def test_the_service_sets_the_reconnection_time(node: Node) -> None:
-    """With ``retry:`` and Retry-After. Delays grow with each failure in a row, until the reader gives up."""
-    busy = problem("503 Service Unavailable", "too many", Retry_After="1")
-    with ScriptedService(stream(CONNECTED, JOB), busy, None, None, stream(END % 1)) as service:
-        seen = node.start("follow", service=service.url, **SCRIPTED).result()
-    (_, first), (text, second), (_, third), (_, fourth) = seen["reconnects"]
-    assert text == "too many"
-    assert 15 <= first <= 25
-    assert second == 1000
-    assert 60 <= third <= 100
-    assert 120 <= fourth <= 200
-    assert seen["failure"] is None
-
-    with ScriptedService(stream(CONNECTED, JOB), *[busy] * 3) as service:
-        seen = node.start("follow", service=service.url, giveUpAfter=0.5, **SCRIPTED).result()
-    assert (seen["failure"]["status"], len(service.requests)) == (503, 3)
-
-
 def test_an_answer_of_another_service_is_an_error(node: Node) -> None:
     """An HTML page, as from a wrong address or a proxy, is not read as an empty log."""
     with ScriptedService(answer("200 OK", b"<!doctype html>", Content_Type="text/html")) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
     assert seen["failure"]["message"].endswith("/events does not answer with an event stream")
-
-
-def test_a_wait_continues_after_an_early_answer(node: Node) -> None:
-    """For example when a worker shuts down. It continues at the cursor, and reports all gaps at the end."""
-    early = b'{"outcome":"timeout","log":null,"cursor":5,"job":{},"gaps":[{"from":1,"to":2,"reason":"trimmed"}]}'
-    found = (
-        b'{"outcome":"matched","log":{"sequence_num":9},"cursor":9,"job":{},"gaps":[{"from":7,"to":8,"reason":"lost"}]}'
-    )
-    with ScriptedService(answer("200 OK", early), None, answer("200 OK", found)) as service:
-        seen = node.start("wait", service=service.url, q="x", timeout=30, **SCRIPTED).result()
-
-    assert (seen["answer"]["outcome"], seen["answer"]["cursor"]) == ("matched", 9)
-    assert [gap["from"] for gap in seen["answer"]["gaps"]] == [1, 7]
-    assert [request.query.get("offset") for request in service.requests] == [None, "5", "5"]
-    assert [request.query["timeout"] for request in service.requests] == ["20", "20", "20"]
 
 
 @pytest.mark.parametrize("example", ["follow", "page", "wait"])

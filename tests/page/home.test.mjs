@@ -3,7 +3,7 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $, until } from "./document.mjs";
+import { $, events, until } from "./document.mjs";
 
 const ago = (minutes) => new Date(Date.now() - 60_000 * minutes).toISOString();
 const workflow = (id, recent, more = {}) => ({ id, recent, running: recent.filter((each) => each === "RUNNING").length, jobs: recent.length, last_job: `${id}-9`, last_job_at: ago(3), last_status: recent[0], ...more });
@@ -30,6 +30,12 @@ test("failing workflows come first, even while the next job runs; then running o
   deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 6", "Failing 2", "Running 2"]);
   await until(() => rows()[1].querySelector(".since").textContent);
   deepEqual(rows().slice(0, 3).map((row) => row.querySelector(".since").textContent), ["failing for 2 h", "failing for 50 min", ""]);
+  deepEqual(rows()[1].querySelector(".ten").links.map(({ href }) => href), ["n1", "n2"].map((id) => `/ui/workflows/never/jobs/${id}`));
+  for (const [query, ids] of [["?show=red", ["red", "never"]], ["?show=running", ["red", "running"]], ["", ["red", "never", "running", "Good", "run", "away"]]]) {
+    location.search = query;
+    events.dispatchEvent(new Event("popstate"));
+    deepEqual(shown(), ids);
+  }
 });
 
 test("a name filters the list case-insensitively, and opens the exact match or the first one", () => {

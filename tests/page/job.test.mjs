@@ -107,3 +107,9 @@ test("the browser's shortcuts are left alone", () => {
   const isTaken = (key, more) => !press(key, more);
   deepEqual([isTaken("w"), isTaken("w", { ctrlKey: true }), isTaken("w", { target: $("q") }), isTaken("x"), isTaken("f", { ctrlKey: true })], [true, false, false, false, true]);
 });
+
+test("an address beyond the end of the log is reported", async () => {
+  location.hash = "#L9999";
+  events.dispatchEvent(new Event("hashchange"));
+  await until(() => $("link").textContent.includes("no line 9,999: the log ends at line 1,000"));
+});

@@ -61,6 +61,14 @@ test("a stopped or failed search shows its progress, and can be continued", asyn
   equal($("further").hidden, false);
 });
 
+test("jobs of all workflows are named with their workflow, and counted apart", async () => {
+  serve([["v", "w"].map((workflow_id) => ({ ...found("b", [1]), workflow_id })), null]);
+  const search = makeSearch(null);
+  search.start({ q: "match", labels: [] });
+  await until(() => said() === "2 matches in 2 jobs · all jobs were searched");
+  deepEqual($("found").children.map(({ links }) => links.slice(0, 2).map(({ href }) => href.split("?")[0])), ["v", "w"].map((id) => [`/ui/workflows/${id}`, `/ui/workflows/${id}/jobs/b`]));
+});
+
 test("a late answer to an earlier search changes nothing", async () => {
   const answers = [];
   globalThis.fetch = () => new Promise((done) => answers.push((id) => done(Response.json({ jobs: [found(id, [1])], cursor: null }))));
