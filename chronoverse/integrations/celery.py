@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import hmac
 import logging
+import math
 import os
 import re
 import secrets
@@ -28,6 +29,7 @@ from typing import Any, Final
 
 from celery import Celery, signals, states
 from celery.utils.log import task_logger
+from greenlet import GreenletExit
 
 from chronoverse.auth.token_file import configured_token
 from chronoverse.errors import ChronoverseError, SequenceGap, StoreError
@@ -105,11 +107,14 @@ class TaskLogs:
         self._writer: Store | HttpLogWriter | None = None
         self._writer_pid = 0
         self._away_until = 0.0
+        #: The worker's hard time limit.
+        self._time_limit: float | None = None
         self._handler = JobLogHandler(lambda: output.log if (output := self._current()) else None)
         self._handler.addFilter(_is_of_task)
         self._handler.setFormatter(self.formatter)
         self._task_streams: list[_TaskStream] = []
         self._receivers: dict[Any, Callable[..., None]] = {
+            signals.worker_init: self._begin_worker,
             signals.worker_process_init: self._begin_process,
             signals.task_prerun: self._begin,
             signals.task_failure: self._write_traceback,
@@ -126,16 +131,21 @@ class TaskLogs:
         for event, receiver in self._receivers.items():
             event.disconnect(receiver)
 
+    def _begin_worker(self, sender: Any, **_: Any) -> None:
+        self._time_limit = sender.time_limit
+
     def _begin_process(self, **_: Any) -> None:
         self._is_pool_process = True
 
     def _begin(self, sender: Any, task_id: str, **_: Any) -> None:
         if not self._is_published(sender):
             return
+        limit = (sender.request.timelimit or [None])[0] or sender.time_limit or self._time_limit
+        overdue_at = time.monotonic() + (limit or math.inf)
         log = self._open_log(sender, sender.request)
         if log is None:
             return
-        output = _TaskOutput(log, self._context.get())
+        output = _TaskOutput(log, self._context.get(), overdue_at)
         with self._lock:
             self._running[task_id] = output
             if len(self._running) == 1:
@@ -162,10 +172,19 @@ class TaskLogs:
         if output is None:
             return
         self._context.set(output.outer)
+        error = sys.exc_info()[1] if state is None else None
+        signum = _signal_of(error)
+        # The timer of the worker's main process began at most milliseconds before ours.
+        is_overdue = signum == signal.SIGTERM and time.monotonic() > output.overdue_at - 0.1
+        if is_overdue:
+            output.streams["stderr"].write("hard time limit exceeded\n")
         for stream in output.streams.values():
             stream.close()
-        if state is None and (signum := _signal_of(sys.exc_info()[1])) is not None:
-            result: tuple[Status, int | None] = Status.CANCELED, 128 + signum
+        result: tuple[Status, int | None]
+        if signum is not None:
+            result = Status.FAILED if is_overdue else Status.CANCELED, 128 + signum
+        elif isinstance(error, GreenletExit):  # revoked in a gevent pool
+            result = Status.CANCELED, None
         elif state is None:  # the task raised an exception that Celery does not catch, such as SystemExit
             output.log.__exit__(*sys.exc_info())
             return
@@ -252,11 +271,15 @@ class TaskLogs:
 
 
 class _TaskOutput:
-    """A running task's log and streams. ``outer`` is the task that called it in the same thread, or None."""
+    """A running task's log and streams. ``outer`` is the task that called it in the same thread, or None.
 
-    def __init__(self, log: JobLog, outer: "_TaskOutput | None") -> None:
+    ``overdue_at`` is the monotonic time of its hard time limit.
+    """
+
+    def __init__(self, log: JobLog, outer: "_TaskOutput | None", overdue_at: float) -> None:
         self.log = log
         self.outer = outer
+        self.overdue_at = overdue_at
         self.pid = os.getpid()
         self.streams = {name: JobLogStream(log, name) for name in STREAMS}
 

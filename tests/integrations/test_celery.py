@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import psutil
 import pytest
-from celery import Celery
+from celery import Celery, signals
 
 from chronoverse.auth.tokens import mint
 from chronoverse.integrations.celery import AWAY_SECONDS, DELIVER_SECONDS, OPEN_SECONDS, install
@@ -326,10 +326,22 @@ def test_an_exit_ends_the_job(eager_app: tuple[Any, Install], store: RedisServer
     def quiet() -> str:
         return "done"
 
-    for code, end in ((3, ("FAILED", "3")), (signal.SIGTERM - 256, ("CANCELED", "143"))):
+    ended = signal.SIGTERM - 256
+    for number, (code, limits, end) in enumerate(
+        [
+            (3, (None, None), ("FAILED", "3")),
+            (ended, (None, None), ("CANCELED", "143")),
+            (ended, (60, None), ("CANCELED", "143")),
+            # Beyond the hard time limit of the task or of the worker:
+            (ended, (0.01, None), ("FAILED", "143")),
+            (ended, (None, 0.01), ("FAILED", "143")),
+        ]
+    ):
+        leave.time_limit = limits[0]
+        signals.worker_init.send(sender=type("Worker", (), {"time_limit": limits[1]}))
         with pytest.raises(SystemExit):
-            leave.apply((code,), task_id=f"exit {code}")
-        terminal = read_log(store, JobRef("eager", f"exit-{code}"))[1]
+            leave.apply((code,), task_id=f"exit {number}")
+        terminal = read_log(store, JobRef("eager", f"exit-{number}"))[1]
         assert terminal is not None
         assert (terminal["status"], terminal["exit_code"]) == end
     assert quiet.apply(task_id="quiet").get() == "done"
@@ -395,6 +407,13 @@ def test_other_pools(broker: RedisServer, store: RedisServer, tmp_path: Path, po
         job = JobRef(f"all-of-{pool}", retried.id)
         assert worker.end(job) == ("COMPLETED", "0")
         assert texts(store, job, "stdout") == ["attempt 1", "attempt 2"]
+        if pool == "gevent":
+            revoked = worker.send("speak", "long", 60, queue=pool)
+            job = JobRef(f"all-of-{pool}", revoked.id)
+            wait_until(lambda: read_lines(store, job), SOON, "its first line")
+            revoked.revoke(terminate=True)
+            assert worker.end(job) == ("CANCELED", None)
+            assert read_lines(store, job) == ["long"]
 
 
 def spooled(shop: Shop) -> list[Path]:
