@@ -2,11 +2,12 @@
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TextIO
 
 import pytest
 import structlog
@@ -192,13 +193,25 @@ def test_lines_that_are_missing_are_named() -> None:
     ]
 
 
+#: Open log files, one for each try.
+FILES: Final[dict[Path, TextIO]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _close_files() -> Iterator[None]:
+    yield
+    while FILES:
+        FILES.popitem()[1].close()
+
+
 def say(path: Path, logs: RemoteTaskLogs, text: str, **fields: Any) -> None:
     """Logs a line immediately, as Airflow does to a task's log file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     processors: list[Any] = [structlog.processors.add_log_level, *logs.processors, structlog.processors.JSONRenderer()]
-    with path.open("a") as file:
-        logger = structlog.wrap_logger(structlog.WriteLogger(file), processors=processors)
-        logger.info(text, logger="task.stdout", **fields)
+    if path not in FILES:
+        FILES[path] = path.open("a")
+    logger = structlog.wrap_logger(structlog.WriteLogger(FILES[path]), processors=processors)
+    logger.info(text, logger="task.stdout", **fields)
 
 
 def has_lines(logs: RemoteTaskLogs, path: str, *expected: str) -> bool:
@@ -255,6 +268,16 @@ def test_a_try_ends_as_its_process_says_and_a_trigger_ends_no_job(fake: type[Fak
         logs.upload(tmp_path / path)
     wait_until(lambda: len(fake.ends) == 3, SOON, "all have ended")
     assert fake.ends == [(Status.LOST, None), (Status.COMPLETED, 0), (Status.PENDING, None)]
+
+
+def test_a_try_that_airflow_cannot_start_ends(fake: type[FakeLog], tmp_path: Path) -> None:
+    """Airflow closes its file, and uploads nothing. The worker continues, and would renew the lease forever."""
+    logs = RemoteTaskLogs("http://127.0.0.1:1", "token", settings=Settings(data_dir=tmp_path))
+    path = tmp_path / "dag_id=d/run_id=r/task_id=t/attempt=1.log"
+    say(path, logs, "one")
+    FILES[path].close()
+    wait_until(lambda: fake.ends, SOON, "the end")
+    assert fake.ends == [(Status.LOST, None)]
 
 
 @pytest.mark.parametrize(("slow", "delivers"), [(OPEN_SECONDS, True), (0.0, False)], ids=["open", "delivery"])

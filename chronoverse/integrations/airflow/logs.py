@@ -30,6 +30,8 @@ OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
 #: Seconds after an outage of the service during which the process's next tasks wait only a second at their end.
 AWAY_SECONDS: Final = 30.0
+#: Seconds between two checks of whether a task's file is closed.
+CLOSED_SECONDS: Final = 2.0
 #: The field of ``plugin``'s record that has the task's :class:`Status`.
 END_FIELD: Final = "chronoverse_end"
 
@@ -43,6 +45,7 @@ class _RunningTry:
         self.log = log
         self.end = end
         self.exit_code: int | None = None
+        self.is_over = threading.Event()
 
 
 class RemoteTaskLogs:
@@ -77,21 +80,23 @@ class RemoteTaskLogs:
 
         Raises :class:`DropEvent` for published records. Raises nothing else: an error here would end the task.
         """
-        path = getattr(getattr(logger, "_file", None), "name", None)
+        file = getattr(logger, "_file", None)
+        path = getattr(file, "name", None)
         name = _name_of(path) if isinstance(path, str) else None
         try:
-            if name is None or not self._publish_as(name, record):
+            if name is None or not self._publish_as(name, file, record):
                 return record
         except Exception:
             _logger.exception("a record of %s is not published", name)
             return record
         raise DropEvent
 
-    def _publish_as(self, name: str, record: Mapping[str, Any]) -> bool:
+    def _publish_as(self, name: str, file: Any, record: Mapping[str, Any]) -> bool:
         with self._lock:
             running = self._running.get(name)
             if running is None:
                 running = self._running[name] = self._begin(name)
+                threading.Thread(target=self._watch, args=(name, file, running), daemon=True).start()
         if END_FIELD in record:
             running.end = Status(record[END_FIELD])
             running.exit_code = 0 if running.end is Status.COMPLETED else 1
@@ -104,6 +109,12 @@ class RemoteTaskLogs:
         running.log.write(stream, text, at=seconds)
         return True
 
+    def _watch(self, name: str, file: Any, running: _RunningTry) -> None:
+        """Ends the log if Airflow closes the file without an upload, as it does if it cannot start the task."""
+        while not running.is_over.wait(CLOSED_SECONDS):
+            if file.closed:
+                self.upload(name)
+
     def upload(self, path: PathLike[str] | str, ti: Any = None) -> None:
         """Ends the log that replaces this file. Airflow calls it when the task's process has ended.
 
@@ -111,7 +122,10 @@ class RemoteTaskLogs:
         """
         with self._lock:
             running = self._running.pop(_name_of(fspath(path)) or "", None)
-        if running is None or running.log is None:
+        if running is None:
+            return
+        running.is_over.set()
+        if running.log is None:
             return
         end = partial(self._end, running.log, running.end, running.exit_code)
         if is_of_triggerer(fspath(path)):
@@ -145,7 +159,7 @@ class RemoteTaskLogs:
         return [source], [_records(client, job, itertools.chain([first] if first else [], lines))]
 
     def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
-        """Like :meth:`stream`, but returns the records as one text. For Airflow versions without :meth:`stream`."""
+        """Like :meth:`stream`, but returns one text. Part of Airflow's interface, which 3.3 does not call."""
         sources, streams = self.stream(relative_path, ti)
         return sources, ["\n".join(stream) for stream in streams] or None
 
