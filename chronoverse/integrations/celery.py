@@ -29,7 +29,6 @@ from typing import Any, Final
 
 from celery import Celery, signals, states
 from celery.utils.log import task_logger
-from greenlet import GreenletExit
 
 from chronoverse.auth.token_file import configured_token
 from chronoverse.errors import ChronoverseError, SequenceGap, StoreError
@@ -183,7 +182,7 @@ class TaskLogs:
         result: tuple[Status, int | None]
         if signum is not None:
             result = Status.FAILED if is_overdue else Status.CANCELED, 128 + signum
-        elif isinstance(error, GreenletExit):  # revoked in a gevent pool
+        elif type(error).__name__ == "GreenletExit":  # revoked in a pool of greenlets
             result = Status.CANCELED, None
         elif state is None:  # the task raised an exception that Celery does not catch, such as SystemExit
             output.log.__exit__(*sys.exc_info())
