@@ -321,8 +321,15 @@ def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
                 "--new --against good --against-label a=b",
             )
         ),
+        *(
+            f"end wf_1 job_1 {each}"
+            for each in ("", "--exit-code 0 --status lost", "--status running", "--exit-code x")
+        ),
         *(f"wait wf_1 job_1 {each}" for each in ("--regex", "--stream stdout", "--offset 0")),
-        *(f"deliver none {each}" for each in ("--raw", "--print --retry", "--print --as x", "--print --server http://x")),
+        *(
+            f"deliver none {each}"
+            for each in ("--raw", "--print --retry", "--print --as x", "--print --server http://x")
+        ),
         *(f"archive {each}" for each in ("--delete", "--once --delete", "-o json", "--once -o name")),
         *(f"archive --once {each}" for each in ("--orphans", "--import", "--verify", "--confirm-store")),
         f"jobs wf_1{' --label a=b' * 17}",
