@@ -80,7 +80,7 @@ def run(
     if page:
         say(page(job))
     spool = _open_spool(job, room, say, retry=retry, service_url=service_url)
-    recovered, recovered_lines = spool.path, spool.line_count
+    recovered, recovered_lines = spool.path, spool.undelivered
     publisher = make_publisher(spool)
     signals = signals or SignalForwarder()
     refusal: ChronoverseError | None = None

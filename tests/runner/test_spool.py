@@ -549,7 +549,7 @@ def test_the_state_is_written_immediately(tmp_path: Path) -> None:
     file, saved = SpoolFile.open(copied)
     file.close()
     spool.abandon()
-    assert saved == {"attempt": 2, "dropped": 0, "first": 0, "end": 1}
+    assert saved == {"attempt": 2, "dropped": 0, "first": 0, "acked": 0, "end": 1}
 
 
 def test_a_state_that_was_not_written_is_written_next_time(tmp_path: Path) -> None:

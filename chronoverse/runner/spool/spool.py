@@ -95,6 +95,8 @@ class Spool:
         #: Indexes, as in the picture above: of the first line not acknowledged, of the first not known to be safe, of
         #: the first not removed, and of the job's next line.
         self.acked = self.safe = self.first = self.end = 0
+        #: Of a recovered file, the index up to which its runner had acknowledgements. 0 once the store has said more.
+        self._was_acked = 0
         #: Lines dropped because the spool was full.
         self.dropped = 0
         #: The oldest lines, if they are in a file; the newest lines, in memory.
@@ -139,7 +141,7 @@ class Spool:
     @property
     def undelivered(self) -> int:
         """The number of lines not acknowledged, including dropped ones not yet declared in the log."""
-        return self.end - self.acked
+        return self.end - max(self.acked, self._was_acked)
 
     @property
     def memory_bytes(self) -> int:
@@ -193,7 +195,7 @@ class Spool:
         The file is changed only once the other job has an attempt.
         """
         with self._changed:
-            self.is_reassigned = True
+            self.is_reassigned, self._was_acked = True, 0
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
 
     def force_spill(self, enabled: bool) -> None:
@@ -263,7 +265,7 @@ class Spool:
         ``index`` can be lower than before, if the store lost lines.
         """
         with self._changed:
-            self.acked = index
+            self.acked, self._was_acked = index, 0
             self.safe = min(self.safe, index)
             self._changed.notify_all()
 
@@ -392,7 +394,8 @@ class Spool:
             self._file.write(self._saved(), delete=(0, stop))
 
     def _saved(self) -> dict[str, Any]:
-        return {**self.state, "dropped": self.dropped, "first": self.first}
+        acked = max(self.acked, self._was_acked)
+        return {**self.state, "dropped": self.dropped, "first": self.first, "acked": acked}
 
     def _save(self) -> None:
         if self._file is not None and not (self.is_reassigned and "attempt" not in self.state):
@@ -407,13 +410,14 @@ class Spool:
     def _load(self, file: SpoolFile, saved: dict[str, Any]) -> None:
         """Loads the state and batches of a recovered file. Raises ValueError if they are inconsistent."""
         self.dropped, first, self.end = saved.pop("dropped", 0), saved.pop("first", None), saved.pop("end", 0)
-        self.state = saved
+        acked, self.state = saved.pop("acked", 0), saved
         for each in file.valid_batches():
             first = each.ordinal if first is None else first
             self._position = each.position + len(each.text)
             self.end = max(self.end, each.end)
         self.first = self.acked = first or 0
         self.end = self._sent = max(self.end, self.first)
+        self._was_acked = min(acked, self.end)
         base = saved.get("base", 1)
         if "attempt" in saved and base + self.first < 1:
             raise ValueError(f"its first line would have the number {base + self.first}")

@@ -308,5 +308,6 @@ _STATE: Final[Mapping[str, str]] = {
     "retry": "true",
     "dropped": _COUNT,
     "first": _COUNT,
+    "acked": _COUNT,
     "end": _COUNT,
 }
