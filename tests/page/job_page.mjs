@@ -14,6 +14,7 @@ Object.assign(globalThis, {
 });
 Object.assign(document.documentElement.dataset, { errors: "error", harmless: "0 errors" });
 sessionStorage.setItem("chronoverse.token", "token");
+location.pathname = "/ui/workflows/%77/jobs/%6A";
 Object.assign($("log"), { clientHeight: 200, clientWidth: 800, scrollTop: 0 });
 Object.assign($("q"), { value: "" });
 

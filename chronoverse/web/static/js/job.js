@@ -30,7 +30,7 @@ const TIMES = ["none", "clock", "elapsed"];
 //: Milliseconds that the first lines wait for the steps and the cause.
 const LATE_MS = 900;
 
-const [, , , workflow, , name] = location.pathname.split("/");
+const [, , , workflow, , name] = location.pathname.split("/").map(decodeURIComponent);
 const path = `/workflows/${workflow}/jobs/${name}`;
 const maker = new RowMaker();
 maker.marks = (line) => find.marks(line);
