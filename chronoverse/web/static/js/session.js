@@ -109,7 +109,8 @@ function takeFromFragment() {
   if (given === undefined) return false;
   const rest = parts.filter((part) => part !== given).join("&");
   history.replaceState(history.state, "", location.pathname + location.search + (rest ? `#${rest}` : ""));
-  const value = decodeURIComponent(given.slice("token=".length));
+  // Unlike decodeURIComponent, keeps an invalid escape.
+  const value = new URLSearchParams(given).get("token");
   if (value) keep(value, null);
   return value !== "";
 }
