@@ -60,8 +60,10 @@ export function elapsed(iso, start) {
   return `${ms < 0 ? "-" : "+"}${hours ? `${hours}:` : ""}${minutes}`;
 }
 
+/** The age of a time, such as "5 min" or "3 d". Empty for an invalid time. */
 export function age(iso, now = Date.now()) {
   const minutes = Math.floor((now - Date.parse(iso)) / 60_000);
+  if (Number.isNaN(minutes)) return "";
   if (minutes < 60) return `${Math.max(1, minutes)} min`;
   return minutes < 1440 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} d`;
 }

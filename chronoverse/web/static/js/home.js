@@ -52,7 +52,7 @@ function update(row, workflow) {
     const [newest, oldest] = [after[0], after.at(-1)];
     why = (newest && causeOf(id, newest.id, again)) || "";
     if (newest?.status === "LOST") since = `lost ${ago(newest.finished_at)}`;
-    else if (oldest) since = `failing for ${age(oldest.started_at ?? oldest.created_at)}`;
+    else if (oldest) since = ["failing", age(oldest.started_at ?? oldest.created_at)].filter(Boolean).join(" for ");
   }
   row.querySelector(".since").textContent = since;
   Object.assign(row.querySelector(".why"), { textContent: why, title: why });
