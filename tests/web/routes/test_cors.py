@@ -77,12 +77,6 @@ def test_a_page_can_read_each_answer(client: httpx.Client, path: str, status: in
     assert "Retry-After" in answer.headers["Access-Control-Expose-Headers"]
 
 
-def test_a_stream_for_another_origin(client: httpx.Client, job: Foreign) -> None:
-    job.lines(["a line"]).end()
-    stream = client.get(f"{job.path}/events", headers={"Origin": ORIGIN})
-    assert (stream.headers["Access-Control-Allow-Origin"], "event: end" in stream.text) == (ORIGIN, True)
-
-
 def test_an_options_request_without_a_preflight_needs_a_token(
     client: httpx.Client, in_process: Callable[..., httpx.Client]
 ) -> None:
