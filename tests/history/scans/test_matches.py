@@ -86,7 +86,7 @@ def test_too_much_context_is_reduced_to_the_nearest_lines(descending: bool) -> N
         assert more is None or (len(found), len(more)) == (41, 5)
 
 
-@pytest.mark.parametrize(("text", "size"), [("b", 2**18 - 1), ("é", 2**17 - 1)])
+@pytest.mark.parametrize(("text", "size"), [pytest.param("b", 2**18 - 1, marks=pytest.mark.long), ("é", 2**17 - 1)])
 def test_all_of_a_long_line_is_searched(text: str, size: int) -> None:
     """Even by an expression that matches the empty text at each character."""
     encode = MatchEncoder(lambda *_, **__: iter(()), JOB, Matcher("a*", regex=True), None, False, 0, 0)
