@@ -1,6 +1,5 @@
 """New lines on the screen: marked, stepped through, counted in the toolbar; and where a failed job opens."""
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -95,46 +94,6 @@ def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job
     tab.page.click("#new")
     tab.wait(lambda rows: rows[1][0] - rows[0][0] == 1, "every line")
     assert (tab.text("#newcount"), "new=" in tab.address) == ("3", False)
-
-
-def test_a_failed_job_opens_at_its_cause(open_tab: OpenTab, page_store: Store) -> None:
-    """With the new lines marked and the failure in words. A line in the address takes precedence."""
-    error = ["starting the deploy", "GatewayError: 409 <b>conflict</b>", "  at deploy (gateway.js:14)"]
-    lines = [*GOOD[:100], "a warning", *GOOD[100:149], *error, *GOOD[150:], "tidying up"]
-    job = write_runs(page_store, f"cause-{time.monotonic_ns()}", *lines)
-    tab = open_tab(job.ref)
-    wait_current(tab, 152)
-    assert tab.numbers()[0] == 146
-    said = "GatewayError: 409 <b>conflict</b>"
-    tab.wait_text("#summary code", said)
-    tab.wait_text("#summary .at", "152")
-    tab.page.wait_for_selector("#gocause:has-text('Go to line 152')")
-    tab.wait_text("#newcount", "5")
-    tab.wait_text("#errorcount", "1")
-    assert tab.page.locator(".cause-row").get_attribute("data-number") == "152"
-    wait_until(lambda: marked(tab) == [151, 152, 153], PATIENCE_SECONDS, "the new lines are marked")
-    assert tab.address.endswith("/failed")
-    tab.page.keyboard.press("j")
-    wait_current(tab, 304)
-    tab.page.keyboard.press("k")
-    wait_current(tab, 151)
-    tab.page.keyboard.press("k")
-    wait_current(tab, 101)
-    tab.page.click("#gocause")
-    wait_current(tab, 152)
-    assert tab.address.endswith("/failed#L152")
-    tab.page.keyboard.press("j")
-    wait_current(tab, 304)
-    tab.page.click("#copycause")
-    tab.wait_text("#copycause", "Copied ✓")
-    address = f"{tab.url}/ui/workflows/{job.ref.workflow_id}/jobs/failed#L152"
-    past = f"\n{tab.text('#past')}\n"
-    copied = f"[failed]({address}): Failed · exit 1\n\n```\n{said}\n```\n{past}"
-    assert tab.page.evaluate("navigator.clipboard.readText()") == copied
-    tab = open_tab(job.ref, "L10")
-    tab.wait_text("#summary code", said)
-    assert tab.page.locator(".row.current").get_attribute("data-number") == "10"
-    assert (tab.numbers()[0], marked(tab)) == (1, [])
 
 
 def test_nothing_in_the_header_covers_a_button(open_tab: OpenTab, failed: Job) -> None:

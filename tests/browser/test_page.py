@@ -6,13 +6,10 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import ADMIN
 from chronoverse.joblog.model import JobRef, Status
 from tests.browser.browsing import PATIENCE_SECONDS, Tab, wait_until
 from tests.browser.conftest import Job
-from tests.support.servers import RedisServer
 from tests.support.service import Service
-from tests.web.routes.foreign import Foreign
 
 OpenTab = Callable[..., Tab]
 
@@ -231,21 +228,6 @@ def test_a_log_can_be_downloaded(open_tab: OpenTab, job: Job) -> None:
     assert (saved["txt"], saved["stderr"]) == ("one\ntwo\nthree\n", "three\n")
     assert [line["message"] for line in json.loads(saved["json"])] == ["one", "two", "three"]
     assert [json.loads(line)["sequence_num"] for line in saved["jsonl"].splitlines()] == [1, 2, 3]
-
-
-@pytest.mark.long
-def test_a_deletion_is_shown(open_tab: OpenTab, page_service: Service, page_server: RedisServer) -> None:
-    """The lines stay on the screen, and the page shows why no more arrive. It does not reconnect forever."""
-    job = Foreign(page_server.url, "page", "deleted").lines(["a line"])
-    tab = open_tab(JobRef(job.workflow_id, job.job_id)).wait(lambda rows: len(rows) == 1, "the line")
-    headers = {"Authorization": f"Bearer {page_service.token(scopes=[ADMIN])}"}
-    with tab.page.expect_response(lambda response: response.status == 404):
-        assert httpx.delete(f"{page_service.url}{job.path}", headers=headers).status_code == 204
-
-    tab.wait_text("#link", "the log is gone from the store: it expired or was deleted")
-    assert tab.rows() == [(1, "a line")]
-    # Browsers log this for any 404.
-    tab.faults = [fault for fault in tab.faults if "404" not in fault]
 
 
 @pytest.mark.long
