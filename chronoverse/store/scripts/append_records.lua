@@ -142,7 +142,7 @@ while at <= #argv do
         if mark.before or charge(FILE_BYTES) then
           mark.before = {from = mark.number, number = mark.number, since = mark.since, least = mark.least, ends = record_time}
         end
-        mark.number, mark.since = 0, 0
+        mark.number = 0
       end
       is_wanted = is_due(mark, number)
       if is_wanted then
