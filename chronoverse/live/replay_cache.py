@@ -305,8 +305,7 @@ def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tup
     cursor, lines = scan.position, FIRST_LINES
     while not budget.is_used_up():
         segment = cache.read_after(ref, line_filter, cursor, lines, job)
-        if segment is None or isinstance(segment.closing, OutOfSequence):
-            # The worker must read an out-of-sequence entry together with the line before it.
+        if segment is None:
             break
         if found and found[-1] == sse.cursor(cursor) and segment.frames.startswith((b"id:", b"event: log\n")):
             # Of consecutive ``id:``-only blocks, only the last matters.

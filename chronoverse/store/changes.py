@@ -1,7 +1,6 @@
 """A workflow's changes: a stream of its jobs' states. Scripts that change a job append its state (``note_change``)."""
 
 import json
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chronoverse.errors import StoreError
@@ -22,7 +21,6 @@ class Change(NamedTuple):
         return {**self.job.to_json(), "status": "DELETED" if self.deleted else self.job.status}
 
 
-@dataclass(frozen=True, slots=True)
 class ChangesState(Job):
     """A workflow's stored changes, treated as a log with numbers ``first`` to ``last`` that never ends."""
 

@@ -13,7 +13,7 @@ from chronoverse.errors import AtCapacity, ChronoverseError, ScansUnavailable, S
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.scan import ReplayScan
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line, Status
 from chronoverse.live.feed import FilterBudget
 from chronoverse.live.replay_cache import CACHE_SECONDS, FIRST_LINES, ReplayCache, ReplayScanner, read_frames
 from chronoverse.live.tail import CHECK_SECONDS, Tail
@@ -65,7 +65,7 @@ class Rig:
             self._server.ask("XADD", self._key, f"{number}-0", *fields)
         # A viewer that reads just up to a segment's last line does not see other entries with the same number.
         out_of_sequence = f"{number}-1" if number % FIRST_LINES else ""
-        if end := chance.choice((f"{number + 1}-0", out_of_sequence, "")):
+        if end := chance.choice((f"{number + 1}-0", f"{MAX_NUMBER + 1}-0", out_of_sequence, "")):
             self._server.ask("XADD", self._key, end, "event", "end", "status", "COMPLETED")
 
     def viewer(
