@@ -734,15 +734,21 @@ def test_garbage_is_deleted_within_a_minute(bench: Bench, objects: FileObjectSto
     assert not bench.ask("EXISTS", bench.key("garbage"))
 
 
-def test_a_complete_job_is_not_swept_while_uploads_are_possible(bench: Bench, objects: FileObjectStore) -> None:
-    """It is swept once, when all unrecorded objects are garbage."""
-    now = [time.time()]
+def test_a_complete_job_is_not_swept_while_uploads_are_possible(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    """It is swept once, when all unrecorded objects are garbage. A late upload counts from its own time."""
+    now, late = [time.time()], f"{JOB.workflow_id}/{JOB.job_id}/late"
     write_ended(bench.store, JOB, 3)
-    for seconds, swept in ((0, False), (3_500, False), (200, True)):
+    for seconds, swept in ((0, False), (3_500, False), (200, False), (3_700, True)):
         now[0] += seconds
+        if seconds == 200:
+            objects.put(late, b"")
+            os.utime(tmp_path / "archive" / late, (now[0], now[0]))
         archiver(bench.store, objects, orphan_seconds=3_600, clock=lambda: now[0]).run_once()
         state = bench.store.catalog.archive_state(JOB)
         assert (state.complete, state.swept) == (True, swept)
+    assert late not in names(objects)
 
 
 def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import Deleted, Fenced, QuotaReached, StoreUnavailable
-from chronoverse.joblog.chunk import object_name
+from chronoverse.joblog.chunk import object_name, redactions_in
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
 from chronoverse.joblog.watches import Watch
@@ -424,7 +424,10 @@ def test_a_merged_chunk_keeps_the_number_of_redactions(bench: Bench, objects: Fi
     assert redactions(store) == 1
 
 
-def test_an_object_that_the_store_has_forgotten_is_left_to_an_import(bench: Bench, objects: FileObjectStore) -> None:
+@pytest.mark.parametrize("lost", ["all", "the redaction"])
+def test_an_object_that_the_store_has_forgotten_is_left_to_an_import(
+    bench: Bench, objects: FileObjectStore, lost: str
+) -> None:
     """The store is lost before a redaction can record its object, which an import prefers to the old one."""
     store, delete = bench.store, objects.delete
     objects.delete = lambda name: (run_import(store, objects), delete(name))  # type: ignore
@@ -433,12 +436,15 @@ def test_an_object_that_the_store_has_forgotten_is_left_to_an_import(bench: Benc
     with archive_lock(store, GROWING) as token, pytest.raises(StoreUnavailable):  # noqa: PT012
         to = JobObjects(store, objects, GROWING, token)
         with to.put_verified(chunk, objects.get(chunk.name), redactions=1):
-            empty(bench)
+            if lost == "all":
+                empty(bench)
+            bench.ask("DEL", bench.key("garbage", GROWING))
             # The lock is renewed.
             store.chunks.acquire_lock(GROWING, token, 10.0)
             raise StoreUnavailable
     run_import(store, objects)
-    assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 61)]
+    assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 61 if lost == "all" else 101)]
+    assert redactions_in(each.name for each in objects.list("wf_1/growing/")) == 1
 
 
 @pytest.mark.parametrize("is_back", [False, True], ids=["before", "after"])
@@ -652,6 +658,7 @@ def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStor
     assert store.watches.workflows() == []
     watches[1] = replace(watches[1], url="https://b.example/")
     store.watches.put(watches[1])
+    bench.ask("DEL", prefix)
     assert {each.name for each in run_import(store, objects) if not each.known} == {settings_name("wf_1")}
     assert [each.watch for each in store.watches.read("wf_1")] == watches[:2]
     assert store.watches.workflows() == ["wf_1"]

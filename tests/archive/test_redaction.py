@@ -12,9 +12,10 @@ import pytest
 
 from chronoverse.archive import redaction
 from chronoverse.archive.chunk_writer import fill
+from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
-from chronoverse.errors import Fenced, LineStillOpen, StoreUnavailable
+from chronoverse.errors import ArchiveUnavailable, Fenced, LineStillOpen, StoreUnavailable
 from chronoverse.joblog.model import Line, Status
 from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
@@ -57,6 +58,8 @@ def test_the_last_line_can_be_redacted_once_the_log_has_ended(
     assert redacted(bench, objects) == numbers
     assert redact(bench, objects, 1, 9).lines == 1
     assert redacted(bench, objects) == [2, *numbers]
+    # Even if its archiver comes later.
+    assert bench.ttl("job") == -1
     if archived and ended:
         assert not DERIVED & {*bench.hash()}
 
@@ -82,7 +85,13 @@ def test_a_long_redaction_reports_its_progress(
     assert (late.lines, late.last_checked, late.complete) == (0, 99, False)
 
 
-def test_the_description_of_the_old_text_is_deleted(bench: Bench, objects: FileObjectStore) -> None:
+def refuse(name: str) -> None:
+    raise ArchiveUnavailable(name)
+
+
+def test_the_description_of_the_old_text_is_deleted(
+    bench: Bench, objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The archiver recreates it. An object that only the manifest names may contain the text: the result is pending."""
     write_ended(bench.store)
     before = {kind: bench.ask("DUMP", bench.key(kind)) for kind in ("job", "log")}
@@ -95,6 +104,14 @@ def test_the_description_of_the_old_text_is_deleted(bench: Bench, objects: FileO
     assert not DERIVED & {*bench.hash()}
     assert archive(bench.store, objects, hot_seconds=1_000) == 0
     assert {"archive_state", "archive_sha256", "archive_shapes"} <= {*bench.hash()}
+    # What cannot be deleted yet stays garbage: the new manifest does not name it.
+    monkeypatch.setattr(objects, "delete", refuse)
+    assert redact(bench, objects, 10, 10).pending
+    assert archive(bench.store, objects, hot_seconds=1_000) == 0
+    manifest = read_manifest(objects, JOB)
+    assert manifest
+    assert manifest.names == {each.name for each in bench.store.chunks.chunks(JOB)}
+    monkeypatch.undo()
     # The store goes back to before the archiver ran.
     bench.ask("DEL", bench.key("archive"), bench.key("garbage"))
     for kind, value in before.items():

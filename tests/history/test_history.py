@@ -194,17 +194,20 @@ def test_lines_that_were_archived_before_the_tail_read_them_are_no_gap(rig: Rig)
 
 
 def test_a_quiet_log_that_was_archived_is_no_gap(rig: Rig) -> None:
-    """When the tail checks the job, its lines have moved from the store to the archive."""
+    """When the tail checks the job, its lines have moved from the store to the archive. Pages know an older state."""
     rig.write(5)
     viewer = rig.viewer(after=5)
     assert names(drained(viewer)) == ["connected", "job"]
     rig.write(5)
+    log = TieredLog(rig.store, rig.archive, rig.get_job())
     rig.archive_up_to(10)
     rig.ask("XTRIM", rig.key, "MAXLEN", 0)
     rig.clock.now += 2
     rig.tail.housekeep_once()
 
     assert numbers(drained(viewer)) == [*range(6, 11)]
+    assert [line.sequence_num for line in log.after(5, 9).lines] == [*range(6, 11)]
+    assert [line.sequence_num for line in log.before(1_000, 3).lines] == [10, 9, 8]
 
 
 @pytest.mark.parametrize(("how", "returns"), [*itertools.product(["live", "replay", "page"], [False, True])])

@@ -263,6 +263,20 @@ def test_a_node_that_does_not_know_its_name_is_where_it_was_asked(monkeypatch: p
     assert [topology.server_of(each) for each in "ba"] == [("seed", 7001), ("other", 7002)]
 
 
+def test_a_slot_without_a_node_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other slots need no new map meanwhile."""
+    now, maps = [0.0], [[[0, slot_of("b"), [b"one", 7001]]], [[0, 16_383, [b"two", 7002]]]]
+    topology = ClusterTopology(RedisUrl.parse("redis+cluster://seed:7000"), clock=lambda: now[0])
+    monkeypatch.setattr(topology, "_ask_map", lambda address: maps.pop(0))
+    for now[0] in (1, 2):
+        topology.group_by_node([JobRef("b", "job_1")])
+    with pytest.raises(redis.ConnectionError, match="no node"):
+        topology.group_by_node([JobRef("a", "job_1")])
+    now[0] = 3
+    topology.group_by_node([JobRef("a", "job_1")])
+    assert topology.server_of("a") == ("two", 7002)
+
+
 def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) -> None:
     """Commands with several keys must wait while the keys are on two servers; single-key commands work."""
     source, target = cluster.masters()[:2]

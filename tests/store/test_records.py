@@ -207,15 +207,19 @@ def test_a_job_of_a_runner_is_refused(bench: Bench, store: Store) -> None:
         store.records.append(gone, plain("d", "y"))
 
 
-def test_records_continue_an_imported_job_until_a_runner_opens_it(bench: Bench, store: Store) -> None:
+@pytest.mark.parametrize("senders_first", [True, False])
+def test_records_continue_an_imported_job_until_a_runner_opens_it(
+    bench: Bench, store: Store, senders_first: bool
+) -> None:
     """The import cannot know who wrote it. These are the keys that it creates."""
     fields = {"status": "RUNNING", "attempt": "1", "archived": "3", "archived_first": "1", "imported": "3"}
     bench.ask("HSET", bench.key("job"), *chain(*fields.items()))
     bench.ask("SET", bench.key("lease"), "next")
-    store.records.append(JOB, plain("a", "x"))
+    if senders_first:
+        store.records.append(JOB, plain("a", "x"))
     attempt = store.open(JOB, "token")
-    assert (attempt.attempt, attempt.next) == (2, 5)
-    store.finish(attempt, Status.PENDING, 0, 0, 5)
+    assert (attempt.attempt, attempt.next) == (2, 4 + senders_first)
+    store.finish(attempt, Status.PENDING, 0, 0, attempt.next)
     with pytest.raises(Held):
         store.records.append(JOB, plain("b", "y"))
 

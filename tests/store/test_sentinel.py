@@ -9,9 +9,11 @@ import redis
 
 from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.model import JobRef
+from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Store
+from chronoverse.store.cluster import SLOTS
 from chronoverse.store.driver import new_connection
-from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, require_master
+from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, SentinelTopology, require_master
 from tests.support.bench import JOB, make_lines
 from tests.support.fleets import SentinelFleet
 from tests.support.waiting import wait_until
@@ -65,6 +67,21 @@ def test_a_replica_is_not_used_as_the_master(sentinels: SentinelFleet) -> None:
     with pytest.raises(redis.ConnectionError, match="is not the master"):
         connection.connect()
     connection.disconnect()
+
+
+def test_a_master_that_became_a_replica_is_left_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the next check, which comes after two seconds."""
+    now, masters = [0.0], [b"one", b"two"]
+    topology = SentinelTopology(RedisUrl.parse("redis+sentinel://127.0.0.1:1/logs"), clock=lambda: now[0])
+    monkeypatch.setattr(topology, "_ask_map", lambda address: [(0, SLOTS - 1, (masters.pop(0), 7000))])
+
+    def refuse(client: redis.Redis) -> None:
+        raise redis.ReadOnlyError("READONLY")
+
+    for now[0] in (1.0, 1.5):
+        with pytest.raises(redis.ReadOnlyError):
+            topology.run("wf_1", refuse)
+    assert masters == []
 
 
 def test_a_master_cut_off_from_its_sentinels_is_left(store: Store, sentinels: SentinelFleet, prefix: str) -> None:

@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import redis
 
 from chronoverse.errors import CorruptLog, Fenced, StoreRefused, StoreUnavailable
 from chronoverse.joblog.model import Attempt, End, Job, JobRef, Status
 from chronoverse.store import Durability, Store
-from chronoverse.store.driver import COMMAND_CONNECTIONS
+from chronoverse.store.catalog import JobCatalog
+from chronoverse.store.commands import Commands
+from chronoverse.store.driver import COMMAND_CONNECTIONS, new_client
+from chronoverse.store.keys import KeyMap
+from chronoverse.store.topology import Topology
 from tests.conftest import EVERY_KIND, binary, server_of_each_kind
 from tests.support.bench import JOB, NOW, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
 from tests.support.servers import RedisServer
@@ -326,6 +331,21 @@ def test_a_frozen_server(frozen: RedisServer, operation: str) -> None:
     store.close()
 
     assert 0.1 <= time.monotonic() - began < 4.5
+
+
+def test_the_jobs_of_an_unreachable_server_are_not_missed(bench: Bench, attempt: Attempt) -> None:
+    """Those of other servers are listed, and then the error follows: an archiver would forget jobs it cannot see."""
+
+    bench.store.append(attempt, make_lines(1, 1))
+
+    class HalfDown(Topology):
+        def masters(self) -> list[redis.Redis]:
+            return [new_client("redis://127.0.0.1:1", retries=0), *super().masters()]
+
+    catalog, found = JobCatalog(Commands(HalfDown(bench.url), KeyMap(bench.prefix)), time.time), list[JobRef]()
+    with pytest.raises(StoreUnavailable):
+        found.extend(job for page in catalog.jobs() for job in page.jobs)
+    assert {*found} == {attempt.job}
 
 
 def test_an_append_is_sent_only_once(frozen: RedisServer) -> None:
