@@ -315,6 +315,10 @@ test("transient errors of pages are retried a few times", async () => {
   equal((await wait(of)).outcome, "ended");
   ok(!ends.some((each) => each.includes("offset")), String(ends));
   Backoff.prototype.delay = delay;
+  // In the last half second, a request waits for nothing.
+  const absent = script(...Array(200).fill(404));
+  await rejects(wait({ ...of, timeout: 0.4 }), { status: 404 });
+  ok(absent.length < 4, String(absent.length));
   const backoff = new Backoff();
   const bounds = [0, 1, 2, 3].map(() => { backoff.failed(); return backoff.delay(null) / (backoff.retryMs * 2 ** (backoff.failures - 1)); });
   ok(bounds.slice(0, 2).every((share) => share >= 0.74 && share <= 1.26), String(bounds));

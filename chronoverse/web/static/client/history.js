@@ -70,7 +70,7 @@ export async function wait(options) {
       const isMissing = error instanceof Refused && error.status === 404;
       if (!(isMissing || isTransient(error)) || now() >= deadline) throw error;
       // If the service waited for the job as long as requested, ask again immediately; otherwise back off.
-      if (isMissing && now() - began >= seconds * 1000) {
+      if (isMissing && seconds && now() - began >= seconds * 1000) {
         backoff.succeeded();
         continue;
       }
