@@ -8,7 +8,10 @@ from chronoverse.store.audit import audit_log
 from chronoverse.web.http.dependencies import principal
 
 #: Workflow operations whose answers contain no log text. All others are logged, including new ones.
-_WITHOUT_TEXT: Final = {"list_jobs", "get_job", "stream_workflow", "list_redactions", "list_watches", "get_watch"}
+_WITHOUT_TEXT: Final = {
+    *("list_jobs", "get_job", "stream_workflow", "list_redactions", "list_watches", "get_watch"),
+    "get_workflow_settings",
+}
 
 
 def register(app: Flask) -> None:
