@@ -8,6 +8,11 @@ from typing import Final
 
 from flask import Flask, Response, request
 
+#: Headers that pages may send, besides those always allowed.
+_REQUEST_HEADERS: Final = (
+    "Authorization, Chronoverse-Attempt, Chronoverse-Token, Content-Encoding, Content-Type, Last-Event-ID, Prefer,"
+    " X-Request-ID"
+)
 _RESPONSE_HEADERS: Final = (
     "Content-Disposition, Last-Event-ID, Link, Retry-After, Searched-To, WWW-Authenticate, X-Request-ID"
 )
@@ -26,9 +31,7 @@ def register(app: Flask, origins: Collection[str]) -> None:
         adapter = app.create_url_adapter(request)
         if headers["Origin"] in origins and adapter is not None:
             response.headers["Access-Control-Allow-Methods"] = ", ".join(sorted(adapter.allowed_methods()))
-            # Request headers that pages may send, besides those always allowed.
-            allowed = "Authorization, Content-Type, Last-Event-ID, X-Request-ID"
-            response.headers["Access-Control-Allow-Headers"] = allowed
+            response.headers["Access-Control-Allow-Headers"] = _REQUEST_HEADERS
             # Seconds for which a browser caches a preflight answer.
             response.headers["Access-Control-Max-Age"] = "600"
         return response
