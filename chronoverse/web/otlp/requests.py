@@ -85,7 +85,7 @@ def _append(
             if appended.left_out:
                 refused[f"{job}: byte quota exceeded"] += min(count, appended.left_out)
             left -= count
-            metrics.LINES_APPENDED.inc(sum(len(run.messages) for run in batch.runs))
+            metrics.LINES_APPENDED.inc(sum(len(run.messages) for run in batch.runs) - appended.left_out)
             deps.publish_throttle.take(subject, bytes_of(message for run in batch.runs for message in run.messages))
             pause()
     except (Forbidden, JobNotFound):

@@ -9,6 +9,8 @@ from unittest.mock import Mock
 import httpx
 import jwt
 import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+from prometheus_client import REGISTRY
 
 from chronoverse.errors import StoreRefused
 from chronoverse.web.guards.admission import LATE_ACCEPT_SECONDS, StreamTicket
@@ -121,6 +123,22 @@ def test_lines_over_a_quota_count_towards_the_rate(
     assert [each.status_code for each in refused] == [409, 429]
     assert (refused[0].json()["reason"], int(refused[1].headers["Retry-After"]) > 10) == ("quota", True)
     assert runner.append(1).json() == {"next": None}
+
+
+def test_records_over_a_quota_are_refused(in_process: InProcess, redis_server: RedisServer, job: Foreign) -> None:
+    """Each once, however many lines it has. Their lines do not count as appended."""
+    client = in_process()
+    redis_server.ask("HSET", f"chronoverse:{{{job.workflow_id}}}:settings", "job_bytes", "10")
+    names = {"service.name": job.workflow_id, "service.instance.id": job.job_id}
+    before, answers = REGISTRY.get_sample_value("chronoverse_lines_appended_total") or 0, []
+    for texts in (["12345"], ["a\nmore than ten bytes\nbytes"], ["x", "y"]):
+        body = request(names, *map(record, texts)).SerializeToString()
+        answer = client.post("/v1/logs", content=body, headers={"Content-Type": "application/x-protobuf"})
+        partial = ExportLogsServiceResponse.FromString(answer.content).partial_success
+        answers.append((partial.rejected_log_records, partial.error_message))
+    over = f"{job.workflow_id}/{job.job_id}: byte quota exceeded"
+    assert answers == [(0, ""), (1, f"{over} (1)"), (2, f"{over} (2)")]
+    assert REGISTRY.get_sample_value("chronoverse_lines_appended_total") == before + 2
 
 
 def test_an_unreachable_store_is_not_described(in_process: InProcess, job: Foreign) -> None:
