@@ -267,10 +267,14 @@ def test_where_the_time_went(ask: Cli) -> None:
         "Silent for 4m10s, usually 0.1 s to 0.2 s.",
         "Estimated time left: 1m1s to 2m10s.",
     ]
+    (slower,) = found["slower"]
+    pauses = [slower, slower | {"seconds": 11.4, "usual": None}, slower | {"seconds": 11.3}]  # 1 % of 19 minutes
+    shown = [each for each in profile_text(found | {"pauses": pauses}) if "pauses" in each or "between" in each]
+    assert shown[1:] == ["Other long pauses:", "11.4 s, between these lines:"]
     none = {"count": 0, "first": []}
     summary = {**found, "new": none, "errors": none, "last": []}
-    _, slower, *more = summary_text(summary)
-    assert slower == "Slower than any good run: 3.15 s before line 4, usually 0.1 s to 0.2 s."
+    _, text, *more = summary_text(summary)
+    assert text == "Slower than any good run: 3.15 s before line 4, usually 0.1 s to 0.2 s."
     assert "Last lines:" not in more
 
 

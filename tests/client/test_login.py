@@ -45,17 +45,18 @@ def sign_in(issuer: ScriptedService, waited: list[float], issuer_says: str | Non
 
 
 def test_a_sign_in_waits_as_the_issuer_wants_it() -> None:
-    """Polls every five seconds; more slowly if the issuer asks for it or does not answer."""
+    """Polls every five seconds; more slowly if the issuer asks for it, or until it answers again."""
     slow = says("400 Bad Request", error="slow_down")
-    issuer = ScriptedService(says("400 Bad Request", **PENDING), slow, None, tokens(1))
+    pending = says("400 Bad Request", **PENDING)
+    issuer = ScriptedService(pending, slow, None, pending, tokens(1))
     waited: list[float] = []
 
     signed_in = sign_in(issuer, waited)
 
-    assert waited == [5, 5, 10, 20]
+    assert waited == [5, 5, 10, 20, 10]
     assert (signed_in.access_token, signed_in.refresh_token) == ("token-1", "refresh-1")
     # Since the last poll began. Times in a token are whole seconds.
-    assert (signed_in.at, signed_in.until) == (1040, 1339)
+    assert (signed_in.at, signed_in.until) == (1050, 1349)
     assert signed_in.token_endpoint == f"{signed_in.issuer}/token_endpoint"
 
 

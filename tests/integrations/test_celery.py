@@ -215,7 +215,7 @@ def pid_of(shop: Shop, job: JobRef) -> int:
     return int(read_lines(shop.store, job)[0])
 
 
-@pytest.mark.parametrize(("how", "code"), [("SIGTERM", "143"), pytest.param("SIGKILL", None, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("how", "code"), [("SIGTERM", "143"), ("SIGKILL", None)])
 def test_a_terminated_task_is_canceled(prefork: Shop, how: str, code: str | None) -> None:
     """The main process ends the log of a process that it killed."""
     result = prefork.send("hang", 60)
