@@ -75,6 +75,8 @@ def test_a_test_message_reports_the_error(service: Service, receiver: Receiver) 
     assert text == f"bad\tend FAILED\t{receiver.url}\tretrying\t1 waiting, 0 dropped\t127.0.0.1 answered 404\n"
     receiver.status = 204
     assert call(service, "watch", "shop", "bad", "--test")[0] == "delivered\n"
+    receiver.status = 404  # the earlier delivery does not count
+    assert call(service, "watch", "shop", "bad", "--test", code=1)[1] == said
     call(service, "watch", "shop", "bad", "--delete")
 
 
