@@ -189,7 +189,7 @@ class LoginFile:
     """
 
     def __init__(self, data_dir: Path, service_url: str, ca_file: Path | None = None) -> None:
-        name = hashlib.sha256(service_url.rstrip("/").encode()).hexdigest()[:16]
+        name = hashlib.sha256(service_url.encode()).hexdigest()[:16]
         self._path = data_dir / f"login-{name}.json"
         self._lock_path = data_dir / f"login-{name}.lock"
         self._ca_file = ca_file

@@ -210,7 +210,6 @@ class Spool:
         with self._changed:
             self._awaited = lines
             self._changed.wait_for(lambda: self._is_closed or self.end - self.acked >= lines, max(0.0, seconds))
-            self._awaited = 1
             return self.end > self.acked
 
     def wait_for_unsafe(self, seconds: float) -> bool:
