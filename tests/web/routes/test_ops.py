@@ -10,8 +10,10 @@ from typing import Any, Final
 
 import httpx
 import pytest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.parser import text_string_to_metric_families
 
+from chronoverse import metrics
 from chronoverse.auth.jwks import FetchRecord
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
@@ -53,6 +55,26 @@ def test_metrics_count_rejected_requests_and_ended_streams(
 
     wait_until(lambda: service.metric(ended) == before[1] + 1, PATIENCE_SECONDS, "one more stream has ended")
     assert service.metric(refused) == before[0] + 1
+
+
+def test_metrics_ignore_the_empty_file_of_a_starting_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever the name of the directory."""
+    (directory := tmp_path / "[a]").mkdir()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(directory))
+    file = MmapedDict(str(directory / "counter_1.db"))
+    file.write_value(mmap_key("a", "a_total", [], [], "help"), 3.0, 0.0)
+    file.close()
+    (directory / "counter_2.db").touch()
+    assert [sample.value for metric in metrics._FileCollector().collect() for sample in metric.samples] == [3.0]
+
+
+def test_metrics_name_the_largest_of_many_workflows() -> None:
+    collector = metrics._WorkflowBytes()
+    collector.sizes = {f"wf_{number}": number for number in range(30)}
+    (metric,) = collector.collect()
+    assert [(each.labels["workflow"], each.value) for each in metric.samples] == [
+        (f"wf_{n}", n) for n in range(29, 9, -1)
+    ]
 
 
 def test_metrics_show_the_worst_of_several_issuers_and_files(tmp_path: Path) -> None:
