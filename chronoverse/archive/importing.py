@@ -48,10 +48,8 @@ class Imported(NamedTuple):
 _Later: TypeAlias = tuple[JobRef, Callable[[], Imported | None]]
 
 
-def import_jobs(
-    store: Store, objects: ObjectStore, lease_seconds: float, clock: Callable[[], float] = time.time
-) -> Iterator[Imported]:
-    """Restores every job that the store lacks completely or in part. ``clock`` is Unix time.
+def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Iterator[Imported]:
+    """Restores every job that the store lacks completely or in part.
 
     A job without an end waits ``lease_seconds`` for its runner. A job whose runner is resending lines comes last.
     Reports damaged and foreign objects. Raises the errors of the store and the object store.
@@ -63,7 +61,7 @@ def import_jobs(
             continue
         problems: list[Imported] = []
         one = _Import(store, objects, job, list(listed), problems, later, {})
-        yield from _or_problem(job, partial(one.run, lease_seconds, clock()))
+        yield from _or_problem(job, partial(one.run, lease_seconds, time.time()))
         yield from problems
     give_up_at = time.monotonic() + lease_seconds
     while later and time.monotonic() < give_up_at:

@@ -367,12 +367,12 @@ def all_settings() -> Iterator[tuple[str, str, Setting]]:
         yield each.name, prefix + each.name.upper(), each.metadata["setting"]
 
 
-def ca_file_or_setting(given: Path | str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+def ca_file_or_setting(given: Path | str | None) -> Path | None:
     """``given``, else CHRONOVERSE_CA_FILE. If it has no certificates, raises ValueError or :class:`SettingsError`."""
     if given:
         return parse.ca_file(str(given))
     try:
-        return parse.ca_file(text) if (text := environ.get("CHRONOVERSE_CA_FILE")) else None
+        return parse.ca_file(text) if (text := os.environ.get("CHRONOVERSE_CA_FILE")) else None
     except ValueError as error:
         raise SettingsError(f"CHRONOVERSE_CA_FILE {error}") from None
 

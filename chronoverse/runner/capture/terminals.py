@@ -23,7 +23,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
     Ctrl-C then goes to the command instead of us, and Ctrl-Z stops both. Does nothing if our stdin is not a terminal,
     we are in its background, or this is not the main thread. Yields a function that returns False in these cases.
     """
-    if threading.current_thread() is not threading.main_thread() or not is_foreground(0):
+    if threading.current_thread() is not threading.main_thread() or not _is_foreground():
         yield lambda: False
         return
 
@@ -42,7 +42,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
                 _set_foreground(os.getpgrp())
                 # Ignored by the kernel if no shell could wake us (orphaned process group).
                 os.killpg(os.getpgrp(), signal.SIGTSTP)
-            if is_foreground(0):
+            if _is_foreground():
                 _set_foreground(group)
                 resume()
             elif not was_in_background:
@@ -64,9 +64,9 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def is_foreground(terminal: int) -> bool:
+def _is_foreground() -> bool:
     try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
+        return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:
         return False
 
@@ -82,7 +82,7 @@ class PtyProcess:
     stderr: IO[bytes] | None = None
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
-        self.interactive = is_foreground(0)
+        self.interactive = _is_foreground()
         master, slave = os.openpty()
         try:
             _prepare(master, slave, self.interactive)
