@@ -115,6 +115,13 @@ def test_groups_are_formed_by_number(ask: Cli) -> None:
         (("--since", "5m"), []),
         (("--until", "2026-03-03"), []),
         (("--since", "2026-03-03", "--until", "1h30m"), list(range(1, 21))),
+        # Following ends with the job, and exits with the job's code.
+        (("-f", "--since", "2026-03-03T10:17:00Z"), [18, 19, 20]),
+        (("-f", "--since", "2026-03-03T10:04:00Z", "--offset", "18"), [19, 20]),
+        (("-f", "--since", "2026-03-03T10:04:00Z", "--tail", "2"), [19, 20]),
+        (("-f", "--since", "2026-03-03T10:18:00Z", "--tail", "9"), [19, 20]),
+        (("-f", "--since", "2026-03-03T10:04:00Z", "--offset", "latest"), []),
+        (("-f", "--since", "5m"), []),
     ],
     ids=str,
 )
@@ -138,26 +145,6 @@ def test_lines_between_two_in_the_range_are_printed(ask: Cli, backend: RedisServ
     assert ask("logs", "wf_clock", "job_5", *asked).stdout.split() == ["a2", "a3", "a4", "a5"]
     one_stream = ask("logs", "wf_clock", "job_5", *asked, "--stream", "stdout")
     assert one_stream.stdout.split() == ["a2", "a4", "a5"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (("--since", "2026-03-03T10:17:00Z"), [18, 19, 20]),
-        (("--since", "2026-03-03T10:04:00Z", "--offset", "18"), [19, 20]),
-        (("--since", "2026-03-03T10:04:00Z", "--tail", "2"), [19, 20]),
-        (("--since", "2026-03-03T10:18:00Z", "--tail", "9"), [19, 20]),
-        (("--since", "2026-03-03T10:04:00Z", "--offset", "latest"), []),
-        (("--since", "5m"), []),
-    ],
-    ids=str,
-)
-def test_following_from_a_time(ask: Cli, arguments: tuple[str, ...], expected: list[int]) -> None:
-    """It ends with the job, and exits with the job's code."""
-    done = ask("logs", "-f", WORKFLOW, "job_1", *arguments)
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [f"step {number}" for number in expected]
 
 
 def test_following_a_job_from_a_future_time(ask: Cli) -> None:

@@ -7,18 +7,18 @@ jobs what the service does.
 
 import contextlib
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
 import redis
 
-from chronoverse.archive.object_store import StoredObject
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import ArchiveDamaged, ChronoverseError, NotALog
+from chronoverse.errors import ChronoverseError, NotALog
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.model import IDENTIFIER, Attempt, Job, JobRef, Status
 from chronoverse.live.feed import Feed
@@ -248,36 +248,13 @@ KINDS: Final = {
 }
 
 
-class MemoryObjects:
-    """An in-memory object store, faster than a disk."""
-
-    def __init__(self) -> None:
-        self._objects: dict[str, bytes] = {}
-
-    def put(self, name: str, data: bytes) -> None:
-        self._objects[name] = data
-
-    def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        if name not in self._objects:
-            raise ArchiveDamaged(f"{name} is gone from the archive")
-        return self._objects[name][start:stop]
-
-    def delete(self, name: str) -> None:
-        self._objects.pop(name, None)
-
-    def list(self, prefix: str) -> Iterator[StoredObject]:
-        for name in sorted(self._objects):
-            if name.startswith(prefix):
-                yield StoredObject(name, len(self._objects[name]), time.time())
-
-
 class World:
     """Good jobs in two workflows, bad ones in one of them, and what the service does with them."""
 
-    def __init__(self, server: RedisServer, prefix: str) -> None:
+    def __init__(self, server: RedisServer, prefix: str, directory: Path) -> None:
         self.bench = Bench(server, prefix)
         self.store = Store(self.bench.url, prefix=prefix, lease_seconds=LEASE_SECONDS, sleep=lambda seconds: None)
-        self.objects = MemoryObjects()
+        self.objects = FileObjectStore(directory)
         self.clock = Clock()
         self.tail = Tail(ControlledStore(self.store), lease_seconds=LEASE_SECONDS, clock=self.clock)
         self.feeds: dict[JobRef, Feed] = {}
@@ -355,8 +332,8 @@ HOT_BYTES: Final = 2**18
 
 
 @pytest.fixture
-def world(server: RedisServer, prefix: str) -> Iterator[World]:
-    world = World(server, prefix)
+def world(server: RedisServer, prefix: str, tmp_path: Path) -> Iterator[World]:
+    world = World(server, prefix, tmp_path)
     yield world
     world.close()
 
