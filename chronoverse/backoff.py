@@ -36,7 +36,7 @@ class Backoff:
     _failing_since: float | None = None
 
     def record_failure(self) -> None:
-        """Counts a failure. If called before an attempt, call :meth:`record_success` once the attempt succeeds."""
+        """Counts a failure. Can be called before an attempt, if :meth:`record_success` follows a success."""
         self.failures += 1
 
     def record_success(self) -> None:

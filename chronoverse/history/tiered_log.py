@@ -48,9 +48,9 @@ def read_tiers(
     """Reads what follows line ``after`` from the right tier.
 
     ``known`` is the job as fetched some time ago. ``read_archive`` returns None if the archive has nothing there;
-    ``read_store`` returns None and raw entries if numbers are missing. Returns the result, or raw entries in which
-    missing numbers are gaps; and the job, if it was fetched again. Raises :class:`JobNotFound` if it is gone: an import
-    can restore archived lines.
+    ``read_store`` returns None and raw entries if numbers are missing. Returns their result, else raw entries with
+    gaps; then the job, if it was fetched again. Raises :class:`JobNotFound` if it is gone: an import can restore
+    archived lines.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None

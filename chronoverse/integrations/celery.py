@@ -270,14 +270,12 @@ class TaskLogs:
 
 
 class _TaskOutput:
-    """A running task's log and streams. ``outer`` is the task that called it in the same thread, or None.
-
-    ``overdue_at`` is the monotonic time of its hard time limit.
-    """
+    """A running task's log and streams. ``outer`` is the task that called it in the same thread, or None."""
 
     def __init__(self, log: JobLog, outer: "_TaskOutput | None", overdue_at: float) -> None:
         self.log = log
         self.outer = outer
+        #: The monotonic time of the hard time limit.
         self.overdue_at = overdue_at
         self.pid = os.getpid()
         self.streams = {name: JobLogStream(log, name) for name in STREAMS}

@@ -72,7 +72,7 @@ test("the time of day is in the reader's time zone", () => {
 table("outcomes", (status, exit_code) => [outcome({ status, exit_code }), ended(status)], [
   [["PENDING", null], ["Pending", false]], [["RUNNING", null], ["Running", false]], [["COMPLETED", 0], ["Completed", true]],
   [["FAILED", 3], ["Failed · exit 3", true]], [["FAILED", 0], ["Failed · exit 0", true]], [["FAILED", null], ["Failed", true]],
-  [["FAILED", undefined], ["Failed", true]], [["CANCELED", 9], ["Cancelled", true]], [["LOST", null], ["Lost", true]], [["NEW", null], ["NEW", true]],
+  [["FAILED", undefined], ["Failed", true]], [["CANCELED", 9], ["Canceled", true]], [["LOST", null], ["Lost", true]], [["NEW", null], ["NEW", true]],
 ]);
 table("addresses in the CI system", (url) => ciAddress({ url }), [
   ["https://ci.example/1", "https://ci.example/1"], ["http://ci.example/1", "http://ci.example/1"], ["javascript:alert(1)", null],

@@ -26,7 +26,7 @@ test("running jobs come first, and the header shows where the workflow broke", a
   deepEqual([shown(), asked], [["j4", "j5", "j3", "j2", "j1", "j0"], ["/workflows/team-a.b/jobs limit=50"]]);
   equal($("overview").textContent, "6 jobs · failing since j3 · last good run j1");
   deepEqual($("overview").links.map(({ href }) => href), ["j3", "j1"].map((id) => `/ui/workflows/team-a.b/jobs/${id}`));
-  deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 6", "Failed 2", "Running 1", "Lost 1", "Completed 1", "Cancelled 1"]);
+  deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 6", "Failed 2", "Running 1", "Lost 1", "Completed 1", "Canceled 1"]);
 });
 
 test("a status filter requests only its jobs, and the counts remain those of all jobs", async () => {

@@ -5,7 +5,7 @@ export const STATUS = {
   RUNNING: "Running",
   COMPLETED: "Completed",
   FAILED: "Failed",
-  CANCELED: "Cancelled",
+  CANCELED: "Canceled",
   LOST: "Lost",
 };
 

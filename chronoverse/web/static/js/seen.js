@@ -7,7 +7,7 @@ import { get } from "./session.js";
 
 //: Further requests while some runs could not be read. In each, the service reads unarchived logs for a quarter of a second.
 export const MORE_REQUESTS = 3;
-const ENDS = { COMPLETED: "good", FAILED: "failed", CANCELED: "cancelled", LOST: "lost" };
+const ENDS = { COMPLETED: "good", FAILED: "failed", CANCELED: "canceled", LOST: "lost" };
 
 let asked = new AbortController();
 
