@@ -104,7 +104,6 @@ def test_a_python_program_trusts_a_given_authority(secure: Secure, given: str) -
     assert [event.message for event in events if isinstance(event, Line)] == ["hello"]
 
 
-@pytest.mark.long
 def test_the_service_does_not_start_with_a_certificate(tmp_path: Path) -> None:
     """An nginx in front of it has the certificate. The message says so, before anything listens."""
     flags = {"GUNICORN_CMD_ARGS": "--certfile server.crt --keyfile server.key"}

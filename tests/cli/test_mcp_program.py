@@ -112,7 +112,6 @@ def test_input_is_answered_until_its_end(tmp_path: Path) -> None:
                 process.stdin.close()
 
 
-@pytest.mark.long
 def test_it_ends_immediately_on_ctrl_c(tmp_path: Path) -> None:
     """Also while a call waits."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -123,7 +122,6 @@ def test_it_ends_immediately_on_ctrl_c(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGINT)
 
 
-@pytest.mark.long
 def test_without_its_extra_it_says_what_to_install(tmp_path: Path) -> None:
     """Like other commands."""
     program = "import sys; sys.modules['mcp'] = None; from chronoverse.cli.main import main; sys.exit(main(['mcp']))"

@@ -97,7 +97,6 @@ def test_filtered_lines_are_omitted(engine: Engine, reader_service: Service, job
     assert latest["failure"]["name"] == "TimeoutError"
 
 
-@pytest.mark.long
 def test_the_ways_a_log_ends_are_distinguished(engine: Engine, reader_service: Service, job: Foreign) -> None:
     """A lost runner, a deleted log, a job that does not appear or exist, a refusal, and an unreachable service."""
 
@@ -142,7 +141,6 @@ def test_a_job_can_be_waited_for(engine: Engine, reader_service: Service, job: F
     assert (seen["numbers"], seen["events"][-1], seen["failure"]) == ([1, 2], "end", None)
 
 
-@pytest.mark.long
 def test_an_aborted_reader_leaves_no_connection(engine: Engine, reader_service: Service, job: Foreign) -> None:
     """In the middle of its lines, while it waits for lines, and during a wait request."""
     job.lines(["one", "two"])
@@ -210,7 +208,6 @@ def test_a_job_without_a_runner_can_be_ended(node: Node, reader_service: Service
     assert end(status="COMPLETED")["failure"]["status"] == 409
 
 
-@pytest.mark.long
 def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_service: Service, origin: str) -> None:
     """If its origin is allowed. The module then has the service's version."""
     module = f"{reader_service.url}/ui/static/client/index.js"
@@ -225,7 +222,6 @@ def test_a_page_can_import_the_module_from_the_service(browser: Browser, reader_
             page.evaluate(names, module)
 
 
-@pytest.mark.long
 def test_nothing_is_missed_when_the_service_is_cut_off(
     node: Node, browser: Browser, origin: str, reader_service: Service, job: Foreign
 ) -> None:

@@ -81,7 +81,6 @@ def test_programs_with_types_compile(installed: tuple[Path, list[str]]) -> None:
     assert compile_types(installed[0], "types.ts", "elsewhere.d.ts", *found) == ""
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("checker", ["publint", "attw"])
 def test_package_linters_find_nothing(installed: tuple[Path, list[str]], checker: str) -> None:
     """In the packed module. Checks for CommonJS are off: it is only an ES module."""

@@ -120,7 +120,6 @@ def test_a_runner_with_a_lease_is_lost_without_it(server: GuardedServer, service
         shell.run(WITH_LEASE.splitlines()[-1].replace("1-0", "2-0"))
 
 
-@pytest.mark.long
 def test_a_registered_job_that_never_starts_ends(service: Service) -> None:
     """It is PENDING for the retention, even if it is registered again."""
     began = time.monotonic()

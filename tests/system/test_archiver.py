@@ -16,10 +16,10 @@ import pytest
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.store_history import MARK
 from chronoverse.embedded import server as embedded
-from chronoverse.joblog.model import JobRef, Status, iso_timestamp
+from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.support.archivers import DAY, all_entries, append, line_numbers, set_ended
-from tests.support.bench import JOB, Bench, make_lines
+from tests.support.bench import JOB, Bench
 from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
@@ -130,33 +130,3 @@ def test_archive_and_retention_commands(
     run_command(operator_environ, "archive", "--orphans", "--delete")
     assert list(objects.list("")) == []
     bench.close()
-
-
-@pytest.mark.parametrize(
-    "writer",
-    ["a runner with a slow clock", "a foreign runner with old times"],
-)
-def test_retention_starts_when_the_store_sees_the_end(
-    server: RedisServer, prefix: str, operator_environ: dict[str, str], tmp_path: Path, writer: str
-) -> None:
-    """Times from the runner are ignored: its clock can be wrong."""
-    with contextlib.closing(Bench(server, prefix)) as bench:
-        old = time.time() - 8 * DAY
-        if writer.startswith("a runner"):
-            with contextlib.closing(Store(server.url, prefix=prefix, clock=lambda: old)) as theirs:
-                write_job(theirs, JOB, 10)
-        else:
-            for line in make_lines(1, 10):
-                bench.xadd(f"{line.sequence_num}-0", "message", line.message, "timestamp", iso_timestamp(old))
-            bench.xadd("11-0", "event", "end", "status", "COMPLETED", "timestamp", iso_timestamp(old))
-        for _ in range(3):
-            assert run_command(operator_environ, "archive", "--once").returncode == 0
-
-        job = bench.store.get_job(JOB)
-        assert job is not None
-        assert (job.status, job.last, job.archived) == (Status.COMPLETED, 10, 10)
-        assert job.finished_at == iso_timestamp(old)
-        assert 3_000_000 < bench.ttl("log") <= 3_600_000
-        set_ended(bench, FileObjectStore(tmp_path / "an archive"), JOB, 8 * DAY)
-        assert run_command(operator_environ, "archive", "--once").returncode == 0
-        assert bench.store.get_job(JOB) is None

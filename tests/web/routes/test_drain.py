@@ -80,7 +80,6 @@ def test_ctrl_c_stops_the_service_immediately_without_a_traceback(
         assert "Traceback" not in service.logs()
 
 
-@pytest.mark.long
 def test_a_drain_ends_all_streams_in_time(draining: Service, job: Foreign) -> None:
     """All guarantees of a drain in one test, because a drain takes long."""
     address = (draining.host, draining.port)

@@ -90,7 +90,6 @@ def test_unread_answers_of_a_token_are_limited(small: Service, redis_server: Red
     wait_until(lambda: ask(small, page, "greedy").status_code == 200, PATIENCE_SECONDS, "the share is given back")
 
 
-@pytest.mark.long
 def test_a_download_is_cut_off_when_its_token_expires(small: Service, redis_server: RedisServer) -> None:
     """The client can tell that it is incomplete."""
     job = Foreign(redis_server.url, "unread", "download").lines(["x" * 60_000] * 200)
