@@ -1,18 +1,17 @@
 """``chronoverse wait``: waits for a line, or for the end of a job."""
 
-import sys
 import time
 from typing import Any
 
 import click
 
 from chronoverse.cli import common, names
-from chronoverse.cli.logs import exit_code
+from chronoverse.cli.logs import exit_code, print_log
 from chronoverse.client.client import reading
 from chronoverse.client.follower import JobState
 from chronoverse.errors import JobNotFound
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
-from chronoverse.joblog.terminal import LineRenderer, gap_notice
+from chronoverse.joblog.terminal import LineRenderer
 
 
 @click.command()
@@ -44,16 +43,9 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
         return _time_out(str(missing))
     with reading("answer"):
         outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
-        for gap in answer.get("gaps", []):
-            common.print_message(gap_notice(Gap(gap["from"], gap["to"], str(gap["reason"]))))
-        if line is not None:
-            found = Line.from_json(line)._replace(partial=False)
-            text = (
-                LineRenderer(colour=common.keeps_colors("auto")).render(found)
-                if output == "text"
-                else common.json_text(line) + "\n"
-            )
-            sys.stdout.buffer.write(text.encode("utf-8", "replace"))
+        gaps = [Gap(gap["from"], gap["to"], str(gap["reason"])) for gap in answer.get("gaps", [])]
+        lines = [] if line is None else [Line.from_json(line)]
+    print_log([*gaps, *lines], LineRenderer(colour=common.keeps_colors("auto")), output=output)
     if outcome == "timeout":
         return _time_out(f"the job is {state.status}")
     if query["q"] is not None:

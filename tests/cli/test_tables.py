@@ -161,7 +161,7 @@ def test_the_runs_of_all_pages_are_joined(cli: Cli) -> None:
 LINE: Final = {"timestamp": "2026-03-03T10:00:00.000Z", "message": "x", "sequence_num": 5, "stream": "stdout"}
 WAITED: Final = {"outcome": "matched", "log": LINE, "cursor": 5, "job": json.loads(JOB)}
 GAPS: Final = {"gaps": [{"from": 2, "to": 3, "reason": "trimmed"}, {"from": 4, "to": 4, "reason": "quota"}]}
-GONE: Final = "--- lines 2-3 are gone (trimmed) ---\nchronoverse: --- line 4 is gone (quota) ---"
+GONE: Final = "--- lines 2-3 are gone (trimmed) ---\n--- line 4 is gone (quota) ---\n"
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,15 @@ GONE: Final = "--- lines 2-3 are gone (trimmed) ---\nchronoverse: --- line 4 is 
             "wait wf_1 job_1 --for x",
             WAITED | {"outcome": "ended", "log": None},
             1,
-            "the job ended without a match: FAILED",
+            "chronoverse: the job ended without a match: FAILED\n",
         ),
         ("wait wf_1 job_1", WAITED | {"outcome": "ended", "log": None}, 3, ""),
-        ("search wf_1 x", {"jobs": [{"id": "a", "logs": [], "error": "damaged"}], "cursor": None}, 2, "a: damaged"),
+        (
+            "search wf_1 x",
+            {"jobs": [{"id": "a", "logs": [], "error": "no"}], "cursor": None},
+            2,
+            "chronoverse: a: no\n",
+        ),
         ("search wf_1 x -m 2", {"jobs": [{"id": "a", "logs": [LINE], "more": True}], "cursor": None}, 0, ""),
     ],
 )
@@ -185,7 +190,7 @@ def test_what_is_said_beside_the_lines(
 ) -> None:
     with ScriptedService(answer("200 OK", orjson.dumps(answered))) as service:
         done = cli(*command.split(), URL=service.url, TOKEN="a.b.c")
-    assert (done.returncode, done.stderr) == (code, f"chronoverse: {said}\n" if said else "")
+    assert (done.returncode, done.stderr) == (code, said)
     assert ("x" in done.stdout) == (code == 0)
 
 
