@@ -46,7 +46,7 @@ def read_change(workflow_id: str, entry: RawEntry) -> Change:
         state = named[b"state"].decode("latin-1")
         job = parse_job(ref, _reply(json.loads(state)) if state else None) or Job(ref, Status.PENDING)
         return Change(entry_number(entry_id), job, named[b"status"] == b"DELETED")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"invalid change {entry_id.decode('ascii', 'replace')} of {workflow_id}") from error
 
 

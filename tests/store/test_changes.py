@@ -201,6 +201,7 @@ def test_a_key_of_another_type_delays_no_job(bench: Bench, store: Store, kind: s
         ["id", "job_1", "status", "RUNNING", "state", "{"],
         ["id", "job_1", "status", "RUNNING", "state", "[1]"],
         ["id", "job_1", "status", "RUNNING", "state", "1"],
+        ["id", "job_1", "status", "RUNNING", "state", "[" * 100_000],
     ],
 )
 def test_an_invalid_change(bench: Bench, fields: list[str]) -> None:
