@@ -132,6 +132,6 @@ def _lines(
         for batch in read(job, found.low, descending=True, search=search):
             yield from ((line, batch.is_match) for line in batch.lines)
             found.low = batch.position
-            if budget.is_out_of_time() and not batch.is_last:
+            if budget.is_out_of_time():
                 return
     found.low = min(found.low, job.first)
