@@ -65,6 +65,12 @@ def test_a_cause_that_stands_out_has_a_large_share() -> None:
     assert cause_of(["step"] * 9) is None
 
 
+def test_of_equal_lines_the_first_is_the_most_telling() -> None:
+    found = cause_of([*["step"] * 30, *["fatal: no such branch"] * 2, MARK])
+    assert found is not None
+    assert found.telling == 31
+
+
 @given(st.lists(st.sampled_from(["error: x", MARK, "Post job cleanup.", "step", "FAIL", "  at a.js:3:1"]), max_size=90))
 def test_the_order_of_scanning_makes_no_difference(messages: list[str]) -> None:
     """Nor does saving the clues between requests."""

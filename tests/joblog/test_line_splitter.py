@@ -37,6 +37,17 @@ def test_lines_are_what_was_written(seed: int) -> None:
         assert not partial or flushes or len(message) > most - 4
 
 
+@pytest.mark.parametrize("character", "\x80\u07ff\u0800\uffff\U00010000\U0010ffff")
+def test_a_flush_splits_no_character(character: str) -> None:
+    """The first and last ones of each length."""
+    data = character.encode()
+    for cut in range(1, len(data)):
+        splitter = LineSplitter("stdout", 64, SecretForms(None))
+        assert splitter.feed(b"a" + data[:cut], NOW) == []
+        batches = [*splitter.flush(), *splitter.feed(data[cut:], NOW), *splitter.flush()]
+        assert [each.text.decode() for each in batches] == ["a", character]
+
+
 @pytest.mark.parametrize("end", ["newline", "flush", "close"])
 def test_a_mask_that_is_longer_than_a_line_is_cut(end: str) -> None:
     splitter = LineSplitter("stdout", 7, SecretForms([("short", "pin[0-9]")]))

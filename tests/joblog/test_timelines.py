@@ -150,7 +150,7 @@ def test_a_long_log_keeps_its_longest_pauses() -> None:
     assert {number - 1 for number in waited} <= kept.keys()
     assert timeline.shortest is not None
     left_out = [number for number in range(2, 20_001) if number not in kept]
-    assert max(times[number - 1] - times[number - 2] for number in left_out) <= (timeline.shortest or 0)
+    assert max(times[number - 1] - times[number - 2] for number in left_out) <= timeline.shortest < 100
     assert all(times[anchor.number - 1] == anchor.elapsed for anchor in timeline.anchors)
     strip = timeline.strip()
     assert (strip[0], strip[-1]) == ((0, 1), (times[-1], 20_000))

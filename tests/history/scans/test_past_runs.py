@@ -3,6 +3,7 @@
 import functools
 import random
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,17 +12,21 @@ import pytest
 
 from chronoverse.archive.derived import derived_names
 from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.archive.reader import SHAPES_BYTES
+from chronoverse.archive.reader import SHAPES_BYTES, ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.cli.summary import summary_text
 from chronoverse.errors import JobNotFound
+from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
+from chronoverse.history.scans.comparison import DerivedReader
+from chronoverse.history.scans.past_runs import PastRunReader
 from chronoverse.history.scans.scan import HistoryScan, SummaryScan
 from chronoverse.joblog.chunk import combined_sha256
-from chronoverse.joblog.model import JobRef, Status
+from chronoverse.joblog.model import End, Job, JobRef, Status
 from chronoverse.joblog.shapes import MAX_SHAPES, ShapeHasher, ShapeSet
 from chronoverse.store import Store
+from chronoverse.store.listing import ListedJob
 from tests.support.archivers import archive
 from tests.support.scans import BEGAN, scan_app, write_job
 
@@ -135,6 +140,20 @@ def test_it_is_the_result_of_reading_every_log(workflow: Workflow) -> None:
             check(workflow, app, job_id, len(workflow.jobs[job_id][1]), jobs)
     # Its page ends with the listing, even after the time limit.
     assert ask(workflow.app(0.7), "job_3", 1)[0]["position"] is None
+
+
+def test_no_more_runs_are_read_than_requested() -> None:
+    """The listing is read in parts. Here no run's shapes are known."""
+
+    def listed(number: int) -> ListedJob:
+        job = Job(JobRef("wf_1", f"job_{number}"), Status.FAILED, archive_sha256="x")
+        return ListedJob(float(number), job.ref, job.ended(End(1, Status.FAILED, 1, 0, 0, None)))
+
+    archive = ArchiveReader()
+    with ThreadPoolExecutor(1) as pool:
+        reader = PastRunReader(archive, DerivedReader(archive, lambda *_: iter(()), ShapeHasher()), pool)
+        past, position = reader.read(map(listed, range(120)), 60, PageBudget(), PageBudget(), lambda job: True, [1])
+    assert ([run.job.ref.job_id for run in past.runs], position) == ([f"job_{each}" for each in range(60)], None)
 
 
 def test_only_jobs_with_the_labels_are_counted(workflow: Workflow) -> None:

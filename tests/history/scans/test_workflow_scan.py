@@ -239,6 +239,8 @@ def test_a_page_can_end_among_deleted_jobs() -> None:
     assert page.position is not None
     assert page.position.job_id == f"gone_{1_000_000 - int(float(page.position.created))}"
     assert next(listed).created_ms > 999_900
+    late = read_jobs_page(scan(), listed, lambda *asked: pytest.fail("nothing is searched"), PageBudget(seconds=-1.0))
+    assert late.position is not None, "each page passes at least one job"
 
 
 def test_jobs_of_several_workflows_that_began_together_are_found_once(server: RedisServer, prefix: str) -> None:
