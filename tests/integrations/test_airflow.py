@@ -338,7 +338,7 @@ def test_a_try_is_published_while_it_runs(
 
     away = "dag_id=d/run_id=r/task_id=t/attempt=5.log"
     say(tmp_path / away, logs, "later")
-    logs.close()
+    logs.upload(away)
     assert "deliver later: chronoverse deliver" in caplog.text
     assert len(list((tmp_path / "data" / "spool").glob("*.sqlite"))) == 1
     (source,), streams = logs.stream(away, None)

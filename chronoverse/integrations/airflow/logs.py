@@ -134,11 +134,6 @@ class RemoteTaskLogs:
         else:
             end()
 
-    def close(self) -> None:
-        """Ends all open logs as if their processes had been killed."""
-        for name in list(self._running):
-            self.upload(name)
-
     def stream(self, relative_path: str, ti: Any) -> tuple[list[str], list[Generator[str, None, None]]]:
         """Returns the source of this file's log, and its records so far, as JSON."""
         task_try = try_of_path(relative_path)
@@ -149,12 +144,9 @@ class RemoteTaskLogs:
         try:
             lines = _lines(client, job)
             first = next(lines, None)
-        except JobNotFound:
-            client.close()
-            return [], []
         except ChronoverseError as error:
             client.close()
-            return [f"Chronoverse: {error}"], []
+            return ([] if isinstance(error, JobNotFound) else [f"Chronoverse: {error}"]), []
         source = f"{self._url}/ui/workflows/{job.workflow_id}/jobs/{job.job_id}"
         return [source], [_records(client, job, itertools.chain([first] if first else [], lines))]
 
