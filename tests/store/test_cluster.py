@@ -277,6 +277,30 @@ def test_a_slot_without_a_node_is_asked_for_again(monkeypatch: pytest.MonkeyPatc
     assert topology.server_of("a") == ("two", 7002)
 
 
+@pytest.mark.parametrize("reports", [False, True], ids=["command", "reader"])
+def test_a_server_that_fails_is_replaced_by_the_next_map(monkeypatch: pytest.MonkeyPatch, reports: bool) -> None:
+    """For example after a failover. Nothing else asks for the map."""
+    now, maps = [0.0], [[[0, 16_383, [name, 7000]]] for name in (b"dead", b"new")]
+    topology = ClusterTopology(RedisUrl.parse("redis+cluster://seed:7000"), clock=lambda: now[0])
+    monkeypatch.setattr(topology, "_ask_map", lambda address: maps.pop(0))
+    error = redis.ConnectionError("gone")
+
+    def fail(client: redis.Redis) -> None:
+        raise error
+
+    for now[0] in (1, 2):
+        topology.group_by_node([JobRef("a", "job_1")])
+        assert topology.server_of("a") == ("dead", 7000)
+    if reports:
+        topology.report_error("a", error)
+    else:
+        with pytest.raises(redis.ConnectionError):
+            topology.run("a", fail)
+    now[0] = 3
+    topology.group_by_node([JobRef("a", "job_1")])
+    assert topology.server_of("a") == ("new", 7000)
+
+
 def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) -> None:
     """Commands with several keys must wait while the keys are on two servers; single-key commands work."""
     source, target = cluster.masters()[:2]
