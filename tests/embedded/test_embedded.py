@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from redis.retry import Retry
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.local_secret import local_secret
 from chronoverse.embedded import server as embedded
-from chronoverse.embedded.server import ServerLease, find_binary
+from chronoverse.embedded.server import START_SECONDS, ServerLease, find_binary
 from chronoverse.errors import EmbeddedError
 from tests.support.tools import tool
 from tests.support.waiting import wait_until
@@ -129,6 +130,29 @@ def script(path: Path, body: str) -> Path:
 
 
 # Sharing
+
+
+@pytest.mark.long
+def test_a_server_that_loads_its_data_can_take_longer_than_a_start(data_dir: Path) -> None:
+    data_dir.mkdir(exist_ok=True)
+    ready_at = time.monotonic() + START_SECONDS + 0.5
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(data_dir / "server.sock"))
+        listener.listen()
+
+        def answer() -> None:
+            loads = True
+            while loads:
+                peer = listener.accept()[0]
+                with peer:
+                    loads = bool(peer.recv(64)) and time.monotonic() < ready_at
+                    peer.sendall(b"-LOADING the dataset\r\n" if loads else b"+PONG\r\n")
+
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        ServerLease(data_dir).release()
+        answering.join(5)
+    assert time.monotonic() >= ready_at
 
 
 def test_leases_of_a_directory_share_the_server(data_dir: Path) -> None:

@@ -66,13 +66,16 @@ def test_a_name_with_another_listener_is_not_the_service(
         assert not listeners.is_service(tmp_path, "both", port)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_the_url_of_a_service_is_one_that_reaches_it(tmp_path: Path, host: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "reached"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("::", "[::1]")]
+)
+def test_the_url_of_a_service_is_one_that_reaches_it(tmp_path: Path, host: str, reached: str) -> None:
     """While it listens, on any port."""
     assert listeners.local_service_url(tmp_path) is None
-    with socket.create_server((host, 0)) as listener:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
         listeners.record(tmp_path, listener)
-        assert listeners.local_service_url(tmp_path) == f"http://127.0.0.1:{port_of(listener)}"
+        assert listeners.local_service_url(tmp_path) == f"http://{reached}:{port_of(listener)}"
     assert listeners.local_service_url(tmp_path) is None
 
 

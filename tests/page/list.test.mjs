@@ -32,7 +32,10 @@ function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
   const frames = [];
   async function* changes(signal) {
     for (;;) {
-      while (frames.length) yield frames.shift();
+      for (; frames.length; frames.shift()) {
+        if (frames[0].event === "fail") throw frames.shift();
+        yield frames[0];
+      }
       await new Promise((done) => ((say = done), signal.addEventListener("abort", done)));
       if (signal.aborted) return;
     }
@@ -70,21 +73,23 @@ test("more items are loaded even if another request replaces theirs", async () =
   list.stop();
 });
 
-test("a list without changes is reloaded every five seconds, but not in a hidden tab", async (t) => {
+test("a list whose changes have no stream, or a broken one, is reloaded every five seconds, but not in a hidden tab", async (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
-  const { asked, list } = listed([job("1")], { streams: false });
-  const pass = async () => {
-    t.mock.timers.tick(5000);
-    for (let turns = 0; turns < 20; turns += 1) await new Promise(setImmediate);
-  };
-  list.refresh();
-  for (const [hidden, requests] of [[false, 2], [true, 2], [true, 2], [false, 3]]) {
-    await new Promise(setImmediate);
-    document.hidden = hidden;
-    await pass();
-    equal(asked.length, requests);
+  const turn = async () => { for (let turns = 0; turns < 20; turns += 1) await new Promise(setImmediate); };
+  for (const streams of [false, true]) {
+    const { asked, list, say } = listed([job("1")], { streams });
+    list.refresh();
+    for (const [hidden, requests] of [[false, 2], [true, 2], [true, 2], [false, 3]]) {
+      await turn();
+      say("fail");
+      await turn();
+      document.hidden = hidden;
+      t.mock.timers.tick(5000);
+      await turn();
+      equal(asked.length, requests);
+    }
+    list.stop();
   }
-  list.stop();
 });
 
 test("a reloaded list keeps its length", async () => {
@@ -243,6 +248,11 @@ test("follow resumes after the last line of a broken connection, without duplica
   deepEqual(await read({ onReconnect: (_, ms) => delays.push(ms) }), ["connected null", "job null", "log 1", "log 2", "log 3", "cursor 4", "end 4"]);
   deepEqual(asked.map((each) => each.split(" ")[1]), ["-", "2", "2", "2", "4"]);
   ok(delays.length === 4 && delays.every((ms) => ms < 100), String(delays));
+  // A heartbeat is a success: the delay does not grow.
+  script(...Array(8).fill(`${RETRY}:\n`), log(1) + END);
+  delays.length = 0;
+  await read({ onReconnect: (_, ms) => delays.push(ms) });
+  ok(delays.length === 8 && delays.every((ms) => ms < 2), String(delays));
   script(RETRY, 503, 503, 503, log(1) + END);
   await rejects(read({ giveUpAfter: 0 }));
 });

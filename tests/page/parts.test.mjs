@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { $ } from "./document.mjs";
 
 const js = "../../chronoverse/web/static/js";
+const { showAccount } = await import(`${js}/account.js`);
 const { copyAs, fromAddress, showPicked, toAddress, toQuery } = await import(`${js}/share.js`);
 const { Groups } = await import(`${js}/groups.js`);
 const { makeSteps } = await import(`${js}/steps.js`);
@@ -90,6 +91,12 @@ test("a connection that is restored at once was never lost", async () => {
   hideLost();
   await new Promise((done) => setTimeout(done, 800));
   equal($("link").hidden, true);
+});
+
+test("the account has the owner, the workflows and the end of the token", () => {
+  signedIn(`x.${btoa(JSON.stringify({ sub: "ada", exp: 2_000_000_000, workflows: ["w", "x*"] }))}.y`, null);
+  showAccount();
+  equal(document.querySelector("header").children.at(-1).children[0].textContent, `Token ofadaForw, x*Until${new Date(2e12).toLocaleString()}`);
 });
 
 test("watches are shown to readers who can send a test, with its result", async () => {

@@ -49,12 +49,13 @@ def test_metrics_count_rejected_requests_and_ended_streams(
 ) -> None:
     """Rejected requests by status, ended streams by reason."""
     refused, ended = 'chronoverse_requests_refused_total{status="404"}', 'chronoverse_streams_ended_total{reason="end"}'
-    before = service.metric(refused), service.metric(ended)
+    started = "chronoverse_streams_started_total"
+    before = service.metric(refused), service.metric(ended), service.metric(started)
     client.get("/workflows/none/jobs/none")
     client.get(f"{job.end().path}/events")
 
     wait_until(lambda: service.metric(ended) == before[1] + 1, PATIENCE_SECONDS, "one more stream has ended")
-    assert service.metric(refused) == before[0] + 1
+    assert (service.metric(refused), service.metric(started)) == (before[0] + 1, before[2] + 1)
 
 
 def test_metrics_ignore_the_empty_file_of_a_starting_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -60,13 +60,13 @@ def sender(client: httpx.Client) -> Sender:
 
 def test_records_become_lines_of_the_job_that_their_attributes_name(sender: Sender) -> None:
     """A record's attributes take precedence over its resource's, and the first in the list over the others."""
-    text = "two\r\nlines\n"
+    text, longest = "two\r\nlines\n", "a-b" + "c" * 125
     response = sender.post(
         record("one", time=TIME, observed__x=1),
         record(text, log__iostream="stderr"),
         record({"b": [1, True, 2.5, None, b"\x00\xff"]}, severity=17),
         record(None),
-        record("elsewhere", chronoverse__job="a/b c"),
+        record("elsewhere", chronoverse__job=longest.replace("-", "/")),
     )
     assert sender.rejected(response) == (0, "")
     logs = sender.client.get(f"{sender.path}/logs").json()["logs"]
@@ -79,7 +79,7 @@ def test_records_become_lines_of_the_job_that_their_attributes_name(sender: Send
     ]
     assert logs[0]["timestamp"] == "2026-03-03T10:00:05.123Z"
     workflow = sender.resource["service.name"]
-    job = sender.client.get(f"/workflows/{workflow}/jobs/a-b-c").json()
+    job = sender.client.get(f"/workflows/{workflow}/jobs/{longest}").json()
     assert (job["status"], job["lines"], job["attempt"]) == ("RUNNING", 1, 1)
     assert workflow in [each["id"] for each in sender.client.get("/workflows").json()["workflows"]]
 
