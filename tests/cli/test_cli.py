@@ -232,12 +232,6 @@ def test_an_error_response_is_printed_and_exits_with_its_code(
     assert re.fullmatch("chronoverse: .+\n", done.stderr)
 
 
-def test_messages_of_the_service_are_sanitized(cli: Cli) -> None:
-    """An error's detail is untrusted text, too."""
-    with ScriptedService(problem("403 Forbidden", r"\u001b[2J\u001b]0;x\u0007gone")) as service:
-        assert cli("logs", "wf_1", "job_1", URL=service.url).stderr == "chronoverse: gone\n"
-
-
 def start(home: Path, service: ScriptedService, *argv: str, **pipes: Any) -> "subprocess.Popen[bytes]":
     """Starts a command that reads from the service."""
     pipe = subprocess.PIPE

@@ -1,4 +1,4 @@
-"""``chronoverse login`` at a hostile service, which can name another one's issuer, client and audience."""
+"""``chronoverse login`` at a hostile service, which can name another one's issuer, client and audience; ``logout``."""
 
 import os
 import pty
@@ -9,6 +9,8 @@ from typing import Final
 import orjson
 import pytest
 
+from chronoverse.client.login import Login, LoginFile
+from tests.cli.conftest import Cli
 from tests.support.commands import chronoverse_argv
 from tests.support.scripted import ScriptedService, answer
 from tests.support.service import ROOT
@@ -49,3 +51,23 @@ def test_what_the_service_names_is_shown_and_confirmed(tmp_path: Path, reply: st
     assert bool(issuer.requests) == (reply == "y")
     assert done.returncode == {"y": 70, "n": 1, None: 64}[reply], done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("answered", "said"), [(answer("200 OK"), ""), (None, "was removed here but not revoked: ")])
+def test_a_sign_out_revokes_the_sign_in_once(cli: Cli, tmp_path: Path, answered: bytes | None, said: str) -> None:
+    """The sign-in is removed even if the issuer does not answer."""
+    url = "https://logs.example.com"
+    with ScriptedService(answered) as issuer:
+        login = Login(
+            issuer=issuer.url, client_id="cli", token_endpoint="", revocation_endpoint=f"{issuer.url}/revoke",
+            access_token="a", refresh_token="r", at=0, until=0,
+        )  # fmt: skip
+        LoginFile(tmp_path, url).write(login)
+        done, again = cli("logout", URL=url), cli("logout", URL=url)
+    assert [(each.path, each.body) for each in issuer.requests] == [
+        ("/revoke", b"token=r&token_type_hint=refresh_token&client_id=cli")
+    ]
+    *more, last = done.stderr.splitlines()
+    assert (done.returncode, len(more), last) == (0, bool(said), f"chronoverse: signed out of {url}")
+    assert said in done.stderr
+    assert (again.returncode, again.stderr) == (0, f"chronoverse: not signed in to {url}\n")

@@ -233,7 +233,9 @@ def test_lines_dropped_before_the_job_was_opened_are_reported(
         spool.put(LineBatch("stdout", "2026-03-03T10:00:05.123Z", b"%d" % number, 1))
     path = spool.preserve()
     assert path is not None
-    assert resend_spool(path, lambda _: store, print)
+    said: list[str] = []
+    assert resend_spool(path, lambda _: store, said.append)
+    assert f"{spool.dropped} lines were dropped: the spool was full" in said
     gap, *lines, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
     assert gap == Gap(1, spool.dropped, "lost")
     assert isinstance(end, End)

@@ -204,7 +204,9 @@ def test_whole_lines_are_recovered(name: str, path: Path) -> None:
     assert (texts(spool), spool.state["job"], spool.path) == (expected, JOB.job_id, path)
     assert again.startswith(damage)
     spool.preserve()
-    assert [each.read_bytes() for each in path.parent.glob("*.damaged")] == [before] * (not is_whole)
+    kept = [*path.parent.glob("*.damaged")]
+    assert [each.read_bytes() for each in kept] == [before] * (not is_whole)
+    assert all(again.endswith(f"kept as {each}") for each in kept)
     recovered, nothing = recover_whole(path, in_place=True)
     assert (texts(recovered), nothing) == (expected, "")
     recovered.abandon()
