@@ -16,5 +16,7 @@ if not finished_at and not seen then return 1 end
 local now = now_ms()
 local left = string.format('%.0f', (seen or now) + tonumber(ARGV[2]) - now)
 redis.call('PEXPIRE', log, left)
+-- As in end_job().
+redis.pcall('PEXPIRE', (string.gsub(log, '%a+$', 'files')), left)
 if not archived then redis.call('PEXPIRE', job, left) end
 return 1
