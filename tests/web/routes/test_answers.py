@@ -27,8 +27,6 @@ STARTS: Final = [
     ("tail=3&wait=5", []),
     ("tail=2&stream=stderr", []),
     ("stream=stdout", []),
-    ("", ["X-Request-ID: mine"]),
-    ("", ["X-Request-ID: not mine"]),
 ]
 
 

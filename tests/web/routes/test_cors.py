@@ -40,18 +40,13 @@ def preflight(client: httpx.Client, path: str, origin: str, method: str = "GET")
     ],
 )
 def test_a_preflight_names_the_methods_of_the_route(client: httpx.Client, path: str, methods: str) -> None:
-    """And the headers that a page can send. Without a token, and without allowing credentials."""
-    operations = [each for path in client.get("/openapi.json").json()["paths"].values() for each in path.values()]
-    parameters = [each for operation in operations if "parameters" in operation for each in operation["parameters"]]
-    documented = {each["name"].lower() for each in parameters if each["in"] == "header"}
+    """And that a page can send any header. Without a token, and without allowing credentials."""
     for method in ("GET", "BREW"):
         answer = preflight(client, path, ORIGIN, method)
         assert answer.status_code == 204
         assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
         assert answer.headers["Access-Control-Allow-Methods"] == methods
-        assert {"authorization", "content-encoding", "content-type", "prefer", "x-request-id"} | documented <= {
-            *answer.headers["Access-Control-Allow-Headers"].lower().split(", ")
-        }
+        assert answer.headers["Access-Control-Allow-Headers"] == "*, Authorization"
         assert answer.headers["Access-Control-Max-Age"] == "600"
         assert "Access-Control-Allow-Credentials" not in answer.headers
         assert "Origin" in answer.headers["Vary"]
@@ -79,7 +74,7 @@ def test_a_page_can_read_each_answer(client: httpx.Client, path: str, status: in
     headers = {"Origin": "http://127.0.0.1:3000"} | ({"Authorization": ""} if status == 401 else {})
     answer = client.get(path, headers=headers)
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (status, "http://127.0.0.1:3000")
-    assert "Retry-After" in answer.headers["Access-Control-Expose-Headers"]
+    assert answer.headers["Access-Control-Expose-Headers"] == "*"
 
 
 def test_an_options_request_without_a_preflight_needs_a_token(
