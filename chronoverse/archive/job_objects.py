@@ -44,7 +44,7 @@ def archive_lock(
         while not released.wait(seconds / 3):
             # If the lock is lost, the store refuses the next step with Fenced.
             with contextlib.suppress(StoreError):
-                if not store.chunks.acquire_lock(job, token, seconds):
+                if not store.chunks.acquire_lock(job, token, seconds, extend=True):
                     return
 
     renewer = threading.Thread(target=renew, name="archive-lock", daemon=True)

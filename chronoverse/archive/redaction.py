@@ -14,13 +14,7 @@ from chronoverse.archive.chunk_writer import fill
 from chronoverse.archive.codec import ChunkBuilder, rewrite
 from chronoverse.archive.job_objects import CLOCK_SKEW_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
-from chronoverse.errors import (
-    AppendRefused,
-    LineStillOpen,
-    SearchTooExpensive,
-    StoreError,
-    StoreUnavailable,
-)
+from chronoverse.errors import AppendRefused, LineStillOpen, SearchTooExpensive, StoreError, StoreUnavailable
 from chronoverse.joblog.chunk import folder, redactions_in
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
 from chronoverse.joblog.model import Job, JobRef, Line
@@ -153,13 +147,8 @@ class Redaction:
         while first <= affected or (self._unforgotten and first < min(self._unforgotten + 100, end)):
             numbers: list[int] = []
             builder = ChunkBuilder(self.job, first)
-            last_entry = fill(
-                builder,
-                self._page,
-                job.first_stored,
-                end,
-                change=partial(self._changed_entries, numbers),
-            )
+            change = partial(self._changed_entries, numbers)
+            last_entry = fill(builder, self._page, job.first_stored, end, change=change)
             if builder.last < first:
                 break
             with job_objects.put_verified(*builder.finish(), self._redactions + 1 if numbers else 0) as chunk:

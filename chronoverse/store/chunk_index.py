@@ -72,11 +72,11 @@ class ChunkIndex:
         """For ``seconds``, makes the job's runner pause after each append."""
         self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
-    def acquire_lock(self, job: JobRef, token: str, lease_seconds: float) -> bool:
-        """Acquires or extends the job's archive lock. Returns False if another archiver holds it."""
+    def acquire_lock(self, job: JobRef, token: str, lease_seconds: float, *, extend: bool = False) -> bool:
+        """Acquires the job's archive lock, or only extends it. Returns False if another archiver holds it."""
         key = self._commands.keys.of(job, ARCHIVE_LOCK)
-        taken = self._commands.script("acquire_lock", job.workflow_id, [key], token, round(lease_seconds * 1000))
-        return bool(taken)
+        args = token, round(lease_seconds * 1000), int(extend)
+        return bool(self._commands.script("acquire_lock", job.workflow_id, [key], *args))
 
     def release_lock(self, job: JobRef, token: str) -> None:
         self._commands.ask("release_lock", job, (ARCHIVE_LOCK,), token)

@@ -1,5 +1,6 @@
 """Redactions at the edges of a log, and when the old text may remain."""
 
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -12,6 +13,7 @@ import pytest
 
 from chronoverse.archive import redaction
 from chronoverse.archive.chunk_writer import fill
+from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
@@ -21,6 +23,7 @@ from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
 from tests.support.archives import archive_up_to
 from tests.support.bench import JOB, Bench, make_lines, write_ended
+from tests.support.waiting import wait_until
 
 #: Fields of the hash that describe the archive, and are deleted by a redaction.
 DERIVED: Final = {"archive_state", "archive_sha256", "archive_shapes", "swept"}
@@ -141,6 +144,17 @@ def test_a_redaction_that_the_store_loses_fails(bench: Bench, tmp_path: Path) ->
     assert redacted(bench, objects) == []
     assert not redact(bench, FileObjectStore(tmp_path / "archive"), 1, 2).pending
     assert redacted(bench, objects) == [2]
+
+
+def test_a_lost_lock_is_not_acquired_again(bench: Bench) -> None:
+    """The store can have lost the job as well, and its holder would take all objects for garbage."""
+    others, key = {*threading.enumerate()}, bench.key(ARCHIVE_LOCK)
+    with archive_lock(bench.store, JOB, 0.3):
+        bench.ask("PEXPIRE", key, 60_000)
+        wait_until(lambda: bench.ttl(ARCHIVE_LOCK) < 400, 20, "the lock is renewed")
+        bench.ask("DEL", key)
+        wait_until(lambda: {*threading.enumerate()} <= others, 20, "nobody renews it")
+        assert bench.ttl(ARCHIVE_LOCK) == -2
 
 
 def test_an_archiver_without_the_lock_marks_only_its_own_upload(bench: Bench) -> None:

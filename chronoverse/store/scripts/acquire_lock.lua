@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Acquires or extends the archive lock of a job.
 -- KEYS  archive lock
--- ARGV  token, how long the lock lasts in ms
--- ->    1, or nil if another archiver has the lock
+-- ARGV  token, how long the lock lasts in ms, 1 to only extend it
+-- ->    1, or nil if another archiver has the lock, or if nobody has it to extend: the store can have lost the job
 check_types(KEYS[1])
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return false end
+if holder ~= ARGV[1] and (holder or ARGV[3] == '1') then return false end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
