@@ -93,6 +93,7 @@ class ChunkRecordCache:
         self._clock: Final = clock
         self._lock = threading.Lock()
         self._records: dict[tuple[JobRef, int], tuple[Chunk, float]] = {}
+        self._forgotten = 0
 
     def chunk(self, job: JobRef, number: int) -> Chunk | None:
         """The chunk with line ``number``, or the next one. The record can be :data:`RECORD_SECONDS` old."""
@@ -106,26 +107,28 @@ class ChunkRecordCache:
 
     def load(self, find: Callable[[], Mapping[JobRef, Chunk]]) -> None:
         """Caches the records that ``find`` reads at once."""
-        asked_at = self._clock()
-        self._add(find(), asked_at)
+        asked = self._forgotten, self._clock()
+        self._add(find(), asked)
 
     def fresh_chunk(self, job: JobRef, number: int) -> Chunk | None:
         """Like :meth:`chunk`, but always reads the store. Caches the record."""
-        asked_at = self._clock()
+        asked = self._forgotten, self._clock()
         chunk = self._find(job, number)
         if chunk is not None:
-            self._add({job: chunk}, asked_at)
+            self._add({job: chunk}, asked)
         return chunk
 
-    def _add(self, found: Mapping[JobRef, Chunk], asked_at: float) -> None:
+    def _add(self, found: Mapping[JobRef, Chunk], asked: tuple[int, float]) -> None:
         with self._lock:
-            for job, chunk in found.items():
+            # The records can be older than what was forgotten since.
+            for job, chunk in found.items() if asked[0] == self._forgotten else ():
                 self._records.pop((job, chunk.last), None)
-                self._records[job, chunk.last] = chunk, asked_at
+                self._records[job, chunk.last] = chunk, asked[1]
             for key in [*islice(self._records, max(len(self._records) - RECORDS, 0))]:
                 del self._records[key]
 
     def forget(self, job: JobRef) -> None:
         with self._lock:
+            self._forgotten += 1
             for key in [key for key in self._records if key[0] == job]:
                 del self._records[key]

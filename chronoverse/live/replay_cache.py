@@ -122,6 +122,7 @@ class ReplayCache:
                     return cached, None
                 if server not in self._readers:
                     self._readers[server] = self.store.sequential_reader(server)
+                asked = self._invalidated, self.clock()
                 entries = self._readers[server].read(ref, cursor, count)
                 if not in_sequence(entries, cursor):
                     self._readers[server].discard()
@@ -131,7 +132,7 @@ class ReplayCache:
                 # A segment that closes the log is not cached.
                 if segment and segment.closing is None:
                     segment = segment._replace(complete=segment.complete or len(entries) == count)
-                    self._remember(key, segment)
+                    self._remember(key, segment, asked)
                 return segment, None
 
         # Fetches the job without the lock, because that can take a whole grace period.
@@ -191,10 +192,10 @@ class ReplayCache:
         with self._loading.hold(key, seconds):
             if (cached := self._find_complete(key)) and is_valid(cached):
                 return cached
-            invalidated, asked_at = self._invalidated, self.clock()
+            asked = self._invalidated, self.clock()
             segment = load()
-            if segment is not None and invalidated == self._invalidated:
-                self._remember(key, segment, asked_at)
+            if segment is not None:
+                self._remember(key, segment, asked)
             return segment
 
     def _read_archive(
@@ -208,6 +209,7 @@ class ReplayCache:
         with self._locks[self.store.server_of(ref)].hold():
             if cached := self._find_complete(key):
                 return cached
+            asked = self._invalidated, self.clock()
             lines = self.archive.json_lines(ref, cursor, count) if line_filter is None else []
             if lines:
                 frames = b"".join([LOG_FRAME % (line, number) for number, line in enumerate(lines, cursor + 1)])
@@ -220,7 +222,7 @@ class ReplayCache:
                     frames = join(events, line_filter)
                 read, reached, size = len(events), events[-1].number, sum([len(event.frame) for event in events])
             segment = ReplaySegment(frames, reached, None, _next_count(read, size), size, complete=True)
-            self._remember(key, segment)
+            self._remember(key, segment, asked)
             return segment
 
     def invalidate(self, ref: JobRef) -> None:
@@ -255,11 +257,14 @@ class ReplayCache:
         segment = self._find(key)
         return segment if segment and segment.complete else None
 
-    def _remember(self, key: _Key, segment: ReplaySegment, read_at: float | None = None) -> None:
+    def _remember(self, key: _Key, segment: ReplaySegment, asked: tuple[int, float]) -> None:
+        """Caches what was asked for when there had been ``asked[0]`` invalidations, unless there was another one."""
         self._drop(key)
-        now = self.clock()
-        self._segments[key] = now if read_at is None else read_at, segment
+        if asked[0] != self._invalidated:
+            return
+        self._segments[key] = asked[1], segment
         self._cached_bytes += len(segment.frames)
+        now = self.clock()
         # This can empty the cache: a single line of a foreign runner can be larger than the whole cache.
         while self._segments:
             oldest = next(iter(self._segments))

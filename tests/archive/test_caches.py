@@ -138,6 +138,15 @@ def test_a_chunk_record_is_cached_for_a_second(loaded: bool) -> None:
     late.chunk(job, 1)
     assert index.asked == 2
     index.asked = 0
+
+    # What is forgotten meanwhile can have been replaced since.
+    def replace(ref: JobRef, number: int) -> Chunk | None:
+        replaced.forget(job)
+        return index.chunk(ref, number)
+
+    replaced = ChunkRecordCache(replace, lambda: now)
+    assert replaced.chunk(job, 1) != replaced.chunk(job, 1)
+    index.asked = 0
     cache = ChunkRecordCache(index.chunk, lambda: now)
     first = cache.chunk(job, 1)
     assert cache.chunk(job, 10) == first

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.errors import NotALog, StoreUnavailable
 from chronoverse.history.scans.scan import ReplayScan
-from chronoverse.joblog.entries import RawEntry, read_entries
+from chronoverse.joblog.entries import Entry, RawEntry, read_entries
 from chronoverse.joblog.line_filter import LineFilter
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.live.feed import encode, join
 from chronoverse.live.replay_cache import (
     CACHE_SECONDS,
@@ -377,6 +378,37 @@ def test_a_scan_from_before_a_redaction_is_not_shared(rig: Rig) -> None:
     found = [cache.scan_after(JOB, LineFilter(q="x"), 0, "me", 5.0, is_redacted=False) for _ in range(3)]
     assert [each and each.frames for each in found] == [b"old", b"new", b"new"]
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("archived", [0, 8])
+def test_lines_from_before_a_redaction_are_not_shared(rig: Rig, archived: int) -> None:
+    """Nor are late ones kept for longer than a second after the request."""
+    rig.write(1, 16)
+
+    class Archive(ArchiveReader):
+        def json_lines(self, job: JobRef, position: int, count: int, **_: object) -> list[bytes]:
+            return [b"{}" for _ in rig.source.read(job, position, count)]
+
+        def entries(self, *_: object, **__: object) -> list[Entry]:
+            return []
+
+    cache = Eights(rig.source, Archive(), clock=rig.clock)
+    known = Job(JOB, Status.RUNNING, last=16, archived=archived, first_stored=archived + 1)
+
+    def redact(answer: object) -> object:
+        cache.invalidate(JOB)
+        return answer
+
+    def wait(answer: object) -> object:
+        rig.clock.now += CACHE_SECONDS
+        return answer
+
+    for late in (redact, wait):
+        rig.source.late["read"] = late
+        reads = rig.source.calls["read"]
+        assert [cache.read_after(JOB, None, 0, 8, known) is None for _ in range(3)] == [False] * 3
+        assert rig.source.calls["read"] == reads + 2
+        cache.invalidate(JOB)
 
 
 def test_a_redaction_drops_all_cached_segments_of_the_job(rig: Rig, store: Store) -> None:

@@ -65,10 +65,10 @@ def watch(site: Site) -> None:
         invalidate(cache, ref)
         invalidated_at[cache, ref] = cache.clock()
 
-    def remembered(cache: ReplayCache, key: Any, segment: Any, asked_at: float | None = None) -> None:
-        remember(cache, key, segment, asked_at)
-        if asked_at is not None and asked_at < invalidated_at.get((cache, key[0]), 0.0):
-            world.violation(f"{world.process_name} caches a scan of {key[0]} from before a redaction")
+    def remembered(cache: ReplayCache, key: Any, segment: Any, asked: tuple[int, float]) -> None:
+        remember(cache, key, segment, asked)
+        if key in cache._segments and asked[1] < invalidated_at.get((cache, key[0]), 0.0):
+            world.violation(f"{world.process_name} caches lines of {key[0]} from before a redaction")
 
     def replayed(replay: Replay, cursor: int, seconds_left: float) -> ReplaySegment | None:
         frames = b"".join(frame for _, frame in replay.feed.redactions)

@@ -34,7 +34,7 @@ DEFECTS: Final = (
     Defect("late lines not asked for again", "live/tail.py", (
         ("is_late = feed.job is not None and feed.job.last > feed.cursor", "is_late = False"),)),
     Defect("a scan before a redaction cached", "live/replay_cache.py", (
-        ("if segment is not None and invalidated == self._invalidated:", "if segment is not None:"),)),
+        ("        if asked[0] != self._invalidated:\n            return\n", ""),)),
     Defect("the scan server not told of a redaction", "live/replay_cache.py", (
         ("is_redacted=is_redacted,", "is_redacted=False,"),)),
     Defect("the safe index not lowered", "runner/spool/spool.py", (
