@@ -405,7 +405,7 @@ class Viewer(Watcher):
         if event.event == "redact":
             ranges = json.loads(event.data)
             self.told.append((self.connections, ranges["from"], ranges["to"]))
-        if event.event == "error" and "gone from the store" in event.data:
+        if event.event == "error" and ("gone from the store" in event.data or "lost the end" in event.data):
             # A filtered stream's id is that of an omitted line. The log can come back.
             self.ending = ""
 
