@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -228,6 +229,7 @@ class FakeLog:
 
     opened: ClassVar[list[dict[str, Any]]] = []
     ends: ClassVar[list[tuple[Any, ...]]] = []
+    ended_in: ClassVar[list[threading.Thread]] = []
     now: ClassVar[float] = 100.0
     slow: ClassVar[float] = 0.0
     delivers: ClassVar[bool] = True
@@ -242,6 +244,7 @@ class FakeLog:
         pass
 
     def finish(self, *end: Any) -> bool:
+        self.ended_in.append(threading.current_thread())
         self.ends.append(end)
         return self.delivers
 
@@ -251,6 +254,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeLog]:
     class Fresh(FakeLog):
         opened: ClassVar[list[dict[str, Any]]] = []
         ends: ClassVar[list[tuple[Any, ...]]] = []
+        ended_in: ClassVar[list[threading.Thread]] = []
 
     monkeypatch.setattr("chronoverse.integrations.airflow.logs.JobLog", Fresh)
     monkeypatch.setattr("chronoverse.integrations.airflow.logs.time", SimpleNamespace(monotonic=lambda: Fresh.now))
@@ -258,7 +262,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeLog]:
 
 
 def test_a_try_ends_as_its_process_says_and_a_trigger_ends_no_job(fake: type[FakeLog], tmp_path: Path) -> None:
-    """Without a word, the process was killed. A deferred task continues after its trigger."""
+    """Without a word, the process was killed. A deferred task continues after its trigger, and no trigger waits."""
     logs = RemoteTaskLogs("http://127.0.0.1:1", "token", settings=Settings(data_dir=tmp_path))
     name = "dag_id=d/run_id=r/task_id=t/attempt=1.log"
     for path, end in ((name, None), (name, "COMPLETED"), (f"{name}.trigger.12.log", None)):
@@ -268,6 +272,7 @@ def test_a_try_ends_as_its_process_says_and_a_trigger_ends_no_job(fake: type[Fak
         logs.upload(tmp_path / path)
     wait_until(lambda: len(fake.ends) == 3, SOON, "all have ended")
     assert fake.ends == [(Status.LOST, None), (Status.COMPLETED, 0), (Status.PENDING, None)]
+    assert [each is threading.current_thread() for each in fake.ended_in] == [True, True, False]
 
 
 def test_a_try_that_airflow_cannot_start_ends(fake: type[FakeLog], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -203,6 +204,14 @@ def test_a_grandchild_can_print_after_the_command_has_ended() -> None:
     batches, _, _, _ = capture(GRANDCHILD.format(grandchild=grandchild))
     assert sorted(joined(batches)) == ["child", "grandchild"]
     assert 1 + ORPHAN_QUIET_SECONDS <= time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(("read_at", "deadline"), [(90, 102), (105, 107), (109, 110), (1_000, 110)])
+def test_a_grandchild_that_never_stops_printing_is_left_after_ten_seconds(read_at: float, deadline: float) -> None:
+    """The command ended at 100."""
+    ended = Capture({}, print)
+    ended._pipes, ended._ended_at, ended._last_read_at = {cast("Any", "pipe")}, 100.0, read_at
+    assert ended._deadline() == deadline
 
 
 def test_what_a_slow_reader_left_in_the_pipe_is_read() -> None:
