@@ -1,6 +1,7 @@
 """Streams with a full socket: no unsent frame is lost, and the stream ends only after all are sent."""
 
 import contextlib
+import errno
 import gc
 import socket
 import time
@@ -181,6 +182,22 @@ def test_a_slow_peer_has_time_for_each_frame() -> None:
     clock.now += STALL_SECONDS + 1
     stream.wait_closed()
     assert stream.viewer.reason == "slow"
+    stream.peer.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "why"), [(errno.ETIMEDOUT, "slow"), (errno.EHOSTUNREACH, "slow"), (errno.EPIPE, "")]
+)
+def test_a_peer_of_which_the_kernel_hears_nothing_is_slow(number: int, why: str) -> None:
+    stream = OpenStream(FakeViewer([]))
+
+    def fail() -> bytes | None:
+        raise OSError(number, "")
+
+    stream.viewer.try_next = fail  # type: ignore[method-assign]
+    stream.viewer.on_wake()
+    stream.wait_closed()
+    assert stream.viewer.reason == why
     stream.peer.close()
 
 
