@@ -19,6 +19,7 @@ const settle = (ms = 5) => new Promise((done) => setTimeout(done, ms));
  */
 function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
   renew("more");
+  $("list").hidden = false;
   const asked = [];
   globalThis.fetch = async (request) => {
     const of = new URL(request.url).searchParams;

@@ -7,11 +7,15 @@ import { $, events, until } from "./document.mjs";
 
 const jobs = [["j5", "FAILED"], ["j4", "RUNNING"], ["j3", "LOST"], ["j2", "CANCELED"], ["j1", "COMPLETED"], ["j0", "FAILED"]].map(([id, status], index) => ({ id, status, created_at: `2026-03-03T10:0${9 - index}:00Z`, labels: {}, lines: 7 }));
 const asked = [];
+let say;
 globalThis.history = { pushState: (_, __, address) => (location.href = new URL(address, location).href) };
-globalThis.location = new URL("http://127.0.0.1/ui/workflows/team-a.b");
+globalThis.location = new URL("http://127.0.0.1/ui/workflows/team-a.b?status=PENDING");
 globalThis.fetch = async (request, { signal } = {}) => {
   const { pathname, searchParams: of } = new URL(request.url);
-  if (pathname.endsWith("/events")) await new Promise((_, failed) => signal?.addEventListener("abort", () => failed(signal.reason)));
+  if (pathname.endsWith("/events")) {
+    const start = (stream) => ((say = (job) => stream.enqueue(new TextEncoder().encode(`event: job\ndata: ${JSON.stringify(job)}\nid: 1\n\n`))), signal?.addEventListener("abort", () => stream.error(signal.reason)));
+    return new Response(new ReadableStream({ start }), { headers: { "Content-Type": "text/event-stream" } });
+  }
   if (!pathname.endsWith("/jobs")) return Response.json({ status: 404 }, { status: 404 });
   asked.push(`${pathname} ${of}`);
   return Response.json({ jobs: jobs.filter(({ status }) => [null, status].includes(of.get("status"))), cursor: null });
@@ -20,6 +24,22 @@ sessionStorage.setItem("chronoverse.token", "token");
 await import("../../chronoverse/web/static/js/workflow.js");
 
 const shown = () => $("tbody").children.map((row) => row.links[0].textContent);
+
+test("an empty list and the number of all jobs are requested once, and a search hides that there is no job", async () => {
+  const notice = () => $("notice").textContent;
+  await until(() => notice() === "No pending jobs. Show all 6");
+  const [shownNotice] = $("notice").children;
+  await new Promise((done) => setTimeout(done, 1100));
+  deepEqual([asked.length, $("notice").children[0] === shownNotice], [2, true]);
+  location.search = "?status=PENDING&q=x";
+  events.dispatchEvent(new Event("popstate"));
+  equal($("notice").hidden, true);
+  await new Promise((done) => setTimeout(done, 1100));
+  equal($("notice").hidden, true);
+  asked.length = 0;
+  location.search = "";
+  events.dispatchEvent(new Event("popstate"));
+});
 
 test("running jobs come first, and the header shows where the workflow broke", async () => {
   await until(() => shown().length === 6);
@@ -30,9 +50,15 @@ test("running jobs come first, and the header shows where the workflow broke", a
 });
 
 test("a status filter requests only its jobs, and the counts remain those of all jobs", async () => {
-  const click = new Event("click", { cancelable: true });
-  Object.defineProperty(click, "target", { value: { closest: () => ({ search: "?status=FAILED&label=branch%3Dmain" }) } });
-  $("kinds").dispatchEvent(click);
+  const click = (more) => {
+    const event = Object.assign(new Event("click", { cancelable: true }), more);
+    Object.defineProperty(event, "target", { value: { closest: () => ({ search: "?status=FAILED&label=branch%3Dmain" }) } });
+    return $("kinds").dispatchEvent(event);
+  };
+  // The browser opens another tab or window.
+  deepEqual(["metaKey", "ctrlKey", "shiftKey"].map((key) => click({ [key]: true })), [true, true, true]);
+  equal(location.search, "");
+  equal(click(), false);
   await until(() => shown().length === 2);
   deepEqual([shown(), asked.at(-1)], [["j5", "j0"], "/workflows/team-a.b/jobs status=FAILED&label=branch%3Dmain&limit=50"]);
   equal($("kinds").children[0].textContent, "All 6");

@@ -129,7 +129,8 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
   }
 
   function show() {
-    if (!isLoaded) return;
+    // A search hides the list.
+    if (!isLoaded || $("list").hidden) return;
     const shown = arrange(list.items).map(rowOf);
     if (fill(document.querySelector("tbody"), shown)) announce(many(shown.length, name.slice(0, -1)));
     $("more").hidden = !list.hasMore;

@@ -21,6 +21,8 @@ let labels = [];
 //: How many jobs have each status ("" for all), from the last list without a filter; and a suffix for counts that are incomplete.
 let counts = null;
 let plus = "";
+//: The same as text for a page that opened with a filter, requested once.
+let all = null;
 
 const filters = () => [...(status ? [["status", status]] : []), ...labels.map((label) => ["label", label])];
 
@@ -81,11 +83,16 @@ function showOthers() {
 
 function emptyNotice() {
   if (!filters().length) return "No jobs yet. They appear here when they start.";
-  const all = link(location.pathname, "Show all");
+  if (!counts && all === null) countAll();
   const what = [STATUS[status]?.toLowerCase(), "jobs", labels.length ? `with ${labels.join(", ")}` : ""].filter(Boolean).join(" ");
-  const total = counts ? Promise.resolve(count(counts[""]) + plus) : get(`/workflows/${workflow}/jobs?limit=50`).then(({ body }) => count(body.jobs.length) + (body.cursor ? "+" : ""));
-  total.then((number) => all.append(` ${number}`), () => {});
-  return make("span", "", `No ${what}. `, all);
+  const total = counts ? count(counts[""]) + plus : all;
+  return make("span", "", `No ${what}. `, link(location.pathname, `Show all ${total}`.trimEnd()));
+}
+
+function countAll() {
+  all = "";
+  const told = ({ body }) => ((all = count(body.jobs.length) + (body.cursor ? "+" : "")), list.show());
+  get(`/workflows/${workflow}/jobs?limit=50`).then(told, () => {});
 }
 
 const list = makeList({
