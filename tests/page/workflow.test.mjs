@@ -74,3 +74,21 @@ test("going back shows the earlier filters; a job that waits for a runner has no
   const row = $("tbody").children.find(({ links }) => links[0].textContent === "j6");
   deepEqual([".when", ".why"].map((each) => row.querySelector(each).textContent), ["", "Waiting for a runner, created 2 min ago"]);
 });
+
+test("of two labels with one key, both filter the changes, too", async () => {
+  jobs.length = 0;
+  location.search = "?label=branch%3Da&label=branch%3Db";
+  say = null;
+  events.dispatchEvent(new Event("popstate"));
+  await until(() => shown().length === 0 && say);
+  const job = { id: "j7", status: "RUNNING", created_at: "2026-03-03T10:00:00Z", labels: { branch: "b" }, lines: 0 };
+  say(job);
+  await new Promise((done) => setTimeout(done, 200));
+  deepEqual(shown(), []);
+  location.search = "?label=branch%3Db";
+  say = null;
+  events.dispatchEvent(new Event("popstate"));
+  await until(() => say);
+  say(job);
+  await until(() => shown().length === 1);
+});

@@ -112,7 +112,8 @@ const list = makeList({
       signal,
       onReconnect: (error, ms) => showRetry(ms, error, () => list.refresh()),
     }),
-  wants: (job) => job.status !== "DELETED" && (!status || job.status === status),
+  // Of several labels with one key, the stream filters by the last.
+  wants: (job) => job.status !== "DELETED" && (!status || job.status === status) && labels.every((label) => Object.entries(job.labels ?? {}).some((pair) => pair.join("=") === label)),
   empty: emptyNotice,
   refused: (error) => error.message,
 });
