@@ -15,12 +15,15 @@ Object.assign(routes, {
 });
 await open();
 const shown = () => rows().map(({ dataset }) => dataset.number);
+const expanded = () => rows()[0].children.find(({ name }) => name === "button").ariaExpanded;
 
 test("a jump to a line in a folded group opens the group", async () => {
   await until(() => shown().join() === "1,5");
+  equal(expanded(), "false");
   location.hash = "#L3";
   events.dispatchEvent(new Event("hashchange"));
   await until(() => shown().join() === "1,2,3,5");
+  equal(expanded(), "true");
   deepEqual(rows().filter(({ className }) => className.includes("current")).map(({ dataset }) => dataset.number), [3]);
 });
 

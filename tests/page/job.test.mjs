@@ -48,6 +48,7 @@ const settle = () => new Promise((done) => setTimeout(done, 50));
 test("a failed job opens at its cause, with the lines above it", async () => {
   await until(() => current() === CAUSE);
   ok(rows().some(({ dataset }) => dataset.number === CAUSE - 5));
+  equal(rows().find(({ dataset }) => dataset.number === CAUSE).ariaPosInSet, String(CAUSE));
   equal($("gocause").dataset.number, CAUSE);
 });
 

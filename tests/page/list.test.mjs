@@ -61,6 +61,11 @@ test("a list starts with one page, and loads more on request", async () => {
   $("more").dispatchEvent(new Event("click"));
   await until(() => shown().length === 5);
   equal(list.hasMore, false);
+  // The focus moves to the first new row once.
+  let focused = 0;
+  $("tbody").children[4].querySelector("a").focus = () => (focused += 1);
+  list.show();
+  equal(focused, 0);
   list.stop();
 });
 

@@ -3,7 +3,7 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $ } from "./document.mjs";
+import { $, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static/js";
 const { showAccount } = await import(`${js}/account.js`);
@@ -58,6 +58,9 @@ test("the selection is described, and copied as lines without colours", async ()
   equal(await copy("copymarkdown", 4, 5), "````\n``` x\n five \n````\n[w / j, lines 4 to 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
   equal(await copy("copymarkdown", 5, 5), "```\n five \n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
   equal($("copy").textContent, "Copied ✓");
+  // A bracket would end a link in Markdown.
+  at("#L1", "?q=f(x)");
+  equal(await copy("copymarkdown", 5, 5), "```\n five \n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j?q=f%28x%29#L1)\n");
   navigator.clipboard.writeText = async () => { throw new Error("refused"); };
   $("copylink").textContent = "";
   await rejects(copy("copylink", 1, 2), { message: "refused" });
@@ -87,7 +90,7 @@ test("a step has its job's status if it contains the cause or is the last", () =
 });
 
 test("a connection that is restored at once was never lost", async () => {
-  showLost(new Error("closed"), 0);
+  for (let tries = 0; tries < 2; tries += 1) showLost(new Error("closed"), 0);
   hideLost();
   await new Promise((done) => setTimeout(done, 800));
   equal($("link").hidden, true);
@@ -119,7 +122,7 @@ test("watches are shown to readers who can send a test, with its result", async 
   const item = place.children[1].children[0];
   const [, , state, , button] = item.children;
   equal(item.textContent, "main on end to hooks.example, retrying: refused, 2 waiting Send a test");
-  const sent = async () => { button.dispatchEvent(new Event("click")); while (state.textContent === "waiting for the delivery" || button.disabled) await new Promise((done) => setTimeout(done, 20)); return state.textContent; };
+  const sent = async () => { button.dispatchEvent(new Event("click")); await until(() => state.textContent !== "waiting for the delivery" && !button.disabled); return state.textContent; };
   equal(await sent(), "delivered");
   later = { ...watch, state: "failing", error: "timed out", waiting: 0, failing_since: "later" };
   equal(await sent(), "failing: timed out");

@@ -212,7 +212,8 @@ test("the page marks text itself, and regular expressions by the service's highl
     asked.push(new URL(request.url).search);
     return Response.json({ logs: found.slice(0, 1), cursor: null }, { headers: { "Last-Event-ID": "2" } });
   };
-  const find = new Find(PATH, { last: 2 }, { changed() {}, jump() {}, top: () => 1, current: () => 0, intend: () => () => true });
+  const jumps = [];
+  const find = new Find(PATH, { last: 2 }, { changed() {}, jump: (number) => jumps.push(number), top: () => 1, current: () => 0, intend: () => () => true });
   $("q").value = "a.B";
   find.begin({ jumps: false });
   deepEqual(find.marks(line(1, "xa.baxb")).map(([from, to]) => [from, to]), [[1, 4]]);
@@ -225,9 +226,18 @@ test("the page marks text itself, and regular expressions by the service's highl
   deepEqual([find.marks(found[0]), find.marks(found[1])], [[[2, 4]], []]);
   equal($("count").textContent, "1");
   ok(asked.at(-1).includes("q=a%2Bb&regex=true"), asked.at(-1));
-  $("q").value = "other";
-  $("q").dispatchEvent(event("keydown", { key: "Enter" }));
-  equal(find.criteria.q, "other");
+  // Enter starts the search that was typed, then steps. Each search announces its result.
+  for (const text of ["other", "another"]) {
+    $("said").textContent = "";
+    Object.assign($("q"), { value: text }).dispatchEvent(event("input"));
+    $("q").dispatchEvent(event("keydown", { key: "Enter" }));
+    equal(find.criteria.q, text);
+    await until(() => find.scan.done && $("said").textContent === "1 match");
+    const { scan } = find;
+    jumps.length = 0;
+    $("q").dispatchEvent(event("keydown", { key: "Enter" }));
+    deepEqual([find.scan === scan, jumps], [true, [1]]);
+  }
   $("q").dispatchEvent(event("keydown", { key: "Escape" }));
   deepEqual([find.scan, $("count").textContent, location.search], [null, "", ""]);
 });

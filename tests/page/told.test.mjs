@@ -75,9 +75,22 @@ test("an annotation shows its kind and place, and a match in the right place", (
   equal(text.children.at(-1).textContent, "semicolon");
 });
 
-test("a button for notifications that are blocked says so", async () => {
-  globalThis.Notification = { requestPermission: async () => "denied" };
-  await import(`${js}/notify.js`);
+test("the end of a job is notified once, and a button for notifications that are blocked says so", async () => {
+  let permission = "granted";
+  const sent = [];
+  globalThis.Notification = class extends EventTarget {
+    static requestPermission = async () => permission;
+    constructor() {
+      super();
+      sent.push(this);
+    }
+  };
+  globalThis.matchMedia = () => ({ matches: false });
+  const { notifyOfEnd } = await import(`${js}/notify.js`);
+  $("notify").click();
+  for (const isLive of [true, false, false]) notifyOfEnd(isLive, "Failed", "j");
+  deepEqual([sent.length, $("notify").ariaPressed], [1, "false"]);
+  permission = "denied";
   $("notify").click();
   await until(() => $("notify").disabled);
   equal($("notify").textContent, "Notifications are blocked by the browser");
