@@ -13,7 +13,7 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
 from chronoverse.web.guards.memory import UnreadAnswers
-from chronoverse.web.guards.turns import Turns
+from chronoverse.web.guards.turns import DOWNLOAD_WAIT_SECONDS, WAIT_SECONDS, Turns
 from tests.support.service import SECRET
 from tests.support.waiting import wait_until
 
@@ -39,7 +39,10 @@ def test_a_server_whose_turns_are_taken_delays_no_other(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_subjects_take_turns(kind: str) -> None:
-    """Whichever jobs they ask for: a subject's second request waits for another subject's first one."""
+    """Whichever jobs they ask for: a subject's second request waits for another subject's first one.
+
+    A download has begun: it waits longer, because it could only be cut off.
+    """
     turns, order, threads = Turns(attrgetter("workflow_id"), UnreadAnswers()), list[str](), list[threading.Thread]()
 
     def ask(subject: str, number: int) -> None:
@@ -55,6 +58,7 @@ def test_subjects_take_turns(kind: str) -> None:
                 threads[-1].start()
                 waiting = getattr(turns, f"_{kind}s")["a"]
                 wait_until(lambda: waiting.waiting == len(threads), 60, "it waits for its turn")  # noqa: B023
+            assert waiting.seconds == (DOWNLOAD_WAIT_SECONDS if kind == "download" else WAIT_SECONDS)
         for thread in threads:
             thread.join(60)
     assert order == [*"abaa"]

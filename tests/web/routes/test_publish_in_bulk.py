@@ -1,6 +1,7 @@
 """Publishing runs of lines and plain text."""
 
 import gzip
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -130,7 +131,10 @@ def test_bad_text_requests_are_refused(
     assert messages(client, job) == []
 
 
-def test_a_text_has_at_most_5000_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """A longer one is rejected as a whole."""
+def test_a_text_has_at_most_5000_lines(
+    client: httpx.Client, job: Foreign, opened: Runner, in_process: Callable[..., httpx.Client]
+) -> None:
+    """A longer one is rejected as a whole. Pieces of a long line count."""
     assert text(opened, client, job, b"x\n" * 5001).status_code == 413
+    assert text(opened, in_process(max_line_bytes=256), job, b"x" * 256 * 5001).status_code == 413
     assert text(opened, client, job, b"x\n" * 5000).json() == {"next": 5001}

@@ -143,6 +143,23 @@ def test_a_socket_that_stays_full_is_given_up_on(full_sockets: tuple[FullSocket,
     assert full_sockets[1].calls == []
 
 
+def test_a_socket_that_waits_for_the_scheduler_is_not_given_up_on(
+    full_sockets: tuple[FullSocket, FullSocket], clock: Clock
+) -> None:
+    """It is late because of the worker, not of its client."""
+
+    def write_for_long() -> None:
+        full_sockets[1].make_room()
+        run_loop()
+        clock.now += STALL_SECONDS + 1
+
+    full_sockets[0].write_more = write_for_long
+    full_sockets[0].make_room()
+    wait_for(full_sockets[1], "write more")
+
+    assert "give up" not in full_sockets[1].calls
+
+
 def test_an_error_affects_only_its_own_socket(full_sockets: tuple[FullSocket, FullSocket]) -> None:
     """The failing one is not called again; the other is still written to."""
 
