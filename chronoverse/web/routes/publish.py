@@ -145,8 +145,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], body["next"])
         status = Status(body["status"])
         with _count_answer("finish"):
-            counts = status is Status.PENDING and body["counts"]
-            deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"], counts=counts)
+            deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"], counts=body["counts"])
             # After PENDING there is no lease to check, and the runner has already confirmed its lines.
             if status is not Status.PENDING:
                 _require_safe_end(deps.store.durability_probe(), attempt)
