@@ -109,6 +109,15 @@ test("the browser's shortcuts are left alone", () => {
   deepEqual([isTaken("w"), isTaken("w", { ctrlKey: true }), isTaken("w", { target: $("q") }), isTaken("x"), isTaken("f", { ctrlKey: true })], [true, false, false, false, true]);
 });
 
+test("the dialog goes to a line, unless it is closed by Escape", async () => {
+  for (const [typed, ...names] of [["60", "submit", "close"], ["80", "close"]]) {
+    $("line").value = typed;
+    for (const name of names) $("goto").dispatchEvent(new Event(name));
+    await settle();
+    deepEqual([current(), $("line").value], [60, ""]);
+  }
+});
+
 test("an address beyond the end of the log is reported", async () => {
   location.hash = "#L9999";
   events.dispatchEvent(new Event("hashchange"));

@@ -334,10 +334,10 @@ $("views").addEventListener("click", async ({ target }) => {
   const criteria = filtered && filtered === find.scan ? find.criteria : { stream: chosenStream() };
   await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Download failed: ${error.message}`));
 });
+// Escape only closes it.
+$("goto").addEventListener("submit", () => Number($("line").value) > 0 && goTo(Number($("line").value)));
 $("goto").addEventListener("close", () => {
-  const number = Number($("line").value);
   $("line").value = "";
-  if (number > 0) goTo(number);
   $("log").focus();
 });
 function toEnd() {
