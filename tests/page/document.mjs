@@ -40,6 +40,7 @@ class Element extends EventTarget {
 
   focus() {}
   select() {}
+  showModal() {}
   contains = () => false;
 
   append(...children) {

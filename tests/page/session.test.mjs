@@ -30,7 +30,7 @@ Object.assign(globalThis, {
 globalThis.location = Object.assign(new URL("http://127.0.0.1/ui/workflows/w?q=a#L5&token=%67iven%&x"), { reload: () => (reloads += 1) });
 Object.defineProperty(globalThis, "navigator", { value: { locks: { request: (_, work) => work() } } });
 const { isDue } = await import("../../chronoverse/web/static/js/oidc.js");
-const { begin, currentToken, isRenewed, Refused, signedIn, signOut, token } = await import("../../chronoverse/web/static/js/session.js");
+const { begin, currentToken, isRenewed, Refused, signedIn, signIn, signOut, token } = await import("../../chronoverse/web/static/js/session.js");
 const session = (at, until = Date.now() + 10_000) => ({ at, until, refresh: `refresh ${at}`, token_endpoint: "http://127.0.0.1/token" });
 
 
@@ -100,4 +100,21 @@ test("nothing restores a token after a sign-out, here or in another tab", async 
   // A request was rejected after its token was replaced: it is sent again with the new one.
   signedIn("new", session(Date.now()));
   equal(await currentToken(new Refused(401, "expired", 0), "another"), "new");
+});
+
+test("a canceled sign-in changes nothing, even if its token was sent", async () => {
+  for (const [isCanceled, kept] of [[true, "mine"], [false, "other"]]) {
+    let answer = null;
+    globalThis.fetch = () => new Promise((done) => (answer = () => done(Response.json({ jobs: [] }))));
+    signedIn("mine", null);
+    const signing = signIn("Paste another token.", { canCancel: true });
+    const [form] = document.body.children.at(-1).children;
+    const [, label, submit, , cancel] = form.children;
+    label.children[1].value = "other";
+    form.dispatchEvent(new Event("submit"));
+    await until(() => answer);
+    if (isCanceled) cancel.click();
+    answer();
+    deepEqual([await signing, await until(() => !submit.disabled), token()], [!isCanceled, undefined, kept]);
+  }
 });

@@ -177,14 +177,16 @@ export function signIn(why, { canCancel = false, isEmpty = false } = {}) {
   signingIn ??= new Promise((done) => {
     const reason = make("p", { role: "status" }, why);
     const form = make("form", "", reason);
+    let isOver = false;
     const close = (isSignedIn) => {
+      isOver = true;
       dialog.remove();
       signingIn = null;
       cameIn = () => {};
       done(isSignedIn);
     };
     if (issuer) form.append(issuerButton(isEmpty));
-    else askForToken(form, reason, () => close(true));
+    else askForToken(form, reason, (value) => isOver || (keep(value, null), close(true)));
     cameIn = () => close(true);
     if (canCancel) form.append(button(() => close(false), "Cancel"));
     const dialog = make("dialog", { className: "sign-in", ariaLabel: "Sign in" }, form);
@@ -217,7 +219,7 @@ function askForToken(form, reason, done) {
     submit.disabled = true;
     const problem = await objection(value);
     submit.disabled = false;
-    if (!problem) return keep(value, null), done();
+    if (!problem) return done(value);
     reason.textContent = problem;
     return input.select();
   });
