@@ -98,6 +98,17 @@ test("a list whose changes have no stream, or a broken one, is reloaded every fi
   }
 });
 
+test("a stopped list no longer reports that the service does not answer", async () => {
+  const { list } = listed([]);
+  let bar;
+  $("header").after = (element) => (bar = element);
+  globalThis.fetch = async () => { throw new TypeError("away"); };
+  list.refresh();
+  await until(() => bar?.hidden === false);
+  list.stop();
+  equal(bar.hidden, true);
+});
+
 test("a reloaded list keeps its length", async () => {
   const jobs = [4, 3, 2, 1].map((id) => job(`${id}`));
   const { asked, list, shown } = listed(jobs, { size: 2, streams: false });

@@ -46,6 +46,7 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
     following = null;
     requests += 1;
     schedule(null);
+    hideRetry();
   }
 
   function refresh() {
