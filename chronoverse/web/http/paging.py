@@ -252,4 +252,5 @@ def page_response(
 
 
 def _parameter(value: Any) -> Any:
-    return ["=".join(pair) for pair in value] if isinstance(value, list) else "true" if value is True else value
+    # An empty pair is ``*``.
+    return ["=".join(pair) or "*" for pair in value] if isinstance(value, list) else "true" if value is True else value

@@ -208,7 +208,7 @@ def _context(side: str) -> QueryInteger:
 _BEFORE: Final = _context("before")
 _AFTER: Final = _context("after")
 _STREAM: Final = one_of(STREAMS, "Lines of this stream.")
-_PAGE_CURSOR: Final = text("From the previous page.", validate=validate.Length(1, 512))
+_PAGE_CURSOR: Final = text("From the previous page.", validate=validate.Length(1, 768))  # with up to three ids
 _search_text: Final = partial(
     text, "Text that a line contains, case-insensitive.", validate=validate.Length(1, MAX_QUERY)
 )
@@ -330,7 +330,7 @@ class WorkflowSearchQuery(SearchFields):
     after = _AFTER
     per_job = QueryInteger("Maximum lines of a job; `more` is true if it has others.", 1, 100, load_default=5)
     limit = QueryInteger("Maximum jobs with a match on the page.", 1, 100, load_default=20)
-    cursor = text("From the previous page.", validate=validate.Length(1, 768))
+    cursor = _PAGE_CURSOR
 
 
 class JobsQuery(Schema):

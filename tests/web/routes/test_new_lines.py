@@ -3,18 +3,21 @@
 import base64
 import json
 import time
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
 
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 
+GOOD: Final = "g" * 128
+
 
 @pytest.fixture
 def failed(client: httpx.Client, job: Foreign) -> Foreign:
-    """A failed job after a good one. Both were read once, so they are listed."""
-    good = job.sibling("good").lines(["started in 12 ms", "fine"]).end()
+    """A failed job after a good one, with ids of maximum length. Both were read once, so they are listed."""
+    job = Foreign(job.url, f"{job.workflow_id:x<128}", "j" * 128)
+    good = job.sibling(GOOD).lines(["started in 12 ms", "fine"]).end()
     assert client.get(good.path).status_code == 200
     time.sleep(0.002)
     job.lines(["started in 1.3 s", "error: a", "fine", "error: b"]).end("FAILED", 1)
@@ -37,7 +40,7 @@ def test_an_answer_has_the_new_lines_and_the_compared_jobs(client: httpx.Client,
         "workflow_id": failed.workflow_id,
         "id": failed.job_id,
         "logs": lines,
-        "compared_with": ["good"],
+        "compared_with": [GOOD],
         "cursor": None,
     }
     assert answer.headers["Last-Event-ID"] == "4"
@@ -49,17 +52,17 @@ def test_an_answer_has_the_new_lines_and_the_compared_jobs(client: httpx.Client,
     ]
 
 
-@pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_are_linked(client: httpx.Client, failed: Foreign, order: str) -> None:
+@pytest.mark.parametrize(("order", "against"), [("asc", {"against": GOOD}), ("desc", {"against_label": "*"})])
+def test_pages_are_linked(client: httpx.Client, failed: Foreign, order: str, against: dict[str, str]) -> None:
     """The link keeps all parameters."""
-    answer, found = new_lines(client, failed, against="good", limit=1, order=order, stream="stdout"), []
+    answer, found = new_lines(client, failed, **against, limit=1, order=order, stream="stdout"), []
     for _ in range(10):
         assert answer.status_code == 200, answer.text
         found += [line["sequence_num"] for line in answer.json()["logs"]]
         assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
         if "next" not in answer.links:
             break
-        assert "against=good" in answer.links["next"]["url"]
+        assert against.items() <= httpx.URL(answer.links["next"]["url"]).params.items()
         answer = client.get(answer.links["next"]["url"])
     assert found == ([2, 4] if order == "asc" else [4, 2])
     assert [line["sequence_num"] for line in new_lines(client, failed, offset=2).json()["logs"]] == [4]
@@ -101,7 +104,7 @@ def test_a_cursor_is_valid_only_for_its_own_comparison(client: httpx.Client, fai
     """With all of its numbers."""
     assert new_lines(client, failed, against="unknown").status_code == 404
     cursor = new_lines(client, failed, limit=1).json()["cursor"]
-    assert new_lines(client, failed, cursor=cursor, against="good").status_code == 400
+    assert new_lines(client, failed, cursor=cursor, against=GOOD).status_code == 400
     values = json.loads(base64.urlsafe_b64decode(cursor + "=="))
     for forged in ([*values[:-1], -1], [*values[:-2], -1, 0], values[:-1]):
         text = base64.urlsafe_b64encode(json.dumps(forged).encode()).decode().rstrip("=")
