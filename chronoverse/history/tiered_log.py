@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 from chronoverse.archive.reader import ArchiveReader, FrameFilter
-from chronoverse.errors import ArchiveUnavailable, JobNotFound
+from chronoverse.errors import ArchiveUnavailable, JobNotFound, StoreUnavailable
 from chronoverse.joblog.entries import Batch, Entry, RawEntry, entry_number, in_sequence, missing_numbers, read_entries
 from chronoverse.joblog.events import LOG_IS_GONE
 from chronoverse.joblog.model import End, Gap, Job, JobRef, OutOfSequence, TimeRange
@@ -55,7 +55,7 @@ def read_tiers(
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
     job: Job | None = None
-    while True:
+    for _ in range(4):
         found, incomplete = read_store()
         if incomplete is None:
             return found, (), job
@@ -64,9 +64,11 @@ def read_tiers(
             raise JobNotFound(LOG_IS_GONE)
         if in_archive(job, after + 1) and (found := read_archive()) is not None:
             return found, (), job
-        # Entries that were read before the job can be those of a log that the store has lost since.
-        if before and (before.archived, before.created_at) == (job.archived, job.created_at):
+        # Entries that were read before the job can be from a log or a server that was replaced since.
+        is_same = before and (before.archived, before.created_at) == (job.archived, job.created_at)
+        if is_same and (not incomplete or job.includes(entry_number(incomplete[-1][0]))):
             return None, incomplete, job
+    raise StoreUnavailable("the store's servers have different states of this log: retry")
 
 
 @dataclass(slots=True)

@@ -337,6 +337,10 @@ class Job:
             end=end,
         )
 
+    def includes(self, number: int) -> bool:
+        """Whether the state includes entry ``number``. False after a failover that lost the entry."""
+        return self.end is not None or min(number, MAX_NUMBER) <= self.last
+
     def is_past_end(self, cursor: int) -> bool:
         """Whether ``cursor`` is at or past the end. A foreign runner's entries after the end are not shown."""
         return self.end is not None and cursor >= self.end.sequence_num

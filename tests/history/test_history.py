@@ -19,10 +19,11 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import ArchiveUnavailable, JobNotFound
-from chronoverse.history.tiered_log import TieredLog
+from chronoverse.errors import ArchiveUnavailable, JobNotFound, StoreUnavailable
+from chronoverse.history.tiered_log import TieredLog, read_tiers
 from chronoverse.joblog.chunk import folder
-from chronoverse.joblog.model import Gap, Job, JobRef, Line
+from chronoverse.joblog.entries import RawEntry
+from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, Status
 from chronoverse.live import tail
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.tail import Tail
@@ -240,6 +241,40 @@ def test_archived_lines_of_a_lost_job_are_no_gap(rig: Rig, how: str, returns: bo
     found = [each for each in events(drained(viewer)) if each.event in ("log", "gap", "error")]
     assert [each.event for each in found] == ["gap" if returns else "error"]
     assert ('"reason":"lost"' in found[0].data) == returns
+
+
+def test_a_failover_between_two_reads_is_no_gap_live(rig: Rig) -> None:
+    """The new master lacks what the old one had archived, and the tail had read what follows."""
+    rig.write(5)
+    viewer = rig.viewer(after=5)
+    assert names(drained(viewer)) == ["connected", "job"]
+    kinds = [rig.key.removesuffix("log") + kind for kind in ("log", "job", "archive")]
+    old = rig.ask("DUMP", rig.key)
+
+    def fail_over() -> None:
+        rig.ask("DEL", *kinds)
+        rig.ask("RESTORE", rig.key, 0, old)
+
+    rig.write(3)
+    rig.archive_up_to(7)
+    rig.source.before["get_jobs"] = fail_over
+    for _ in range(2):
+        rig.tail.read_once()
+    assert drained(viewer) == b""
+    rig.last = 5
+    rig.write(3)
+    rig.tail.read_once()
+    assert numbers(drained(viewer)) == [6, 7, 8]
+
+
+@pytest.mark.parametrize(("last", "end", "is_gap"), [(7, None, False), (9, None, True), (7, 8, True)])
+def test_entries_that_the_job_lacks_are_no_gap(last: int, end: int | None, is_gap: bool) -> None:
+    """They are from a server that another has replaced. An end is final."""
+    job = Job(JOB, Status.RUNNING, last=last)
+    job = job.ended(End(end, Status.COMPLETED, 0, last, 0, None)) if end else job
+    found: list[RawEntry] = [(b"9-0", [])]
+    with contextlib.nullcontext() if is_gap else pytest.raises(StoreUnavailable):
+        assert read_tiers(job, 5, lambda: None, lambda: (None, found), lambda: job) == (None, found, job)
 
 
 def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which 
 #: Concurrent simulations, each a process.
 AT_ONCE: Final = 2
 #: Plans that have failed, in worlds of then.
-FAILED: Final[tuple[Plan, ...]] = (small(63), small(180), small(500124), small(500150), small(810032))
+FAILED: Final[tuple[Plan, ...]] = (small(63), small(180), small(500124), small(500150), small(810032), small(830017))
 
 
 def run_all(plans: Iterable[Plan]) -> list[tuple[Plan, Result]]:
