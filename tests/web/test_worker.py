@@ -89,17 +89,18 @@ def test_some_descriptors_are_left_for_the_store_and_for_files(
 
 
 def test_a_worker_that_was_out_of_descriptors_accepts_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client that had to wait is served."""
-    refused, served, limits = Event(), Event(), [0]
+    """The client that had to wait is served. Streams use descriptors, too."""
+    refused, served, limits = Event(), Event(), [1]
     monkeypatch.setattr(worker, "max_connections", lambda: refused.set() or limits[0])
     with gevent.socket.create_server(("127.0.0.1", 0)) as listener:
         connections = Connections(10, FairLock(1, AtCapacity))
-        writers = cast(StreamWriters, SimpleNamespace(open_count=0))
+        writers = cast(StreamWriters, SimpleNamespace(open_count=1))
         server = Server(listener, lambda *_: served.set(), connections, writers)
         server.start()
         with gevent.socket.create_connection(listener.getsockname()):
             assert refused.wait(60)
-            limits[0] = 1
+            assert not served.wait(0.05)
+            limits[0] = 2
             assert served.wait(60)
         server.stop()
         for connection in connections:

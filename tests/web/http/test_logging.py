@@ -35,9 +35,9 @@ def test_json_writes_one_object_per_line() -> None:
 
 def test_the_console_writes_one_line_per_record() -> None:
     """A client's text cannot forge a log line or send control sequences to the terminal."""
-    text = Console().format(record("said %s", "a\nb\x1b[2J", request_id="r1", agent="two words", at=7))
+    text = Console().format(record("said %s", "a\nb\x1b[2J\u2028", request_id="r1", agent="two words", at=7))
 
-    assert text.endswith(r'[INFO] said a\nb\x1b[2J request_id=r1 agent="two words" at=7')
+    assert text.endswith(r'[INFO] said a\nb\x1b[2J\u2028 request_id=r1 agent="two words" at=7')
     assert "\n" not in text
 
 

@@ -1,5 +1,6 @@
 """Labels over HTTP: set by two requests, shown in every job object, and used to select jobs."""
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,9 @@ TOKEN = "0123456789abcdef" * 2
 
 
 def register(client: httpx.Client, job: Foreign, **labels: Any) -> httpx.Response:
-    return client.put(job.path, json={"labels": labels})
+    # Chunked: without a Content-Length.
+    content = iter([json.dumps({"labels": labels}).encode()])
+    return client.put(job.path, content=content, headers={"Content-Type": "application/json"})
 
 
 def attempt(client: httpx.Client, job: Foreign, **body: Any) -> httpx.Response:

@@ -136,7 +136,11 @@ def test_a_repeated_request_changes_nothing(sender: Sender) -> None:
     """With record numbers and without, even after the end of the job."""
     texts = [f"plain {number}" for number in range(700)]
     plain = request(sender.resource, *map(record, texts))
-    end = request(sender.resource, record(None, cicd__pipeline__run__result="cancellation"))
+    results: dict[str, Any] = {
+        "cicd__pipeline__run__result": "failure",
+        "cicd__pipeline__task__run__result": "cancellation",
+    }
+    end = request(sender.resource, record(None, **results))
     for message in (plain, plain, request(sender.resource, *numbered(1, 600)), end, end, plain):
         for _ in range(2):
             assert sender.rejected(sender.send(message)) == (0, "")
