@@ -258,7 +258,10 @@ class ReplayCache:
         return segment if segment and segment.complete else None
 
     def _remember(self, key: _Key, segment: ReplaySegment, asked: tuple[int, float]) -> None:
-        """Caches what was asked for when there had been ``asked[0]`` invalidations, unless there was another one."""
+        """Caches a segment, unless anything was invalidated since its read began.
+
+        ``asked``: the number of invalidations, and the time, when it began.
+        """
         self._drop(key)
         if asked[0] != self._invalidated:
             return

@@ -211,7 +211,7 @@ class Tail:
         for feed, job, after, entries in arrivals:
             # What was read before the job can be from a server or a log that was replaced since: read again.
             is_replaced = job and feed.job and job.created_at != feed.job.created_at
-            if feed not in unchecked and not is_replaced and not _precedes(feed, entries, after):
+            if feed not in unchecked and not is_replaced and not _lacks(feed, entries, after):
                 with _closing_on_error(feed):
                     self._publish(feed, entries, after, ended)
         self._check([feed for feed, _ in ended])
@@ -410,8 +410,8 @@ def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
     return job.last > cursor and not store.read(job.ref, cursor, 1) and store.get_job(job.ref) == job
 
 
-def _precedes(feed: Feed, entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether the job's state, fetched because numbers after line ``after`` are missing, lacks the ``entries``."""
+def _lacks(feed: Feed, entries: Sequence[RawEntry], after: int) -> bool:
+    """Whether numbers after line ``after`` are missing, and the job's state, fetched since, lacks the ``entries``."""
     job = feed.job
     return job is not None and not in_sequence(entries, after) and not job.includes(entry_number(entries[-1][0]))
 
