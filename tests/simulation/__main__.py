@@ -54,8 +54,7 @@ def story(plan: Plan, result: Result) -> str:
     names = list(dict.fromkeys(who for _, who, _ in events))
     lines = [f"{'seconds':>12}  " + "  ".join(f"[{name}]" for name in names)]
     lines += [f"{at:12.6f}  {'    ' * names.index(who)}[{who}] {text}"[:240] for at, who, text in events]
-    again = f"Again: python -m tests.simulation {plan}"
-    return "\n".join([*lines, *result.violations, result.trace, again])
+    return "\n".join([*lines, *result.violations, result.trace, f"Again: python -m tests.simulation {plan}"])
 
 
 if __name__ == "__main__":

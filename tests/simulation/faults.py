@@ -67,35 +67,33 @@ class Faults:
     # The network
 
     def cut(self) -> str:
-        one, other = self._pair()
-        ends = [each for each in one.endpoints if each.peer and each.peer.owner is other]
+        one, other, ends = self._pair()
         for end in ends:
             end.reset()
         return f"{one.name} {other.name} ({len(ends)})"
 
     def refuse(self) -> str:
-        one, other = self._pair()
+        one, other, ends = self._pair()
         link, seconds = self._site.network.link(one.name, other.name), self._seconds(8)
         link.refused_until = loop.time + seconds
-        for end in [each for each in one.endpoints if each.peer and each.peer.owner is other]:
+        for end in ends:
             end.reset()
         return f"{one.name} {other.name} for {seconds:.1f} s"
 
     def stall(self) -> str:
-        one, other = self._pair()
+        one, other, _ = self._pair()
         link = self._site.network.link(one.name, other.name)
         return f"{one.name} {other.name} {self._until(link, 'stalled_until', 8)}"
 
     def late(self) -> str:
-        one, other = self._pair()
+        one, other, _ = self._pair()
         link, seconds = self._site.network.link(one.name, other.name), self._seconds(25)
         link.late = self._chance.choice((0.1, 0.5, 0.9))
         loop.call_later(seconds, setattr, link, "late", world.late)
         return f"{one.name} {other.name} for {seconds:.1f} s"
 
     def half_open(self) -> str:
-        one, other = self._pair()
-        ends = [each for each in one.endpoints if each.peer and each.peer.owner is other]
+        one, other, ends = self._pair()
         for end in ends:
             end.forget()
         return f"{one.name} {other.name} ({len(ends)})"
@@ -230,8 +228,7 @@ class Faults:
         return f"for {seconds:.1f} s, in {start:.1f} s, after {busy:.1f} s without a sync"
 
     def lag(self) -> str | None:
-        what = self._until(self._site.store, "lags_until", 8)
-        return what if self._site.sentinel else None
+        return self._until(self._site.store, "lags_until", 8) if self._site.sentinel else None
 
     def fail_over(self) -> str | None:
         """The replica becomes the master, possibly after a lag. The old one possibly freezes, and is notified later."""
@@ -358,8 +355,8 @@ class Faults:
         found = [each.process for each in parts] + [each.scans for each in self._site.nodes]
         return [each for each in found if not each.dead] + [self._site.store.process]
 
-    def _pair(self) -> tuple[Process, Process]:
-        """Two processes that communicate."""
+    def _pair(self) -> tuple[Process, Process, list[Any]]:
+        """Two processes that communicate, and the first one's ends of their connections."""
         talking: dict[tuple[str, str], tuple[Process, Process]] = {}
         people: list[Any] = [each for each in self._site.viewers if not each.ending]
         for process in [*self._processes(), *(each.process for each in people)]:
@@ -367,9 +364,10 @@ class Faults:
                 if end.peer is not None:
                     talking[process.name, end.peer.owner.name] = process, end.peer.owner
         if not talking:
-            return self._site.nodes[0].process, self._site.store.process
+            return self._site.nodes[0].process, self._site.store.process, []
         # There are more viewers than all others together.
         names = sorted(talking)
         if self._chance.random() < 0.6:
             names = [each for each in names if "store" in each] or names
-        return talking[self._chance.choice(names)]
+        one, other = talking[self._chance.choice(names)]
+        return one, other, [each for each in one.endpoints if each.peer and each.peer.owner is other]
