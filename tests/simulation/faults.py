@@ -337,9 +337,8 @@ class Faults:
 
     @property
     def _is_up(self) -> bool:
-        """Whether the store is up, and no dead runner will come back."""
-        waiting = [each for each in self._site.runners if each.process.dead and not each.is_done]
-        return not waiting and not self._site.store.process.dead
+        """Whether the store is up, and no dead runner's successor has yet to open the job."""
+        return not any(each.is_awaited for each in self._site.runners) and not self._site.store.process.dead
 
     def _until(self, part: Any, name: str, most: float) -> str:
         seconds = self._seconds(most)

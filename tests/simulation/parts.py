@@ -328,6 +328,11 @@ class Runner:
         return self.publisher is not None and not self.process.dead and not self.is_done
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether it was killed, and its next process has yet to open the job. Only the store has the earlier lines."""
+        return self.deaths > 0 and not self.is_done and (self.publisher is None or self.publisher.base is None)
+
+    @property
     def is_gone(self) -> bool:
         """Whether nobody has all of its lines: the store lost them after confirming them to the runner, or it died."""
         return self.is_done and max((asked for asked, _ in self.contacts), default=0.0) < self.lost_at
@@ -346,8 +351,7 @@ class Runner:
 
     def kill(self, *, restarts: bool) -> None:
         """The runner is killed: the spool's memory is lost, and its file is as the kernel has it."""
-        publisher = self.publisher
-        if publisher is None or self.is_done:
+        if (publisher := self.publisher) is None or self.is_done:
             return
         self._site.network.kill(self.process)
         self.deaths += 1
@@ -364,7 +368,7 @@ class Runner:
                     shutil.copy(f"{path}{end}", f"{self._spool_path}{end}")
         # A command that has ended is not run again. Without a job, its viewers would wait forever.
         if (restarts and publisher._result is None) or publisher.base is None:
-            self.until = max(self.until, loop.time + 60.0)
+            self.until, self.publisher = max(self.until, loop.time + 60.0), None
             loop.call_later(world.chance.uniform(0.1, 20.0), self.start)
         else:
             self.is_done = True
