@@ -298,6 +298,10 @@ class LabelSet(AppendRefused):
         self.keys = tuple(keys)
 
 
+class EarlierService(ChronoverseError):
+    """Raised once if the service does not accept runs of lines. The append is retried in the older format."""
+
+
 class TooManyFiles(AppendRefused):
     """Raised when a job's numbered log records come from more files than the store remembers per job."""
 

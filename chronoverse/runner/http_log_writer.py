@@ -14,7 +14,10 @@ import orjson
 
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong, path_hint
 from chronoverse.errors import (
+    BadRequest,
+    EarlierService,
     JobNotFound,
+    LabelSet,
     NotDurable,
     QuotaReached,
     StaleToken,
@@ -25,7 +28,7 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.comparing import Comparison, line_digest
 from chronoverse.joblog.labels import Labels
-from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, count_lines, runs_of, split_runs
+from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, count_lines, lines_of, runs_of, split_runs
 
 #: Seconds without data from the service before a timeout. The service waits less long for its store.
 READ_SECONDS: Final = 10.0
@@ -42,8 +45,6 @@ class HttpLogWriter:
     certificate, :class:`Unreachable`.
     """
 
-    #: Maximum lines of an append.
-    batch_lines = 5_000
     #: Appends sent before the first is answered. At a latency of 50 ms, this allows 200,000 lines per second.
     appends_ahead = 4
 
@@ -61,6 +62,7 @@ class HttpLogWriter:
         #: The job whose end the service acknowledged last, and the number after its terminal entry.
         self._last_end: tuple[JobRef | None, int] = None, 0
         self._durable = durable
+        self._takes_runs = True
         host = urlsplit(url).hostname or ""
         #: Whether the service is on this machine: then compressing takes longer than sending.
         self._is_near = host in ("localhost", "::1") or host.startswith("127.")
@@ -81,22 +83,45 @@ class HttpLogWriter:
             body["first"] = first
         if labels:
             body["labels"] = dict(labels)
-        answer = self._post(job, "attempts", body)
+        try:
+            answer = self._post(job, "attempts", body)
+        except BadRequest as error:
+            if not labels:
+                raise
+            raise LabelSet(
+                f"the service does not accept labels (an earlier version?): {error}", [*dict(labels)]
+            ) from error
         return Attempt(job, token, _number(answer, "attempt"), _number(answer, "next"))
+
+    @property
+    def batch_lines(self) -> int:
+        """Maximum lines of an append."""
+        return 5_000 if self._takes_runs else 500
 
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Like :meth:`append_runs`."""
         return self.append_runs(attempt, lines[0].sequence_num, runs_of(lines))
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Appends ``runs``, in halves if they are too long for the service."""
+        """Appends ``runs``, in halves if they are too long for the service.
+
+        Raises :class:`EarlierService` if the caller must retry with the same lines, which are then sent in the older
+        format.
+        """
         lines = count_lines(runs)
         if self._fits(lines, len(runs)):
             try:
-                return _number(self._post(attempt.job, "logs", _append_body(attempt, first, runs)), "next")
+                return _number(self._post(attempt.job, "logs", self._append_body(attempt, first, runs)), "next")
             except TooLong:
                 if lines == 1:
                     raise
+            except BadRequest as error:
+                if not self._takes_runs:
+                    raise
+                self._takes_runs = False
+                raise EarlierService(
+                    f"{self._service.url} does not accept lines in bulk, so publishing is slower: an earlier version?"
+                ) from error
         one, other = split_runs(runs, (lines + 1) // 2)
         with contextlib.suppress(QuotaReached):  # the other half raises it, too
             self.append_runs(attempt, first, one)
@@ -105,9 +130,9 @@ class HttpLogWriter:
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
         """Starts an append. The returned function completes it, and returns or raises what :meth:`append_runs` does."""
         plain = partial(self.append_runs, attempt, first, runs)
-        if not self._fits(count_lines(runs), len(runs)):
+        if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain
-        path, headers, content = self._request(attempt.job, "logs", _append_body(attempt, first, runs))
+        path, headers, content = self._request(attempt.job, "logs", self._append_body(attempt, first, runs))
         with self._translated(attempt.job):
             receive = self._service.post_ahead(path, headers, content)
 
@@ -116,7 +141,7 @@ class HttpLogWriter:
                 with self._translated(attempt.job):
                     body = receive()
                     return plain() if body is None else _number(orjson.loads(body), "next")
-            except TooLong:
+            except BadRequest:
                 return plain()
 
         return answer
@@ -124,6 +149,14 @@ class HttpLogWriter:
     def _fits(self, lines: int, runs: int) -> bool:
         """Whether one request can hold this many lines and runs: at most 20,000 structural characters."""
         return lines <= self.batch_lines and 3 * lines + 19 * runs < 19_900
+
+    def _append_body(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:
+        if self._takes_runs:
+            return _body(attempt, first=first, runs=[_run_to_json(run) for run in runs])
+        lines = [line.to_json() for line in lines_of(runs, first)]
+        for line in lines:
+            del line["sequence_num"]
+        return _body(attempt, first=first, lines=lines)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
         """Declares lines ``first`` to ``last`` lost or ``missing`` in the log. Returns the next number."""
@@ -154,7 +187,10 @@ class HttpLogWriter:
         if not may_sync:
             # One answer covers many lines.
             time.sleep(1.0)
-        answer = self._post(attempt.job, "logs", _body(attempt, first=attempt.next, lines=[], safe=True))
+        try:
+            answer = self._post(attempt.job, "logs", _body(attempt, first=attempt.next, lines=[], safe=True))
+        except BadRequest:  # a service of an earlier version
+            answer = {"safe": False}
         if answer.get("safe") is False:
             raise NotDurable(
                 "the service cannot tell what is safe in its store: it needs an append-only file or a"
@@ -235,10 +271,6 @@ class HttpLogWriter:
             raise StoreUnavailable(
                 f"{self._service.url} does not answer with JSON: is it the right address?"
             ) from error
-
-
-def _append_body(attempt: Attempt, first: int, runs: Sequence[LineRun]) -> dict[str, Any]:
-    return _body(attempt, first=first, runs=[_run_to_json(run) for run in runs])
 
 
 def _run_to_json(run: LineRun) -> dict[str, Any]:

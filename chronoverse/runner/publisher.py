@@ -18,6 +18,7 @@ from chronoverse.errors import (
     ChronoverseError,
     Closed,
     Deleted,
+    EarlierService,
     Fenced,
     ForeignLines,
     Held,
@@ -193,6 +194,8 @@ class Publisher:
             return
         except NotALog:
             raise
+        except EarlierService as error:
+            self.say(f"{error}; the job continues")
         except TooFast as error:
             self._outage.last_error = error
             seconds = max(error.seconds, _SHORT_PAUSE_SECONDS)

@@ -22,6 +22,7 @@ from chronoverse.errors import (
     ChronoverseError,
     Closed,
     CorruptLog,
+    EarlierService,
     Fenced,
     Forbidden,
     Held,
@@ -331,6 +332,22 @@ def test_only_the_end_of_a_job_confirms_all_lines_of_it() -> None:
         assert writer.confirm(attempt, may_sync=True) == 3
         writer.finish(attempt, Status.COMPLETED, 0, 0, 9)
         assert writer.confirm(attempt, may_sync=True) == 10
+
+
+def test_a_service_of_an_earlier_version_receives_each_line_as_an_object() -> None:
+    """It rejects runs. That is raised once; the lines are then sent in the old form, at most 500 at a time."""
+    refused, appended = problem("400 Bad Request", "runs: Unknown field."), answer("200 OK", b'{"next":502}')
+    attempt, runs = Attempt(SCRIPTED, token(), 1, 1), runs_of(lines(1, *["x"] * 501))
+    with (
+        ScriptedService(refused, refused, appended, appended) as service,
+        closing(HttpLogWriter(service.url)) as writer,
+    ):
+        assert writer.batch_lines == 5000
+        with pytest.raises(EarlierService, match="an earlier version"):
+            writer.append_ahead(attempt, 1, runs)()
+        assert (writer.batch_lines, writer.append_ahead(attempt, 1, runs)()) == (500, 502)
+    sizes = [int(asked.headers["content-length"]) for asked in service.requests]
+    assert sizes[0] == sizes[1] < 3000 < 10_000 < sizes[3] < sizes[2]
 
 
 def test_appends_are_pipelined(service: Service, job: JobRef, proxy: FaultProxy) -> None:

@@ -11,6 +11,7 @@ from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.bench import JOB
+from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import running
 
 BRANCH = check_labels({"branch": "main"})
@@ -46,3 +47,18 @@ def test_labels_of_a_job_that_could_not_be_opened_are_delivered_with_its_lines(t
         job = found(store, JobRef("wf_1", "job_2"))
         assert (job.labels, job.lines) == (BRANCH, 1)
         store.close()
+
+
+def test_a_service_without_label_support_still_gets_the_lines() -> None:
+    said: list[str] = []
+    opened = answer("200 OK", b'{"attempt":1,"token":"a","next":1}')
+    refused = problem("400 Bad Request", "labels: Unknown field.")
+    answers = (refused, opened, answer("200 OK", b'{"next":2}'), answer("204 No Content"))
+    with (
+        ScriptedService(*answers) as service,
+        JobLog.open(service.url, *JOB, token="t", labels=dict(BRANCH), say=said.append) as log,
+    ):
+        log.write("stdout", "a")
+    assert [sentence.partition(":")[0] for sentence in said] == [
+        "the service does not accept labels (an earlier version?)"
+    ]

@@ -104,7 +104,7 @@ class Site:
         # At their real intervals, looking for changes takes most of the time.
         archiver_module.MEASURE_SECONDS = tail.CHECK_SECONDS = self.shape.check  # type: ignore[misc]
         # Several appends in transit, earlier than with 5,000 lines in each. A burst needs several, too.
-        HttpLogWriter.batch_lines = max(12, self.shape.burst // 4)
+        HttpLogWriter.batch_lines = max(12, self.shape.burst // 4)  # type: ignore
         tail.TICK_SECONDS = self.shape.check / 2  # type: ignore[misc]
         cast("dict[str, Any]", tail.Tail.__init__.__kwdefaults__)["ring_bytes"] = self.shape.ring
 
