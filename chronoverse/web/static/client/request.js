@@ -33,11 +33,11 @@ export const isTransient = (error) =>
 
 export const now = () => performance.now();
 
-/** The seconds of a Retry-After header, which can also be a date. @param {string | null} value */
+/** The seconds of a Retry-After header, which can also be a date; at most a day, as timers overflow after 25 days. @param {string | null} value */
 function retrySeconds(value) {
   if (!value) return 0;
   const seconds = /^[0-9]+$/.test(value.trim()) ? Number(value) : (Date.parse(value) - Date.now()) / 1000;
-  return Math.max(0, seconds || 0);
+  return Math.min(86_400, Math.max(0, seconds || 0));
 }
 
 /** The error for a non-2xx response. @param {Response} response */

@@ -22,13 +22,11 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
   let cursor = null;
   let timer = 0;
   let requests = 0;
-  let focusAt = null;
   let wantsMore = false;
   //: The open stream; the timer for showing its changes; and the changes that arrive during a request.
   let [following, later, changed] = [null, 0, null];
 
   $("more").addEventListener("click", () => {
-    focusAt = list.items.length;
     wantsMore = true;
     refresh();
   });
@@ -85,6 +83,7 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
       next = body.cursor;
     } while (next && found.size < wanted);
     hideRetry();
+    const known = isMore && new Set(list.items.map(({ id }) => id));
     list.items = [...found.values()];
     cursor = next;
     list.hasMore = cursor !== null;
@@ -92,7 +91,7 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
     wantsMore = false;
     for (const item of changed) apply(item);
     changed = null;
-    show();
+    show(known);
     if (!changes) schedule(AGAIN_MS);
     else if (!following) follow();
   }
@@ -129,10 +128,12 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
     else if (!list.hasMore) items.push(item);
   }
 
-  function show() {
+  /** Shows the items. If `known` has the ids before "Show more", moves the focus to the first other row. */
+  function show(known) {
     // A search hides the list.
     if (!isLoaded || $("list").hidden) return;
-    const shown = arrange(list.items).map(rowOf);
+    const arranged = arrange(list.items);
+    const shown = arranged.map(rowOf);
     if (fill(document.querySelector("tbody"), shown)) announce(many(shown.length, name.slice(0, -1)));
     $("more").hidden = !list.hasMore;
     document.querySelector("table").hidden = !shown.length;
@@ -141,8 +142,7 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
     else notice(empty(list.items.length));
     const ids = new Set(list.items.map(({ id }) => id));
     for (const id of rows.keys()) if (!ids.has(id)) rows.delete(id);
-    if (focusAt !== null) shown[focusAt]?.querySelector("a").focus();
-    focusAt = null;
+    if (known) shown[arranged.findIndex(({ id }) => !known.has(id))]?.querySelector("a").focus();
     loaded();
   }
 
