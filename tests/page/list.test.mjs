@@ -17,7 +17,7 @@ const settle = (ms = 5) => new Promise((done) => setTimeout(done, ms));
  * A list of a service's jobs: `size` at first, at most `most` per response. `say(event, data)` sends a frame of
  * changes.
  */
-function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
+function listed(jobs, { size = 2, streams = true, most = Infinity, arrange = (items) => items } = {}) {
   renew("more");
   $("list").hidden = false;
   const asked = [];
@@ -43,7 +43,7 @@ function listed(jobs, { size = 2, streams = true, most = Infinity } = {}) {
   }
   const made = [];
   const shown = () => list.items.map(({ id, status }) => (status ? `${id} ${status}` : id));
-  const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: ({ id }) => (made.push(id), []), update() {}, arrange: (items) => items, loaded() {}, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
+  const options = { address: () => ["http://127.0.0.1/workflows/w/jobs", []], name: "jobs", cells: ({ id }) => (made.push(id), []), update() {}, arrange, loaded() {}, empty: () => "none", refused: String, wants: ({ status }) => status !== "gone", size, ...(streams ? { changes } : {}) };
   const list = makeList(options);
   return { asked, list, made, shown, say: (event, data) => (frames.push({ event, data }), say?.()) };
 }
@@ -61,11 +61,21 @@ test("a list starts with one page, and loads more on request", async () => {
   $("more").dispatchEvent(new Event("click"));
   await until(() => shown().length === 5);
   equal(list.hasMore, false);
-  // The focus moves to the first new row once.
-  let focused = 0;
-  $("tbody").children[4].querySelector("a").focus = () => (focused += 1);
+  list.stop();
+});
+
+test("the focus moves once, to the first row that “Show more” has added", async () => {
+  const { list, shown } = listed([4, 3, 2, 1].map((id) => job(`${id}`)), { arrange: (items) => items.toSorted((a, b) => (b.id === "2") - (a.id === "2")) });
+  const focused = [];
+  Object.getPrototypeOf(document.body).focus = function () { focused.push($("tbody").children.findIndex((row) => row.querySelector("a") === this)); };
+  list.refresh();
+  await until(() => shown().length === 2);
+  $("more").dispatchEvent(new Event("click"));
+  // The page shows the list again every second, also before the response.
   list.show();
-  equal(focused, 0);
+  await until(() => shown().length === 4);
+  list.show();
+  deepEqual(focused, [0]);
   list.stop();
 });
 
@@ -167,8 +177,13 @@ test("late answers to earlier filters change nothing", async () => {
     deepEqual([shown(), $("notice").textContent], [[], ""]);
     answers[1]([job("new")]);
     await until(() => shown()[0] === "new");
+    list.refresh();
+    await until(() => answers.length === 3);
+    list.stop();
+    answers[2]([job("late")]);
+    await settle(20);
+    deepEqual(shown(), ["new"]);
   }
-  list.stop();
 });
 
 test("a change during a reload takes precedence over the response", async () => {
@@ -245,7 +260,7 @@ function script(...answers) {
   const asked = [];
   globalThis.fetch = async (request) => {
     asked.push(`${new URL(request.url).pathname.split("/").at(-1)}${new URL(request.url).search} ${request.headers.get("Last-Event-ID") ?? "-"} ${request.headers.get("Authorization")}`);
-    const answer = answers.shift();
+    const answer = answers.length ? answers.shift() : 410;
     if (answer instanceof Error) throw answer;
     if (typeof answer === "string") return new Response(answer, { headers: { "Content-Type": "text/event-stream" } });
     if (typeof answer === "number") return answer === 204 ? new Response(null, { status: 204 }) : Response.json({ status: answer, detail: "no" }, { status: answer, headers: { "Content-Type": "application/problem+json" } });
@@ -274,11 +289,48 @@ test("follow resumes after the last line of a broken connection, without duplica
   await rejects(read({ giveUpAfter: 0 }));
 });
 
-test("gaps start after the lines that were read, and an error with an id ends the log", async () => {
-  script('event: gap\ndata: {"from":1,"to":3}\nid: 3\n\n' + 'event: gap\ndata: {"from":2,"to":3}\nid: 3\n\n' + 'event: gap\ndata: {"from":2,"to":5}\nid: 5\n\n' + "event: error\ndata: lost\nid: 6\n\n");
-  const found = [];
-  await rejects(async () => { for await (const { event, data, cursor } of follow(of)) found.push([event, data.from, data.to, cursor]); }, (error) => error instanceof StreamError && error.message === "lost" && error.cursor === 6);
-  deepEqual(found, [["gap", 1, 3, 3], ["gap", 4, 5, 5], ["error", undefined, undefined, 6]]);
+test("each number is read once and in order, wherever connections break", async () => {
+  const { delay } = Backoff.prototype;
+  Backoff.prototype.delay = () => 0;
+  for (let seed = 1; seed <= 60; seed += 1) {
+    let state = seed;
+    const random = (below) => ((state = (state * 16_807) % 2_147_483_647) % below);
+    const entries = [];
+    for (let from = 1; entries.length < 12; ) {
+      const to = from + Math.max(0, random(8) - 4);
+      // Gaps can reach back to lines that were read.
+      entries.push({ to, frame: to === from ? log(from) : `event: gap\ndata: {"from":${Math.max(1, from - random(3))},"to":${to}}\nid: ${to}\n\n` });
+      from = to + 1;
+    }
+    const last = entries.at(-1).to;
+    globalThis.fetch = async (request) => {
+      const kind = random(6);
+      if (kind === 0) throw new TypeError("broken");
+      if (kind === 1) return Response.json({}, { status: 503 });
+      // A connection sends what follows, or something that was sent before.
+      const after = kind === 2 ? 0 : Number(request.headers.get("Last-Event-ID") ?? 0);
+      const text = RETRY + JOB + entries.filter(({ to }) => to > after).map(({ frame }) => frame).join("") + END.replace("4", last + 1);
+      const end = random(2) ? text.length : random(text.length);
+      const middle = random(end + 1);
+      const body = new ReadableStream({ start: (out) => (out.enqueue(Buffer.from(text.slice(0, middle))), out.enqueue(Buffer.from(text.slice(middle, end))), out.close()) });
+      return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
+    };
+    const found = [];
+    let tries = 0;
+    for await (const { event, data, cursor } of follow({ ...of, onReconnect: () => ok((tries += 1) < 500, String(seed)) })) {
+      if (event === "log") found.push(data.sequence_num);
+      if (event === "gap") ok(data.from <= data.to, String(seed));
+      if (event === "gap") for (let number = data.from; number <= data.to; number += 1) found.push(number);
+      if (found.length) equal(cursor, event === "end" ? last + 1 : found.at(-1), String(seed));
+    }
+    deepEqual(found, Array.from({ length: last }, (_, index) => index + 1), String(seed));
+  }
+  Backoff.prototype.delay = delay;
+});
+
+test("an error with an id ends the log", async () => {
+  script(RETRY + log(1) + "event: error\ndata: lost\nid: 6\n\n");
+  await rejects(read({}), (error) => error instanceof StreamError && error.message === "lost" && error.cursor === 6);
   script(RETRY + log(1) + "event: error\ndata: the store is away\n\n", log(2) + END);
   deepEqual(await read({ offset: 0 }), ["connected 0", "log 1", "error 1", "log 2", "end 4"]);
   script(RETRY + log(1), 204);
@@ -353,6 +405,8 @@ test("transient errors of pages are retried a few times", async () => {
   equal(backoff.failures, 0);
   const after = async (value) => (await refusal(new Response("", { status: 503, headers: { "Retry-After": value } }))).retryAfter;
   deepEqual([await after("7"), await after("soon"), await after("Tue, 03 Mar 2020 10:00:00 GMT")], [7, 0, 0]);
+  // A longer timer would end at once.
+  for (const value of ["9".repeat(30), "Fri, 03 Mar 2990 10:00:00 GMT"]) ok(backoff.delay(new Refused(503, "busy", await after(value))) < 2 ** 31, value);
   const dated = await after(new Date(Date.now() + 60_000).toUTCString());
   ok(dated > 30 && dated <= 60, dated);
   ok(backoff.delay(new Refused(503, "busy", 90)) >= 90_000);
