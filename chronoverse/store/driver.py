@@ -193,6 +193,7 @@ def to_store_error(error: redis.RedisError) -> StoreError:
         return StoreUnavailable(f"the store rejects our user or password: {text}")
     if isinstance(error, NoPermissionError):
         return StoreError(f"the store's ACL denies this: {text}")
-    if isinstance(error, NO_ANSWER) or word == "UNBLOCKED":
+    # BUSY: another client's script runs for too long.
+    if isinstance(error, NO_ANSWER) or word in ("BUSY", "UNBLOCKED"):
         return StoreUnavailable(f"the store is unreachable: {text}")
     return StoreError(f"unexpected answer from the store: {text}")
