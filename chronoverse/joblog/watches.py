@@ -19,7 +19,7 @@ TYPES: Final = {"end": "job.ended", "change": "job.changed", "silent": "job.sile
 DEFAULT_STATUSES: Final = {"end": ("FAILED", "LOST"), "change": ("COMPLETED", "FAILED", "LOST"), "silent": ()}
 RETRY_SECONDS: Final = 86_400
 #: A watch's secret: ``whsec_`` and 24 to 64 bytes in base64, as Standard Webhooks defines.
-SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/]{32,86}={0,2}", re.ASCII)
+SECRET: Final = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3})?={0,2}", re.ASCII)
 
 _URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
 

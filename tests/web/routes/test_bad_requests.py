@@ -183,7 +183,7 @@ BODIES: Final[dict[str, tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]]
             *_bad("status", ["RUNNING"], ["FAILED"] * 5, []),
             *_bad("label", *_LABELS),
             *_bad("same", ["Branch"], [*_MANY]),
-            *_bad("secret", "whsec_short", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+            *_bad("secret", "whsec_short", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f"whsec_{33 * 'a'}"),
             ({"more": 1}, "more: "),
         ],
     ),
