@@ -384,6 +384,19 @@ def test_a_rejected_message_delays_no_others(site: Site) -> None:
     assert (found.count(found[0]), found[-1], late()) == (2, found[0], before)
 
 
+def test_an_unreadable_job_delays_no_others(site: Site, bench: Bench) -> None:
+    log = bench.key("log", site.run("build-1", Status.FAILED))
+    bench.ask("DEL", log)
+    bench.ask("SET", log, "no log")
+    site.watch()
+    for number in (1, 2):
+        event = Event("ended.FAILED", f"build-{number}", 1, "FAILED", round(1000 * time.time()))
+        site.store.watches.add(kept(site).watch, event)
+    site.start()
+    assert [each.json["data"]["job"]["id"] for each in wait_for(site, 1)] == ["build-2"]
+    wait_until(lambda: "build-1" in kept(site).error, PATIENCE_SECONDS, "the error is shown")
+
+
 def test_an_old_message_that_is_rejected_is_dropped(site: Site) -> None:
     """Even if the receiver accepts others, so that the watch never fails for a day."""
     site.receiver.answers = [None, None]

@@ -19,7 +19,7 @@ from chronoverse import metrics
 from chronoverse.backoff import RetryPolicy
 from chronoverse.cli.notify.messages import message
 from chronoverse.cli.notify.sending import NotDelivered, post, signed_headers
-from chronoverse.errors import ChronoverseError, StoreError
+from chronoverse.errors import ChronoverseError, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry, written_seconds
 from chronoverse.joblog.model import Job, JobRef, Status, seconds_of
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
@@ -197,9 +197,7 @@ class Notifier:
             outcome = "dropped"
         else:
             try:
-                body = self._message(watch, event)
-                headers = signed_headers(watch.secret, event.webhook_id(watch), int(now), body)
-                post(watch.url, headers, body, self.hosts, self.context)
+                post(watch.url, *self._signed(watch, event, int(now)), self.hosts, self.context)
                 kept = KeptWatch(watch, delivered_ms=round(1000 * self.clock()))
             except NotDelivered as error:
                 since, outcome = kept.failing_since_ms if kept.failures else round(1000 * now), "failed"
@@ -209,6 +207,16 @@ class Notifier:
                 log.warning("watch %s of %s: %s; trying again in %d s", watch.id, watch.workflow_id, error, pause)
         metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
         self.store.watches.settle(kept, event, pause, dropped=outcome == "dropped")
+
+    def _signed(self, watch: Watch, event: Event, seconds: int) -> tuple[dict[str, str], bytes]:
+        """The headers and body of a message. Raises :class:`NotDelivered`, so that other events have their turn."""
+        try:
+            body = self._message(watch, event)
+            return signed_headers(watch.secret, event.webhook_id(watch), seconds, body), body
+        except (StoreUnavailable, StoreRefused):
+            raise
+        except Exception as error:
+            raise NotDelivered(f"no message about job {event.job_id}: {error}") from error
 
     def _message(self, watch: Watch, event: Event) -> bytes:
         ref = JobRef(watch.workflow_id, event.job_id)
