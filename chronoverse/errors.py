@@ -1,7 +1,4 @@
-"""All errors that Chronoverse raises on purpose. Each class defines its HTTP status, reason, title and exit code.
-
-Used by ``web/http/problems.py``, ``client/service_connection.py`` and ``cli/main.py``.
-"""
+"""All errors that Chronoverse raises on purpose. Each class defines its HTTP status, reason, title and exit code."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -286,10 +283,7 @@ class CorruptLog(AppendRefused):
 
 
 class LabelSet(AppendRefused):
-    """Raised when a label already has another value, or the job has no room for it. Nothing was changed.
-
-    ``keys``: the keys of the refused labels.
-    """
+    """Raised when labels (``keys``) already have other values, or the job has no room for them. Nothing was changed."""
 
     reason = "label-set"
 
@@ -314,10 +308,7 @@ class RecordsMissing(ChronoverseError):
 
 
 class SequenceGap(AppendRefused):
-    """Raised when an append starts after the log's next number.
-
-    ``expected`` is that next number. The runner resends its lines from there.
-    """
+    """Raised when an append starts after ``expected``, the log's next number. The runner resends from there."""
 
     reason = "GAP"
 

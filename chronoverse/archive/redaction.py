@@ -45,10 +45,7 @@ class RedactionRequest(NamedTuple):
 
 
 class RedactionResult(NamedTuple):
-    """The number of redacted lines, the last number checked, and whether the request is complete.
-
-    ``pending``: the store can still roll back to the old text, or an object with it is not deleted yet.
-    """
+    """The redacted lines, the last number checked, and whether all is done. ``pending``: the old text can return."""
 
     lines: int
     last_checked: int

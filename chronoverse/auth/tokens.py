@@ -75,10 +75,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """An accepted issuer, configured by environment variables or by ``terms`` of the trust file.
-
-    ``name`` is its ``iss``; None accepts any.
-    """
+    """An accepted issuer, of the environment or of the trust file's ``terms``. ``name``: its ``iss``; None: any."""
 
     keys: Sequence[Key] | PublishedKeys
     name: str | None

@@ -232,11 +232,7 @@ def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, i
 
 
 def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
-    """Yields the lines that a search finds, and context lines (marked True), in ascending order.
-
-    A page can repeat the context lines after the previous page's last match. Shows the progress if stderr is a
-    terminal and stdout is not.
-    """
+    """Yields matches and context lines (marked True), ascending. A page can repeat the last page's context."""
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
     last = JobState.from_json(client.job(job)).last if is_shown else 0
     with common.status_line() as show:

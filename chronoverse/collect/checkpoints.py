@@ -9,10 +9,7 @@ import orjson
 
 
 class Checkpoints(dict[str, dict[str, Any]]):
-    """The checkpoints in the file ``path``, by the names of logs. A damaged file counts as missing.
-
-    They survive the process, but are not synced to disk.
-    """
+    """The logs' checkpoints, in the file ``path``. A damaged file counts as missing. It is not synced to disk."""
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         super().__init__()

@@ -50,10 +50,7 @@ class RunKey(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """Objects shared by all logs.
-
-    ``connect`` makes a writer. ``read_end`` reads a job's status and its last lines. ``say`` shows a message.
-    """
+    """Shared by all logs. ``connect`` makes a writer; ``read_end`` reads a job's status and last lines."""
 
     connect: Callable[[], LogWriter]
     read_end: Callable[[JobRef, int], tuple[str, Sequence[Line]]]

@@ -102,10 +102,7 @@ class _File:
 
 
 class LogFiles:
-    """The bytes of the log ``path``, starting with its oldest rotated file. Never waits.
-
-    ``order`` is that of an earlier :class:`Position`. ``clock`` returns monotonic seconds.
-    """
+    """The bytes of the log ``path``, oldest rotated file first. Never waits. ``order``: that of a :class:`Position`."""
 
     def __init__(self, path: Path, order: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path

@@ -49,10 +49,7 @@ class ContainerEnd(NamedTuple):
 
 
 class Pod:
-    """A pod as the API server last reported it. ``is_gone``: it was deleted.
-
-    ``data`` is the API's object. Raises LookupError, TypeError or AttributeError if it is invalid.
-    """
+    """A pod as the API server last reported it. Raises LookupError, TypeError or AttributeError if invalid."""
 
     def __init__(self, data: Mapping[str, Any], is_gone: bool = False) -> None:
         meta, self.is_gone = data["metadata"], is_gone
@@ -125,10 +122,7 @@ class Pod:
         return ContainerEnd(None, str(self._status.get("reason") or "Unknown")) if self._has_failed else None
 
     def start_failure(self, container: str) -> ContainerEnd | None:
-        """Why a container has not started. None if it has started, or if nothing prevents the start.
-
-        It may still start, unless the pod :attr:`has_ended`.
-        """
+        """What prevents a container's start, or None. It may still start, unless the pod :attr:`has_ended`."""
         if (ended := self.end(container, 0)) and ended.message:
             return ended
         status = self._statuses.get(container, {})

@@ -64,10 +64,7 @@ class PageBudget:
 
 
 class Page(NamedTuple):
-    """The JSON of lines in the requested order. ``position`` is the last number read.
-
-    ``match_count``: the number of matching lines; others are context.
-    """
+    """The JSON of lines in the requested order, up to number ``position``. ``match_count`` excludes context lines."""
 
     lines: list[bytes]
     position: int

@@ -74,10 +74,7 @@ class Chunk(NamedTuple):
         return orjson.dumps({**fields, "sha256": self.sha256, "frames": frames})
 
     def with_unique_name(self, unique: str, redactions: int = 0) -> "Chunk":
-        """The chunk under a name that was never used, so that a late deletion of an older object cannot hit it.
-
-        If a redaction writes it, the name includes the job's number of ``redactions``.
-        """
+        """The chunk under a name never used before, so that a late deletion of an older object cannot hit it."""
         count = f"{redactions:08x}" if redactions else ""
         return self._replace(name=f"{self.name.removesuffix(_SUFFIX)}-{unique}{count}{_SUFFIX}")
 

@@ -7,10 +7,7 @@ from chronoverse.joblog.model import Line
 
 
 class Comparison(NamedTuple):
-    """The result of a comparison: all lines below ``next_number`` are equal.
-
-    ``differs``: the log has a line ``next_number``, but it is different.
-    """
+    """Lines below ``next_number`` are equal. ``differs``: the log has that line, but it is different."""
 
     next_number: int
     differs: bool
@@ -24,10 +21,7 @@ def line_digest(line: Line) -> str:
 
 
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
-    """Compares the lines of ``log``, from number ``first``, with ``digests`` of lines.
-
-    Stops after the last digest, or after 2 Mi characters (about 10 ms).
-    """
+    """Compares ``log``, from number ``first``, with ``digests``: with all, or 2 Mi characters (about 10 ms)."""
     next_number, characters = first, 0
     for digest, line in zip(digests, log, strict=False):
         if line.sequence_num != next_number or characters >= 2 * 2**20:

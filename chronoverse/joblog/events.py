@@ -9,10 +9,7 @@ from chronoverse.joblog import sse
 
 
 class EventName(StrEnum):
-    """The name of an event. ``job``, ``gap`` and ``redact`` are extensions of the published API.
-
-    ``reset`` occurs only in a workflow's stream: changes are missing, and all jobs follow.
-    """
+    """An event's name. ``job``, ``gap``, ``redact`` extend the published API; ``reset`` is for workflows' streams."""
 
     CONNECTED = "connected"
     JOB = "job"

@@ -115,10 +115,7 @@ class LineSplitter:
 
 
 def _cut_length(text: bytes, start: int, limit: int) -> int:
-    """The most bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character.
-
-    A character has at most three continuation bytes; a fourth in a row belongs to no character.
-    """
+    """The most bytes, up to ``limit``, that can be cut off ``text[start:]`` without splitting a character."""
     for back in range(_MIN_LINE_BYTES):
         if text[start + limit - back] & 0xC0 != 0x80:
             return limit - back

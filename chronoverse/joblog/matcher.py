@@ -125,10 +125,7 @@ class Matcher:
 
     @cached_property
     def in_interrupted_json(self) -> SpanFinder:
-        """Finds a control sequence that is followed by the rest of the text.
-
-        Has false positives: the rest can be one character.
-        """
+        """Finds a control sequence that is followed by the rest of the text, or by a part: has false positives."""
         *others, last = self._in_json or [""]
         rest = ""
         for each in others[1:]:
@@ -211,10 +208,7 @@ class Matcher:
 
 
 class ExpressionSet:
-    """RE2 expressions, all searched for at once. ``is_folded``: case-insensitive.
-
-    Raises ValueError if they are too expensive together.
-    """
+    """RE2 expressions, all searched for at once. Raises ValueError if they are too expensive together."""
 
     def __init__(self, expressions: Iterable[str], *, is_folded: bool = True) -> None:
         options = _options(32 * 2**20)

@@ -245,10 +245,7 @@ class End(NamedTuple):
 
 
 class OutOfSequence(NamedTuple):
-    """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
-
-    ``last``: the log ends here, because the entry's number is too large.
-    """
+    """An entry such as ``5-1`` after ``5-0``; readers get its id only. ``last``: too large, it ends the log."""
 
     entry_id: str
     last: bool = False
@@ -309,10 +306,7 @@ class Job:
 
     @property
     def position(self) -> ListingPosition | None:
-        """The job's position in its workflow's listing. None (the listing's start) for a foreign job without any time.
-
-        Such a job is listed when it is first read, so any other job can be older.
-        """
+        """The job's position in its workflow's listing. None, the start, for a foreign job without any time."""
         created = self.created_seconds
         return None if created is None else (round(1000 * created), self.ref.job_id)
 
@@ -350,10 +344,7 @@ class Job:
         return self.ended(end).to_frame() + end.to_frame(round(lease_seconds))
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
-        """The last frames for a reader that has all lines up to ``cursor``. None while more lines can follow.
-
-        An ``error`` for a reader past the terminal entry: the store has lost lines.
-        """
+        """The last frames for a reader at ``cursor``: past the end, an ``error``. None while more lines can follow."""
         end = self.end
         if end is None or end.sequence_num > cursor + 1:
             return None

@@ -59,11 +59,7 @@ Span = tuple[int, int]
 
 
 class SecretForms:
-    """The built-in forms, and ``more``, named RE2 expressions.
-
-    If ``more`` is None, there are no forms, not even built-in ones. Raises :class:`SettingsError` for an invalid
-    expression.
-    """
+    """The built-in forms and ``more``, named RE2 expressions. None: no forms. Raises :class:`SettingsError`."""
 
     def __init__(self, more: Iterable[tuple[str, str]] | None = ()) -> None:
         self.is_on: Final = more is not None

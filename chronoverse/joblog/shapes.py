@@ -278,10 +278,7 @@ class ShapeSet:
 
 
 class PackedShapes:
-    """A log's shapes, as packed by :meth:`ShapeSet.to_bytes`. Has the members of :class:`ShapeSet`.
-
-    Raises ValueError for invalid data.
-    """
+    """A log's shapes as packed by :meth:`ShapeSet.to_bytes`, with a set's members. Raises ValueError if invalid."""
 
     def __init__(self, data: bytes) -> None:
         packed = memoryview(data)[_DIGEST_BYTES:]

@@ -56,10 +56,7 @@ def fold(text: str) -> bytes:
 
 
 class Decoder:
-    """Decodes a stream's bytes, in chunks of any size.
-
-    ``last_event_id`` changes only when a block is complete. ``retry_ms`` is None until the stream sets it.
-    """
+    """Decodes a stream's bytes, in chunks of any size. ``last_event_id`` changes only when a block is complete."""
 
     def __init__(self, last_event_id: str = "") -> None:
         self.last_event_id = last_event_id

@@ -143,10 +143,7 @@ class Timeline(NamedTuple):
 
 
 def _columns(timeline: Timeline) -> bytes:
-    """The numbers of a timeline as 64-bit values: the lowest byte of each, then the second of each, and so on.
-
-    Most of the higher bytes are 0, so they compress well.
-    """
+    """The numbers of a timeline as 64-bit values, by byte: higher bytes are mostly 0, so they compress well."""
     numbers, keys, pauses, elapsed = zip(*timeline.anchors, strict=True) if timeline.anchors else ((), (), (), ())
     shortest = 0 if timeline.shortest is None else timeline.shortest + 1
     values = [
@@ -210,10 +207,7 @@ class TimelineBuilder:
         self._recent: deque[_Row | None] = deque((None,), maxlen=_RECENT)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
-        """Adds lines: the hashes of their shapes, their numbers, and their timestamps.
-
-        Lines can be missing before and among them. Raises ValueError if numbers do not ascend.
-        """
+        """Adds lines, between which others can be missing. Raises ValueError if numbers do not ascend."""
         if not numbers:
             return
         if numbers[0] <= self._last:
@@ -400,10 +394,7 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
 
 
 class Progress(NamedTuple):
-    """A running job's silence, the usual pause after its last line, and the time left, in ms.
-
-    ``left`` is None unless at least three good runs contain one of this job's latest lines.
-    """
+    """A running job's silence, the usual pause there, and the time left (known with three good runs), in ms."""
 
     silent: int
     usual: Spread | None

@@ -86,10 +86,7 @@ BUSY: Final = Slice(b"", -1, -1)
 
 
 class FilterBudget:
-    """Limits the time that a worker spends comparing lines with queries, and shares it fairly among subjects.
-
-    ``yield_to_loop`` runs other greenlets.
-    """
+    """Limits the time that a worker spends comparing lines with queries, and shares it fairly among subjects."""
 
     def __init__(
         self, clock: Callable[[], float] = time.perf_counter, yield_to_loop: Callable[[], object] = lambda: None
@@ -143,11 +140,7 @@ class FilterBudget:
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """Returns the frames of ``entries``, and the entry that closes the log, if any.
-
-    The terminal entry closes a log; so does an entry whose number is too large. Encoding stops after the frame that
-    reaches ``most_bytes``.
-    """
+    """The frames of ``entries``, about ``most_bytes``, and the entry that closes the log: an end, or out of range."""
     events: list[EventFrame] = []
     for entry in entries:
         if most_bytes <= 0:
@@ -367,11 +360,7 @@ class Feed:
     # Called by viewers
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first frame after line ``cursor``. None if the ring begins later.
-
-        Also None if ``cursor`` is inside a gap: the ring's frame names the whole gap, but the viewer needs only the
-        rest.
-        """
+        """The position of the first frame after line ``cursor``. None if the ring lacks something in between."""
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))
             if cursor < self.base or (index < len(self._frames) and self._frames[index].first <= cursor):

@@ -234,10 +234,7 @@ class ReplayCache:
             self._drop(key)
 
     def cached(self, ref: JobRef, line_filter: LineFilter | None, cursor: int) -> tuple[bytes, int]:
-        """Returns the cached lines after line ``cursor``, and the last line number. Never waits.
-
-        They have up to :data:`SEGMENT_BYTES`, and can end anywhere before the end of the log.
-        """
+        """The cached lines after ``cursor``, about :data:`SEGMENT_BYTES`, and the last line's number. Never waits."""
         found: list[bytes] = []
         size = 0
         while segment := self._find((ref, line_filter, cursor)):
@@ -258,10 +255,7 @@ class ReplayCache:
         return segment if segment and segment.complete else None
 
     def _remember(self, key: _Key, segment: ReplaySegment, asked: tuple[int, float]) -> None:
-        """Caches a segment, unless anything was invalidated since its read began.
-
-        ``asked``: the number of invalidations, and the time, when it began.
-        """
+        """Caches a segment, unless anything was invalidated since ``asked``: a number of invalidations, and a time."""
         self._drop(key)
         if asked[0] != self._invalidated:
             return
@@ -281,10 +275,7 @@ class ReplayCache:
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
-    """A segment of ``entries``, which follow line ``cursor``: all of them, or the first :data:`MAX_SEGMENT_BYTES`.
-
-    ``first`` is the first line number in the store.
-    """
+    """A segment of the ``entries`` after line ``cursor``, as many as fit. ``first``: the store's first line number."""
     plain = plain_frames(entries, cursor, MAX_SEGMENT_BYTES)
     reached, size = cursor + len(plain), sum(map(len, plain))
     events, closing = encode(read_entries(entries[len(plain) :], reached, first), reached, MAX_SEGMENT_BYTES - size)

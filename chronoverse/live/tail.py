@@ -56,11 +56,7 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
 
 @dataclass(eq=False)
 class Tail:
-    """Live reading for one process. The threads start with :meth:`start`.
-
-    ``redacted`` is called with each job that has a new redaction. ``ring_bytes``: minimum and maximum bytes of a ring.
-    ``clock`` is monotonic, in seconds. ``sleep`` yields to other greenlets.
-    """
+    """Live reading for one process. ``redacted`` gets each job with a new redaction. ``sleep`` lets others run."""
 
     store: Store
     _: KW_ONLY
@@ -241,10 +237,7 @@ class Tail:
             self._update_watch(feed.ref)
 
     def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
-        """One pass of :meth:`check_jobs`. Returns the feeds to check again.
-
-        ``arriving``: entries after the feeds' cursors are about to be published.
-        """
+        """One pass of :meth:`check_jobs`. Returns the feeds to check again. ``arriving``: new entries follow."""
         if not feeds:
             return []
         now, asked = self.clock(), [feed.known for feed in feeds]
@@ -272,11 +265,7 @@ class Tail:
         return silent + [feed for feed in feeds if not feed.check_at]
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
-        """Updates ``feed`` from ``job``, and closes it once it has all lines of an ended job. Raises
-        :class:`StoreError`.
-
-        Closed feeds are updated too, because their viewers may still have lines to read.
-        """
+        """Updates ``feed``, also a closed one that has viewers, and closes it once it has all lines of an ended job."""
         cursor, before = known
         closed = feed.final is not None
         if closed and (before is None or job.end is None):
@@ -417,10 +406,7 @@ def _lacks(feed: Feed, entries: Sequence[RawEntry], after: int) -> bool:
 
 
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
-    """Skips lines that were archived before the tail read them. Viewers read them from the archive.
-
-    ``entries`` follow line ``before``, with a gap. Returns the remaining entries, and the line number before them.
-    """
+    """Skips archived lines: viewers read them from the archive. Returns the other entries, and the number before."""
     if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
     feed.skip(min(feed.job.archived, entry_number(entries[-1][0])))

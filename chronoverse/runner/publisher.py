@@ -144,10 +144,7 @@ class Publisher:
             raise self._outage.last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
-        """Call this after the last line. The thread delivers the rest of the spool, then ends the job.
-
-        Before that, it sets ``labels``, without those that the store refuses.
-        """
+        """Call this after the last line. Delivers the rest, sets the labels that the store accepts, ends the job."""
         self._last_labels = labels
         self.spool.save_state(ending=list(result))
         self._result = result

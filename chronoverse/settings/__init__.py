@@ -331,10 +331,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Reads the settings from ``environ``. An empty variable counts as unset.
-
-        Raises :class:`SettingsError`, whose message lists every invalid setting.
-        """
+        """Reads the settings. An empty variable counts as unset. :class:`SettingsError` lists all that are invalid."""
         values: dict[str, Any] = {}
         problems: list[str] = []
         for attribute, name, setting in all_settings():

@@ -1,7 +1,4 @@
-"""Each workflow's listing: a sorted set of job ids by creation time.
-
-A foreign runner's job is added when it is first read.
-"""
+"""Each workflow's listing: job ids by creation time. A foreign runner's job is added when it is first read."""
 
 import contextlib
 import time

@@ -204,10 +204,7 @@ class NodeReader:
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits up to ``until`` for a log to read, and handles all messages that have arrived.
-
-        If a change comes soon after a read, waits for more: see :data:`GATHER_SECONDS`.
-        """
+        """Waits up to ``until`` for a log to read, and handles all messages. See :data:`GATHER_SECONDS`."""
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
             # Polling takes at most a quarter of the time.
@@ -287,11 +284,7 @@ class NodeReader:
 
 @dataclass(slots=True, eq=False)
 class LiveReader:
-    """Waits for new entries of many jobs. One thread reads; any thread can watch and unwatch jobs.
-
-    In a Cluster each node has a thread. A read blocks for up to ``block_seconds``. Logs whose changes are not reported
-    are polled every ``poll_seconds``.
-    """
+    """Waits for new entries of many jobs. One thread reads; any thread can watch and unwatch jobs."""
 
     topology: Topology
     _key: Callable[[JobRef], str]
@@ -310,10 +303,7 @@ class LiveReader:
     _closed: threading.Event = field(default_factory=threading.Event)
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
-        """Starts reading a job after line ``cursor``, or moves the cursor of a watched job.
-
-        ``again`` reads the job immediately: it may have entries that the server did not report.
-        """
+        """Reads a job after line ``cursor``. ``again``: at once, as it may have entries that were not reported."""
         with self._lock:
             watched = self._logs.get(job)
             if watched is None:

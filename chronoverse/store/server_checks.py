@@ -60,11 +60,7 @@ def watch_servers(
     warn: Callable[[str], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Updates the servers' metrics every 10 s, forever. Runs in its own thread.
-
-    The first successful check calls ``warn`` with each warning. Until then, ``warn`` gets each new reason for a failed
-    check.
-    """
+    """Updates the servers' metrics every 10 s. ``warn`` gets warnings once, and each new reason for a failure."""
     # Imported here because runners, which import this module, do not need prometheus_client.
     from chronoverse import metrics
 

@@ -70,11 +70,7 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows: None in place of one without jobs, an error in place of one that cannot be read. Repairs the
-        list.
-
-        Raises :class:`StoreUnavailable` if no server answers.
-        """
+        """The workflows: None for one without jobs, an error for one that cannot be read. Repairs the list."""
         refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
         found = self._commands.by_server(refs, self._read)
         # The list's server may be away; the workflows are still known.

@@ -479,10 +479,7 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """Requests pages until one has items under ``key``, and returns that page.
-
-        Returns the last page read if the list ends, or :data:`_LOOKING_SECONDS` are over, before that.
-        """
+        """The first page with items under ``key``, else the last page read when the list or the time ends."""
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):
             if page[key] or self.clock() > deadline:

@@ -24,10 +24,7 @@ _MENTION: Final = re.compile("@(?=(?:all|channel|everyone|here)\\b)")
 def message(
     watch: Watch, event: Event, job: Job | None, before: Job | None, summary: Mapping[str, Any], base_url: str
 ) -> bytes:
-    """The message as JSON. ``summary`` is the job's summary, or empty; ``base_url`` is the service's URL.
-
-    ``job`` is None when a watch is tested and its workflow has no jobs.
-    """
+    """The message as JSON. ``summary`` can be empty. ``job`` is None for a test in a workflow without jobs."""
     cause, page = summary.get("cause"), f"{base_url}/ui/workflows/{watch.workflow_id}"
     line = cause["line"]["sequence_num"] if cause else event.last
     if job is not None:

@@ -195,10 +195,7 @@ class ScanApp:
         return page(has_lines_after(job, position, descending))
 
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
-        """The page that ``scan`` requests. Ends early if ``client_is_gone``.
-
-        Raises :class:`AtCapacity`, and errors of the store and the archive that affect more than one job.
-        """
+        """The page that ``scan`` requests. Ends early if ``client_is_gone``. A single job's error is in the page."""
         budget = self._budget(scan, client_is_gone)
         # The scan's time range applies to the jobs' start times, not to their lines.
         wanted = _Wanted(scan, Matcher(scan.q or "", regex=scan.regex), TimeRange(), find_next=True)
@@ -260,10 +257,7 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The answer's first line, and :meth:`PastRuns.history` for ``scan.line``. Raises what :meth:`read` raises.
-
-        Also raises :class:`JobNotFound` if the log has no such line.
-        """
+        """The answer's head, and :meth:`PastRuns.history`. Raises :class:`JobNotFound` if there is no such line."""
         budget = self._budget(scan, client_is_gone)
         job = self.store.require_job(scan.ref)
         lines = next(self._read(job, scan.line - 1, limit=1)).lines

@@ -64,10 +64,7 @@ class _CachedLines:
 
 @dataclass(slots=True, eq=False)
 class DerivedReader:
-    """The shapes and timelines of whole jobs: from the archive, or collected from their logs and cached.
-
-    Caches up to ``max_size`` shapes and pauses, about 200 bytes each.
-    """
+    """The shapes and timelines of whole jobs, archived or collected. Caches ``max_size`` of them, 200 bytes each."""
 
     _archive: ArchiveReader
     _read: BatchReader
@@ -76,10 +73,7 @@ class DerivedReader:
     _cached: OrderedDict[JobRef, _CachedLines] = field(default_factory=OrderedDict)
 
     def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:
-        """The shapes of the job's lines so far. None if time ran out.
-
-        Raises the errors of the store and the archive.
-        """
+        """The shapes of the job's lines so far. None if time ran out."""
         if (stored := self._archive.shape_set(job)) is not None:
             return stored
         found = self._collect(job, budget, lambda lines: lines.shapes.is_full)
@@ -87,10 +81,7 @@ class DerivedReader:
         return shapes if found.position >= job.last or shapes.is_full else None
 
     def timeline(self, job: Job, budget: PageBudget) -> tuple[Timeline, int]:
-        """The timeline of the job's lines, and the last line it covers: ``job.last`` unless time ran out.
-
-        Raises the errors of the store and the archive.
-        """
+        """The timeline of the job's lines, and the last line it covers: ``job.last`` unless time ran out."""
         if (stored := self._archive.timeline(job)) is not None:
             return stored, job.last
         found = self._collect(job, budget)

@@ -23,10 +23,7 @@ from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, wei
 
 
 class SummaryProgress:
-    """The progress of summaries, shared by all forks of a process: an unnamed file of 512 slots.
-
-    If another job takes a job's slot, the first job's scan starts over.
-    """
+    """The progress of summaries, shared by forks: a file of 512 slots. A job can lose its slot to another one."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile() as file:

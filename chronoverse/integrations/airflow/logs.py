@@ -188,10 +188,7 @@ class RemoteTaskLogs:
 
 
 def _name_of(path: str) -> str | None:
-    """The part of a log file's path from ``dag_id=`` on, which does not depend on the folder's location.
-
-    None for logs of anything but tasks.
-    """
+    """A log file's path from ``dag_id=`` on, wherever its folder is. None for logs of anything but tasks."""
     start = path.rfind("dag_id=")
     return path[start:] if start >= 0 and try_of_path(path) else None
 

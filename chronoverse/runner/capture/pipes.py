@@ -146,10 +146,7 @@ class Capture:
         self._pipes.discard(pipe)
 
     def _deadline(self) -> float:
-        """When to close pipes that are still open: once they are quiet, or 10 s after the command's end.
-
-        Infinite while the command runs.
-        """
+        """When to close open pipes: once they are quiet, or 10 s after the command's end. Infinite while it runs."""
         if not self._pipes:
             return self._ended_at
         return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + 10.0)

@@ -190,10 +190,7 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """Prepares the lines for another job: discards their previous job, and their numbers in its log.
-
-        The file is changed only once the other job has an attempt.
-        """
+        """Discards the lines' job and numbers. The file changes only once the other job has an attempt."""
         with self._changed:
             self.is_reassigned, self._was_acked = True, 0
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
@@ -259,10 +256,7 @@ class Spool:
             index = batch.end
 
     def acknowledge(self, index: int) -> None:
-        """Records that the store has the lines below ``index``, and no later ones.
-
-        ``index`` can be lower than before, if the store lost lines.
-        """
+        """Records that the store has the lines below ``index``, and no later ones. It may have lost some."""
         with self._changed:
             self.acked, self._was_acked = index, 0
             self.safe = min(self.safe, index)

@@ -106,10 +106,7 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket. Enforces the limits of the current answer.
-
-    ``connections`` is the worker's set, or None until the connection is added to the set.
-    """
+    """A client's socket, with the current answer's limits. ``connections`` is None until the worker has added it."""
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.

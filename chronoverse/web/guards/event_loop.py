@@ -24,10 +24,7 @@ class TimeSlice:
         self._ends_at = time.monotonic() + seconds
 
     def check(self) -> bool:
-        """Yields if the slice is over, and starts a new one. Returns whether it yielded.
-
-        Call it often, such as for each line.
-        """
+        """Yields if the slice is over, and starts a new one. Returns whether it yielded. Call it often."""
         if time.monotonic() < self._ends_at:
             return False
         yield_to_loop()

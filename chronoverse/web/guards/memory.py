@@ -41,10 +41,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount``. If it does not fit, raises :class:`ShareExceeded`.
-
-        Raises :class:`AtCapacity` instead if ``subject`` holds nothing.
-        """
+        """Takes ``amount``, or raises ShareExceeded; AtCapacity if ``subject`` holds nothing yet."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):

@@ -111,11 +111,7 @@ Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | No
 
 @dataclass(eq=False)
 class RecordSorter:
-    """Sorts a request's records by job. Counts rejected ones in ``refused``, by reason.
-
-    ``workflow_attributes`` and ``job_attributes`` list the attributes that can name the workflow and the job, by
-    precedence. ``max_line_bytes`` and ``forms`` are as for a runner.
-    """
+    """Sorts a request's records by job. Counts rejected ones in ``refused``, by reason."""
 
     _workflow_attributes: Sequence[str]
     _job_attributes: Sequence[str]

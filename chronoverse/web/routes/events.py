@@ -125,11 +125,7 @@ def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
 def start_offset(
     deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, line_filter: LineFilter | None
 ) -> int:
-    """The number after which a stream without ``Last-Event-ID`` starts.
-
-    With a filter, finds the last ``tail`` matching lines, within the time limit of a page. Raises what
-    :func:`scan_page` raises.
-    """
+    """The number after which a stream starts. With a filter, finds the last ``tail`` matches, in the time of a page."""
     if isinstance(offset, int):
         return offset
     if job is None:

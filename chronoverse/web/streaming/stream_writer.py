@@ -132,10 +132,7 @@ class StreamWriter:
             self.fall_behind(unsent)
 
     def _write(self, first: bytes = b"") -> bytes | memoryview | None:
-        """Writes ``first`` and the viewer's next frames. Returns the unsent bytes.
-
-        Empty: all were sent, but more will follow. None: the viewer has caught up.
-        """
+        """Writes ``first`` and the next frames. Returns the unsent bytes; empty if more follow, None if caught up."""
         viewer = self.viewer
         frames = viewer.try_next()
         data = self.to_send(frames) if frames else b""
