@@ -14,7 +14,7 @@ from redis.exceptions import AskError, MovedError
 from chronoverse.joblog.model import JobRef
 from chronoverse.settings.redis_url import Address, RedisUrl
 from chronoverse.store.driver import NO_ANSWER, AskingClient, new_client, new_connection
-from chronoverse.store.topology import PoolKind, Result, Topology, Work
+from chronoverse.store.topology import CHECK, PoolKind, Result, Topology, Work
 
 SLOTS: Final = 16_384
 MAP_SECONDS: Final = 1.0
@@ -99,7 +99,7 @@ class ClusterTopology(Topology):
         failure: redis.RedisError = redis.ConnectionError("the Cluster has no masters")
         for master in self._failed_last(self._known_masters()):
             try:
-                self._node(master, PoolKind.HEALTH).execute_command("PING")
+                self._node(master, PoolKind.HEALTH).execute_command(*CHECK)
             except redis.RedisError as error:
                 self._mark_failed(master)
                 failure = error

@@ -11,7 +11,7 @@ import redis
 from chronoverse.settings.redis_url import Address, RedisUrl
 from chronoverse.store.cluster import MAP_SECONDS, SLOTS, ClusterTopology
 from chronoverse.store.driver import new_client
-from chronoverse.store.topology import PoolKind, Result, Topology, Work
+from chronoverse.store.topology import CHECK, PoolKind, Result, Topology, Work
 
 #: Seconds between checks for a new master. An old master that is cut off still answers.
 CHECK_MASTER_SECONDS: Final = 2.0
@@ -71,7 +71,7 @@ class SentinelTopology(ClusterTopology):
         return [self._node(self._owner(""), PoolKind.COMMANDS)]
 
     def ping(self) -> None:
-        self.run("", lambda client: client.execute_command("PING"), PoolKind.HEALTH)
+        self.run("", lambda client: client.execute_command(*CHECK), PoolKind.HEALTH)
 
     def _owner(self, workflow_id: str) -> Address:
         self.refresh()

@@ -419,7 +419,7 @@ class Store:
             return [server_info(client, "memory", "stats") for client in self._topology.masters()]
 
     def ping(self) -> None:
-        """Raises :class:`StoreUnavailable` unless the server answers, :class:`StoreRefused` while its disk is full."""
+        """Raises :class:`StoreUnavailable` unless the server answers, :class:`StoreRefused` while it rejects writes."""
         with translate_errors():
             self._topology.ping()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import redis
 
@@ -11,6 +11,9 @@ from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, new_client, new_co
 
 Result = TypeVar("Result")
 Work = Callable[[redis.Redis], Result]
+
+#: A health check that a server rejects whenever it rejects writes: this script could write. PING works without memory.
+CHECK: Final = ("EVAL", "#!lua\nreturn 1", 0)
 
 
 class PoolKind(Enum):
@@ -80,7 +83,7 @@ class Topology:
         return [self._client(self._url, PoolKind.COMMANDS)]
 
     def ping(self) -> None:
-        self._client(self._url, PoolKind.HEALTH).execute_command("PING")
+        self._client(self._url, PoolKind.HEALTH).execute_command(*CHECK)
 
     def close(self) -> None:
         """Closes all connections except the callers' own. Clients reopen them on next use."""

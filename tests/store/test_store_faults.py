@@ -177,6 +177,8 @@ def test_a_server_that_refuses_writes(bench: Bench, store: Store, judge: Store, 
         with pytest.raises(StoreRefused) as refused:
             store.append(attempt, make_lines(2, 500))
         assert "script" not in str(refused.value)
+        with pytest.raises(StoreRefused):
+            store.ping()
         running = judge.require_job(other)
         assert judge.get_jobs([other]) == [running]
         assert (running.status, running.last) == (Status.RUNNING, 2)
