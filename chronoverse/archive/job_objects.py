@@ -180,9 +180,7 @@ class JobObjects:
         return manifest.names if manifest else frozenset()
 
     def _unrecorded(self) -> Sequence[StoredObject]:
-        """The folder's objects without a record. Omits those of earlier jobs with this id, which are older than the
-        job.
-        """
+        """The folder's objects without a record, except those of earlier jobs with this id, which are older."""
         objects = list(self.objects.list(folder(self.job)))
         chunks = self.store.chunks.chunks(self.job)
         recorded = {chunk.name for chunk in chunks}

@@ -32,10 +32,7 @@ FrameFilter = Callable[[bytes], Sequence[Line | Match]]
 
 
 class ArchiveReader:
-    """Reads the archived part of logs. ``clock`` is monotonic, in seconds. Without ``objects``, nothing can be read.
-
-    Every method raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``find_chunk`` raises.
-    """
+    """Reads the archived part of logs. ``clock`` is monotonic, in seconds. Without ``objects``, nothing can be read."""
 
     def __init__(
         self,
@@ -146,9 +143,7 @@ class ArchiveReader:
             self._read_frames(chunk, wanted[0], wanted[-1], 1)
 
     def _read_frames(self, chunk: Chunk, low: Frame, high: Frame, size: float) -> bytes:
-        """The object's bytes with frames ``low`` to ``high``. Caches what it reads unless ``size`` is infinite: each
-        byte counts as ``size`` bytes.
-        """
+        """The object's bytes from ``low`` to ``high``. Caches each byte as ``size`` bytes; none if infinite."""
         key = chunk.name, low.offset, high.offset + high.size
 
         def read() -> tuple[bytes, float]:

@@ -69,9 +69,7 @@ class StoreHistory:
         self._put(mark)
 
     def _put(self, mark: float) -> None:
-        """Writes the mark into the archive, then the archive's id into the store: the store must never have an id that
-        the archive lacks.
-        """
+        """Writes the mark, then the archive's id: the store must never have an id that the archive lacks."""
         self._id = self._id or self._store.catalog.bucket() or secrets.token_hex(8)
         self._objects.put(MARK, orjson.dumps({"mark": mark, "time": iso_timestamp(mark), "bucket": self._id}))
         self._known = mark

@@ -60,9 +60,7 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """Grants rights to tokens whose ``claim`` passes ``test``. A template (text before, claim, text after) makes an
-    entry.
-    """
+    """Grants rights to tokens whose ``claim`` passes ``test``. A template (text, claim, text) makes an entry."""
 
     claim: str
     test: Callable[[str], bool]

@@ -110,10 +110,7 @@ _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:
-    """Turns Authorization headers into principals, with the keys of the issuers in ``settings``.
-
-    ``store`` shares published keys with other nodes. Raises :class:`SettingsError` if there is no usable key.
-    """
+    """Turns Authorization headers into principals. Raises :class:`SettingsError` if ``settings`` have no usable key."""
 
     def __init__(
         self, settings: Settings, fetch: Callable[[str], bytes] | None = None, store: KeySetStore | None = None

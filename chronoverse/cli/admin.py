@@ -86,8 +86,7 @@ def archive(
             return _print_orphans(store, objects, settings, delete, output)
         if imports or verify:
             problems = _import(store, objects, settings) if imports else _verify(store, objects, output)
-            # Logs what an operator has to confirm if the store was rolled back, or if the archive belongs to another
-            # store.
+            # Logs what an operator has to confirm: the store was rolled back, or the archive is another store's.
             history.went_back()
             return (os.EX_DATAERR if imports else 1) if problems or history.bucket_lost else 0
         if confirm_store:
@@ -115,11 +114,7 @@ def archive(
 def begin(
     program: str, address: str | None, while_stdin: bool, *, catch_signals: bool = True
 ) -> tuple[Settings, threading.Event]:
-    """Sets up ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and a stop event.
-
-    SIGTERM and SIGINT set the event; with ``while_stdin``, the end of standard input sets it, too. Without
-    ``while_stdin``, raises :class:`SettingsError` if the settings name a service but not its store.
-    """
+    """Sets up ``archive`` or ``notify``: logging, metrics, signals. Returns the settings and the event to stop at."""
     from chronoverse import metrics
 
     settings = Settings.from_env() if while_stdin else common.read_settings()

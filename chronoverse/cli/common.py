@@ -309,10 +309,7 @@ def _print_retry(text: str) -> None:
 
 @contextlib.contextmanager
 def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
-    """A client of the configured service, with ``scope`` for ``workflow``.
-
-    Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block, and advice to other errors.
-    """
+    """A client with ``scope`` for ``workflow``. Adds similar ids, or advice, to errors raised in the ``with`` block."""
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)

@@ -200,10 +200,7 @@ def follow_from(
     wait: float,
     **filters: Any,
 ) -> Iterator[LogEvent]:
-    """Follows the log from the first line at or after ``since``, or from the next line if there is none yet.
-
-    With ``offset`` or ``tail``, can start later. The other arguments are those of :meth:`Client.follow`.
-    """
+    """Follows the log from the first line at or after ``since``, or from the next line if there is none yet."""
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":
         try:

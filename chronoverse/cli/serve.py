@@ -54,11 +54,7 @@ def serve_command(
 
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
-    """Raises :class:`SettingsError` if the address stays in use for ``seconds``. gunicorn would log that ten times.
-
-    The workers of a killed service take a second to end. Unix sockets are not checked: gunicorn replaces an existing
-    one.
-    """
+    """Raises :class:`SettingsError` if the address stays in use: a killed service's workers take a second to end."""
     host, _, port = bind.rpartition(":")
     if host == "unix":
         return None

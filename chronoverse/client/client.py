@@ -301,9 +301,7 @@ class Client:
                 offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
-        """Yields a log file in pieces. ``query`` has the URL's parameters. Raises :class:`Unreachable` if the file is
-        cut off.
-        """
+        """Yields a log file in pieces. ``query`` has the URL's parameters. Raises :class:`Unreachable` if cut off."""
         headers = {"Accept-Encoding": "gzip"}
         path = _path("/workflows/{}/jobs/{}/logs/raw", *job)
         with contextlib.ExitStack() as stack:

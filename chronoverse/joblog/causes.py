@@ -331,9 +331,7 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in lines ``first`` to ``last``. None if no line qualifies. ``last_features``: those of the last
-        line.
-        """
+        """The cause in lines ``first`` to ``last``, or None. ``last_features``: those of the last line."""
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:

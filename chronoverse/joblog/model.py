@@ -311,9 +311,7 @@ class Job:
         return None if created is None else (round(1000 * created), self.ref.job_id)
 
     def listed(self, created_ms: float) -> "Job":
-        """The job with missing times filled in: ``created_at`` from ``created_ms``, when the job was listed, and
-        ``started_at`` from ``created_at``, unless the job is pending.
-        """
+        """The job with missing times filled in by when it was listed; ``started_at`` only if it has begun."""
         created_at = self.created_at or iso_or_none(created_ms)
         begun_at = None if self.status is Status.PENDING else created_at
         return replace(self, created_at=created_at, started_at=self.started_at or begun_at)

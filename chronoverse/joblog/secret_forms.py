@@ -82,9 +82,7 @@ class SecretForms:
         self.unfinished: Final = compile_groups(_UNFINISHED)
 
     def mask_lists(self, lists: Iterable[tuple[str, bool, list[bytes]]]) -> None:
-        """Masks consecutive lists of lines in place. Each comes with its stream's name, and whether its last line
-        continues in the stream's next list.
-        """
+        """Masks consecutive lists of lines in place. Each has its stream, and whether its last line continues."""
         streams = defaultdict[str, list[tuple[bytes, list[bytes]]]](list)
         for name, is_partial, lines in lists:
             streams[name].append((b"" if is_partial else b"\n", lines))

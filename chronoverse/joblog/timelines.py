@@ -118,11 +118,7 @@ class Timeline(NamedTuple):
         return cls(lines, first, last, total, after_last, cut - 1 if cut else None, anchors)
 
     def strip(self, points: int = 500) -> list[tuple[int, int]]:
-        """Pairs (ms since the first line, line number), both ascending: at most ``points``, spread evenly over the
-        time.
-
-        Between two pairs, lines are assumed to arrive at a constant rate.
-        """
+        """At most ``points`` pairs (ms since the first line, line number), ascending, spread evenly over the time."""
         if not self.lines:
             return []
         found: list[tuple[int, int]] = []

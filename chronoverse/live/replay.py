@@ -32,8 +32,7 @@ class Replay:
     _known_job: Job | None = None
 
     def step(self, cursor: int, seconds_left: float) -> tuple[bytes | None, int]:
-        """Returns the frames after line ``cursor`` (None if nothing follows yet), and the last line number that they
-        cover.
+        """Returns the frames after line ``cursor`` (None if nothing follows yet), and the last number that they cover.
 
         Sets ``reason`` if the stream ends with these frames. The stream must end in ``seconds_left``. Raises
         :class:`StoreError`. If a scan is refused, raises :class:`AtCapacity`, :class:`ShareExceeded` or

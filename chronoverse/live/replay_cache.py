@@ -39,14 +39,12 @@ CACHE_SECONDS: Final = 1.0
 
 #: Requests a scan for a subject. Returns the frames, and the last line number that they cover.
 ReplayScanner = Callable[[ReplayScan, str], tuple[bytes, int] | None]
-#: A job, a filter (None for all lines), and the line number after which the segment begins. Of a workflow, its wanted
-#: jobs instead of a filter.
+#: A job, a filter (None: all; of a workflow: its wanted jobs), and the number after which the segment begins.
 _Key = tuple[JobRef, Any, int]
 
 
 class ReplaySegment(NamedTuple):
-    """Part of a log as event frames, up to line ``cursor``. ``closing``: the entry after it that closes the log, if
-    any.
+    """Part of a log as event frames, up to line ``cursor``. ``closing``: the entry after it, if it closes the log.
 
     ``next_count``: entries to request next. ``size``: bytes of the frames before filtering. ``complete``: it has all
     requested lines, or as many as fit. ``job`` is set if it had to be fetched.
@@ -151,8 +149,7 @@ class ReplayCache:
     def scan_after(
         self, ref: JobRef, line_filter: LineFilter, cursor: int, subject: str, patience: float, *, is_redacted: bool
     ) -> ReplaySegment | None:
-        """Like :meth:`read_after`, but the scan server reads and filters, for 0.1 s or up to the entry that closes the
-        log.
+        """Like :meth:`read_after`, but the scan server reads and filters, for 0.1 s or up to the log's end.
 
         None without a scan server, or if there is nothing to send or skip. Waits up to ``patience`` seconds.
         ``is_redacted``: the log was redacted a moment ago. Raises what :meth:`ScanClient.replay` raises.

@@ -26,8 +26,7 @@ from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: Default seconds for which one read blocks. They bound how long a stop takes, and how soon the tail knows that the
-#: store answers.
+#: Seconds for which one read blocks. A stop takes as long, and a silent store is noticed as late.
 BLOCK_SECONDS: Final = 1.0
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by that much.
 TICK_SECONDS: Final = 0.5
@@ -221,8 +220,7 @@ class Tail:
         with self._lock:
             feed = self._feeds.get(ref)
             if feed is not None and feed.final is None:
-                # Reports can be lost, for example when a Cluster moves a slot. The job's next check notices the late
-                # lines.
+                # Reports can be lost, for example when a Cluster moves a slot. The job's next check shows it.
                 is_late = feed.job is not None and feed.job.last > feed.cursor
                 self._reader.watch(ref, feed.cursor, again=is_late)
             else:
@@ -311,9 +309,7 @@ class Tail:
             ended.append((feed, closing))
 
     def housekeep_once(self) -> None:
-        """One round: updates the metrics, wakes viewers that are due, checks jobs that are due. Raises
-        :class:`StoreError`.
-        """
+        """One round: updates the metrics, wakes viewers that are due, checks jobs that are due."""
         self.report_metrics()
         now = self.clock()
         feeds = tuple(self._feeds.values())
@@ -423,19 +419,14 @@ def _observe_delay(entry: RawEntry) -> None:
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether to fetch the job before publishing: it is new, numbers are missing, the store had lost lines, or an
-    immediate check is due.
-    """
+    """Whether to fetch the job first: it is new, numbers are missing, the store lost lines, or a check is due."""
     is_new = feed.job is None or feed.job.status is Status.PENDING
     return is_new or feed.is_ahead or not feed.check_at or not in_sequence(entries, after)
 
 
 @contextmanager
 def _closing_on_error(feed: Feed) -> Iterator[None]:
-    """Closes ``feed`` if the ``with`` block fails, so that other jobs continue.
-
-    Passes on :class:`StoreUnavailable` and :class:`StoreRefused`: they are not the job's fault.
-    """
+    """Closes ``feed`` if the block fails. Passes on StoreUnavailable and StoreRefused: they are not the job's fault."""
     try:
         yield
     except (StoreUnavailable, StoreRefused):

@@ -223,8 +223,7 @@ class HttpLogWriter:
     def _next_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
         if token is None and self._had_token:
-            # The service is restarting. Without a token, its old worker would answer 401 and stop the runner
-            # permanently.
+            # The service is restarting. Without a token, its old worker would answer 401, and the runner would stop.
             raise StoreUnavailable(f"no token for {self._service.url} now")
         self._had_token = token is not None
         return token

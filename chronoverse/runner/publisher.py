@@ -298,8 +298,7 @@ class Publisher:
         last = self._attempt
         must_be_new = last is None and (self.find_free_id or self.spool.is_reassigned)
         try:
-            # Always the same token, in case a power loss brought back an old lease. A new job's first line gets number
-            # 1.
+            # Always the same token, in case a power loss brought back an old lease. A new job's first line is 1.
             attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
         except LabelSet as refusal:
             self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)

@@ -110,8 +110,7 @@ def run(
         if recovered is not None:
             say(f"first delivering {counted(recovered_lines)} of an earlier runner of this job, from {recovered}")
         try:
-            # A recovered spool file can contain an earlier command's end. In a series of commands, its exit code still
-            # counts.
+            # A recovered spool file can contain the end of an earlier command, whose exit code still counts.
             earlier = spool.state.get("ending") or (None, None)
             before = (earlier[1] or 0) if more_follow is not None and earlier[0] == Status.PENDING else 0
             spool.save_state(ending=None, retry=None, server=service_url or "")

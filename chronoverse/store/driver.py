@@ -53,9 +53,7 @@ class Script:
 
 
 def new_client(url: str, *, retries: int, timeout: float = COMMAND_TIMEOUT_SECONDS, **options: Any) -> redis.Redis:
-    """A client that retries a command up to ``retries`` times. Replies are not converted. Raises ValueError for a bad
-    ``url``.
-    """
+    """A client that retries commands, and does not convert replies. Raises ValueError for a bad ``url``."""
     client = redis.Redis(connection_pool=_pool(url, retries, timeout, options))
     # Without this, redis-py converts replies, which takes half of a replay's time.
     client.response_callbacks.clear()

@@ -82,10 +82,7 @@ def newest_first(
     count: int,
     wanted: Container[str] | None = None,
 ) -> list[ListingPosition]:
-    """Up to ``count`` members of the sorted set ``key`` below ``before``, as (score, id), highest score first.
-
-    Removes members that are not valid ids. With ``wanted``, skips all other members, at 1 µs each.
-    """
+    """Up to ``count`` (score, id) of the sorted set ``key`` below ``before``, highest first. Removes invalid ids."""
     highest = "+inf" if before is None else repr(before[0])
 
     def members(skip: int, count: int) -> list[tuple[float, bytes]]:

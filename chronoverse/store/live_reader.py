@@ -123,8 +123,7 @@ class NodeReader:
             try:
                 return self._read(count, time.monotonic() + self._live.block_seconds)
             except redis.RedisError as error:
-                # The driver could reopen the connection, for which the server would report no changes of keys read
-                # earlier.
+                # Reopened by the driver, the connection would get no reports about keys that were read before.
                 if not isinstance(error, redis.ResponseError):
                     self._disconnect()
                 for each in islice(self.logs.values(), 1):

@@ -318,9 +318,7 @@ class Store:
         return partial(self.append_runs, attempt, first, runs)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
-        """Appends one entry that declares lines ``first`` to ``last`` lost or ``missing``. Otherwise like
-        :meth:`append`.
-        """
+        """Appends an entry that declares lines ``first`` to ``last`` lost or ``missing``. See :meth:`append`."""
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self.clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 

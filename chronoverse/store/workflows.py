@@ -58,9 +58,7 @@ class WorkflowList:
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
-        """Adds a workflow whose newest job was created at ``created_ms``. Never raises, because :meth:`read` repairs
-        the list.
-        """
+        """Adds a workflow with the ``created_ms`` of its newest job. Never raises: :meth:`read` repairs the list."""
         with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
 

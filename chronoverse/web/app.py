@@ -54,9 +54,7 @@ _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """The WSGI application of one worker. By default, reads the settings from the environment. Opens connections on
-    first use.
-    """
+    """The WSGI application of a worker, by default with the environment's settings. Connects on first use."""
     return build_app(build_dependencies(settings or Settings.from_env()))
 
 

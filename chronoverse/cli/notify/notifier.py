@@ -42,10 +42,7 @@ THREADS: Final = 64
 
 @dataclass(eq=False)
 class Notifier:
-    """Does one process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
-
-    ``clock`` returns Unix time in seconds.
-    """
+    """Does one process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS."""
 
     store: Store
     summarize: Callable[[JobRef], Mapping[str, Any]]
@@ -113,10 +110,7 @@ class Notifier:
         metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in found))
 
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry], last: int) -> None:
-        """Queues ends from changes; or from the listing, if changes up to ``last`` were dropped before they were read.
-
-        After an error, the changes are read again.
-        """
+        """Queues ends from changes; or from the listing, if changes up to ``last`` were dropped unread."""
         with _logging_errors(workflow_id):
             # A watch that existed when the job ended must report the end.
             watches, late = self.store.watches.read(workflow_id), 0

@@ -120,10 +120,7 @@ class WorkflowScan(LineScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryScan(BaseScan):
-    """Requests a job's summary, compared with good runs as in a :class:`LineScan`.
-
-    The new lines and the errors get ``seconds`` each. The next request continues where this one stopped.
-    """
+    """Requests a job's summary, compared as in a :class:`LineScan`. The next request continues where this stopped."""
 
     PATH: ClassVar = "/summary"
 

@@ -113,10 +113,7 @@ class SummaryReader:
 def _lines(
     job: Job, read: BatchReader, budget: PageBudget, search: Search, found: FoundLines
 ) -> Iterator[tuple[Line, bool]]:
-    """The lines not yet scanned for ``found``, and whether each matches ``search``, until time runs out.
-
-    First the lines written since the last request, then older ones, backwards from where that request stopped.
-    """
+    """The lines not yet scanned, newer ones first, then older ones backwards; and whether each matches ``search``."""
     if found.high < job.last:
         for batch in read(job, found.high, search=search):
             yield from ((line, batch.is_match) for line in batch.lines)

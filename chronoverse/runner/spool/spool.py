@@ -92,8 +92,7 @@ class Spool:
         self._changed = threading.Condition()
         #: The state last saved, by this process or the one that left the file.
         self.state: dict[str, Any] = {}
-        #: Indexes, as in the picture above: of the first line not acknowledged, of the first not known to be safe, of
-        #: the first not removed, and of the job's next line.
+        #: Indexes, as in the picture above: ``safe`` is that of the first line not known to be safe.
         self.acked = self.safe = self.first = self.end = 0
         #: Of a recovered file, the index up to which its runner had acknowledgements. 0 once the store has said more.
         self._was_acked = 0
@@ -280,10 +279,7 @@ class Spool:
                     self._file.write(self._saved(), delete=(0, index))
 
     def preserve(self) -> Path | None:
-        """Writes all lines, and the job's end, to the file, and closes it. Drops lines that do not fit.
-
-        Returns its path. None if there are no lines and no end, or if no file can be written.
-        """
+        """Writes the lines that fit, and the job's end, to the file, and closes it. Returns its path, or None."""
         with self._changed:
             self._retry_at = 0.0
             while not self._spill() and self._file is not None and self._drop(self._memory):

@@ -28,8 +28,7 @@ from chronoverse.web.guards.event_loop import TimeSlice
 
 #: Seconds without progress after which a client's connection is cut, during an answer or an event stream.
 STALL_SECONDS: Final = 20.0
-#: A connection is closed to make room only after this many seconds without progress. By then a healthy client has sent
-#: its request.
+#: Seconds without progress before a connection can be closed to make room. A healthy client needs less.
 MIN_IDLE_SECONDS: Final = 0.5
 #: Kernel send buffer per client. The default would hold megabytes for a client that stopped reading.
 SEND_BUFFER_BYTES: Final = 64 * 2**10

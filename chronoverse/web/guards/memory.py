@@ -18,8 +18,7 @@ from chronoverse.web.http.problems import problem_for
 SHORT_BODY_BYTES: Final = 131_072
 #: A worker's memory for short bodies, in bytes.
 SHORT_BODIES_BYTES: Final = 16_777_216
-#: How many bodies of maximum length fit into the memory for long bodies. A gzipped body can need the room of two: as
-#: sent and as inflated.
+#: How many bodies of maximum length fit into the memory for long bodies. A gzipped body can count as two.
 MAX_LONG_BODIES: Final = 8
 
 

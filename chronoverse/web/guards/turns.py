@@ -18,8 +18,7 @@ from chronoverse.web.guards.memory import UnreadAnswers
 _ACCEPT_WAIT_SECONDS: Final = 10.0
 #: Seconds that a request waits for its turn. A scan can then wait as long again for the scan server.
 WAIT_SECONDS: Final = 5.0
-#: Seconds that a subject waits for a page while its unread answers leave no room for a large page. A page that is made
-#: and then refused costs the worker 15 ms.
+#: Seconds that a subject waits for a page while its unread answers leave no room for one: a refused page costs 15 ms.
 UNREAD_WAIT_SECONDS: Final = 5.0
 #: Seconds that a download waits for its next turn: longer, because it has begun and could only be cut off.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
@@ -39,8 +38,7 @@ class Turns:
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
         self._server_of = server_of
         self.unread: Final = unread
-        #: For starting a request or health probe, by client address; and for a new viewer, as thousands reconnect after
-        #: a restart.
+        #: For starting a request or probe, by client address, and a new viewer: thousands reconnect after a restart.
         self.request = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         self.probe = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         # 2 ms instead of 1 ms: more viewers have sent their request by then, which saves 4 % of a storm's CPU time.

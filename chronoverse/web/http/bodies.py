@@ -18,8 +18,7 @@ from chronoverse.web.guards.connection import stop_receiving
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import BodyMemory
 
-#: Bytes per read. gunicorn copies its remaining buffer after each read: with 16 KiB, a body would take four times as
-#: long.
+#: Bytes per read. gunicorn copies its remaining buffer each time: with 16 KiB, a body would take four times as long.
 READ_BYTES: Final = 65_536
 #: Bytes inflated or scanned at once, in at most 0.2 ms.
 SLICE_BYTES: Final = 16_384
@@ -174,9 +173,7 @@ def load(document: Any, schema: Schema, where: str) -> Mapping[str, Any]:
 
 
 def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit: int) -> bool:
-    """Whether ``body`` contains more than ``limit`` structural characters: brackets, commas, and quotation marks around
-    strings.
-    """
+    """Whether ``body`` has more than ``limit`` brackets, commas, and quotation marks around strings."""
     found = 0
     for parts, in_string in _at_quotation_marks(body, pause):
         outside = b"".join(parts[in_string::2])

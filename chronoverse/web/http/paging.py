@@ -103,10 +103,7 @@ def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
 
 
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
-    """The position in ``listing`` that the cursor holds: its values, each converted by one of the parsers.
-
-    A parser raises ValueError or TypeError for an invalid value, which becomes :class:`BadRequest`.
-    """
+    """The position in ``listing`` that the cursor holds, its values parsed. Raises :class:`BadRequest`."""
     try:
         values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
         bound_to, position = values[: len(listing)], values[len(listing) :]
@@ -225,11 +222,7 @@ def log_page_response(
 def page_response(
     body: dict[str, Any], cursor: str | None = None, query: Mapping[str, Any] | None = None, position: int | None = None
 ) -> Response:
-    """``body`` as JSON, with a ``Link`` (RFC 8288) to the next page if there is a ``cursor``.
-
-    The link repeats the request's ``query``, except its offset. ``position``, the page's last line number, becomes
-    ``Last-Event-ID``.
-    """
+    """``body`` as JSON. With a ``cursor``, a ``Link`` (RFC 8288) to the next page repeats ``query``."""
     response = json_response(orjson.dumps(body))
     if position is not None:
         response.headers["Last-Event-ID"] = str(position)

@@ -133,9 +133,7 @@ class RecordSorter:
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds a resource's records, or counts the reasons that stand for rejected ones. Removes numbers from the
-        attributes.
-        """
+        """Adds a resource's records, without their numbers, or counts the reasons that stand for rejected ones."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
@@ -151,11 +149,7 @@ class RecordSorter:
                 self.refused[str(error)] += 1
 
     def _add_alike(self, records: Columns) -> bool:
-        """Adds one-line records that differ only in text, time and number.
-
-        Their numbers must be consecutive and not include 1. Otherwise adds none and returns False: the caller must add
-        each alone.
-        """
+        """Adds one-line records, numbered consecutively from above 1, that differ only in text and time. Else False."""
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
         if (

@@ -206,11 +206,7 @@ def open_viewer(
     make: Callable[..., Viewer] = Viewer,
     **wanted: Any,
 ) -> tuple[Viewer, Callable[[], None]]:
-    """Admits and opens a viewer. Returns it, and a function to call once, after its stream has ended.
-
-    ``wanted`` are arguments for ``make``, in addition to those from the settings and the token. Raises what
-    :meth:`AdmissionControl.check` raises.
-    """
+    """Admits and opens a viewer, with ``wanted`` arguments. Returns it, and what to call when its stream has ended."""
     settings, now = deps.settings, deps.monotonic()
     options = {
         "retry_ms": retry_ms(),

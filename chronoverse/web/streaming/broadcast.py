@@ -152,8 +152,7 @@ class BroadcastGroup:
             try:
                 sent = take(data)
             except OSError:
-                # The socket is full or closed. After another error, the member's next write raises it again and closes
-                # the socket.
+                # The socket is full or closed. Any other error is raised again by the member's next write.
                 sent = 0
             if sent != size:
                 fell_behind.append((member, sent))
