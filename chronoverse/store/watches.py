@@ -185,9 +185,10 @@ class WatchStore:
         key = self._keys.of_workflow(workflow_id, "changes")
         self._commands.run(workflow_id, "XACK", key, _GROUP, *(entry_id for entry_id, _ in entries))
 
-    def running(self, workflow_id: str) -> list[JobRef]:
+    def running(self, workflow_id: str, most: int) -> list[JobRef]:
+        """The workflow's running jobs; a random sample if there are more than ``most``."""
         key = self._keys.of_workflow(workflow_id, "running")
-        found = (each.decode("ascii", "replace") for each in self._commands.run(workflow_id, "SMEMBERS", key))
+        found = (each.decode("ascii", "replace") for each in self._commands.run(workflow_id, "SRANDMEMBER", key, most))
         return [JobRef(workflow_id, job_id) for job_id in found if IDENTIFIER.fullmatch(job_id)]
 
     def _queue(self, watch: Watch) -> str:

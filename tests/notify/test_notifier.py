@@ -26,7 +26,7 @@ from tests.notify.conftest import URL, WORKFLOW, Site
 from tests.support.bench import Bench
 from tests.support.fleets import Cluster
 from tests.support.receiver import Message, Receiver
-from tests.support.waiting import wait_until
+from tests.support.waiting import deadline, wait_until
 
 #: Time limit of a message on a busy machine, in seconds.
 PATIENCE_SECONDS = 60.0
@@ -281,6 +281,20 @@ def test_silence_is_reported_once(site: Site) -> None:
     assert (first.json["type"], first.json["data"]["cause"]) == ("job.silent", None)
     assert second.json["data"]["url"] == f"{url}#L3"
     assert first.webhook_id != second.webhook_id
+
+
+def test_many_running_jobs_delay_no_others(site: Site) -> None:
+    """A look reads some of them. In the end, each is read."""
+    site.watch(on="silent", seconds=60)
+    for number in range(5):
+        site.run(f"quiet-{number}", Status.RUNNING, seconds_ago=100)
+    notifier = site.notifier()
+    notifier.jobs_per_look = 2
+    notifier._look()
+    assert kept(site).waiting == 2
+    in_time = deadline(PATIENCE_SECONDS, "all are read")
+    while kept(site).waiting < 5 and in_time():
+        notifier._look()
 
 
 @pytest.mark.long

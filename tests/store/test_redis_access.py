@@ -148,7 +148,7 @@ def administrate(store: Store) -> None:
     # As a notifier does.
     assert store.watches.workflows() == ["wf_1"]
     attempt = store.open(WATCHED, "token")
-    assert store.watches.running("wf_1")
+    assert store.watches.running("wf_1", 1)
     store.finish(attempt, Status.FAILED, 1, 0, attempt.next)
     (_, entries, _), *_ = store.watches.changes(["wf_1"], {})
     assert entries

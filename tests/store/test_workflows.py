@@ -71,7 +71,7 @@ def test_the_newest_jobs_are_returned_with_their_statuses(bench: Bench, store: S
     begin(store, JobRef("wf_2", "job_1"))
     bench.ask("SET", bench.key("jobs", JobRef("wf_3", "")), "text")
 
-    assert store.watches.running("wf_1") == [JobRef("wf_1", "runs")]
+    assert store.watches.running("wf_1", 10) == [JobRef("wf_1", "runs")]
     one, two, three, four = store.workflows.read(["wf_1", "wf_2", "wf_3", "wf_4"])
     listed = [job_id for _, job_id in store.listing.page("wf_1", None, 10)]
     states = zip(listed, store.get_jobs([JobRef("wf_1", job_id) for job_id in listed]), strict=True)
