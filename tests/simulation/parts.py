@@ -75,7 +75,7 @@ class Site:
     runners: "list[Runner]" = field(default_factory=list)
     viewers: "list[Viewer]" = field(default_factory=list)
     workflow_viewers: "list[WorkflowViewer]" = field(default_factory=list)
-    #: Processes of people who redact and delete.
+    #: Processes of people who register, redact and delete jobs, and import archives.
     people: list[Process] = field(default_factory=list)
     #: Until when the store may have lost lines that their runner has yet to resend.
     unsafe_until: float = 0.0

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which 
 #: Concurrent simulations, each a process.
 AT_ONCE: Final = 2
 #: Plans that have failed, in worlds of then.
-FAILED: Final[tuple[Plan, ...]] = tuple(map(small, (63, 180, 500124, 500150, 810032, 830017, 850076)))
+FAILED: Final[tuple[Plan, ...]] = tuple(map(small, (63, 180, 500124, 500150, 810032, 830017, 850076, 860083)))
 
 
 def run_all(plans: Iterable[Plan]) -> list[tuple[Plan, Result]]:
