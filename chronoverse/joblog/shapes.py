@@ -232,11 +232,7 @@ def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
 
 
 class ShapeSet:
-    """The shapes of one log's lines, at most :data:`MAX_SHAPES` (about 17 MB of memory).
-
-    ``first`` maps each shape to its first line's number. If the log has more shapes, ``is_full`` is set, ``first`` is
-    empty, and no log can be compared with this one.
-    """
+    """The shapes of a log's lines, with their ``first`` lines. Empty, and ``is_full``, beyond :data:`MAX_SHAPES`."""
 
     def __init__(self) -> None:
         self.first: Final[dict[int, int]] = {}

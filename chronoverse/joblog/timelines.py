@@ -285,11 +285,7 @@ class TimelineBuilder:
 
 
 class Pause(NamedTuple):
-    """The pause before line ``number``, in ms; the usual pause there; and the excess over the slowest good run.
-
-    ``usual`` and ``excess`` are None without good runs. ``usual`` is 0 for a line that no good run has. An excess
-    within the noise is 0.
-    """
+    """The pause before a line, in ms; the usual one, 0 for a new line; and the excess. None without good runs."""
 
     number: int
     ms: int

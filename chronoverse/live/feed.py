@@ -378,11 +378,7 @@ class Feed:
     def take(
         self, position: int, line_filter: LineFilter | None = None, subjects: Iterable[str] = ("",)
     ) -> Slice | None:
-        """The slice at ``position``. None if the ring has dropped part of it.
-
-        With a query, the slice can have no frames and still advance the cursor. Returns :data:`BUSY` if the filter
-        budget has no time left for ``subjects``, the subjects of all who want the slice.
-        """
+        """The slice at ``position``. None if the ring lacks a part, :data:`BUSY` if the filter budget is used up."""
         # No lock needed: an outdated slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))
         if found is not None:

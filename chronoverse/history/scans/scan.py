@@ -137,11 +137,7 @@ class ProfileScan(SummaryScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks which ended jobs have the shape of line ``line``. Reads the ``jobs`` newest jobs with all ``labels``.
-
-    ``start`` is the previous page's position in the workflow's listing: a creation time in Unix milliseconds, as a
-    string, and a job id.
-    """
+    """Asks which of the ``jobs`` newest ended jobs with all ``labels``, from ``start``, have the shape of ``line``."""
 
     PATH: ClassVar = "/history"
 
