@@ -34,7 +34,7 @@ class Outage:
         self.last_error = error
         if not self._backoff.failures:
             if not self.is_silent and not self.stop.is_set():
-                self.say(f"{error}; lines wait here, the job continues")
+                self.say(f"{str(error).removesuffix('; try again')}; lines wait here, the job continues")
             self.spool.force_spill(True)
             self._has_warned_of_file = False
         if self.spool.file_error is not None and not self._has_warned_of_file:

@@ -123,7 +123,7 @@ def test_a_rejected_token_does_not_stop_the_command(
 
 @pytest.mark.parametrize(
     ("answers", "options"),
-    [([problem("503 Service Unavailable", "we are busy")], []), ([], ["--retry"])],
+    [([problem("503 Service Unavailable", "we are busy; try again.")], []), ([], ["--retry"])],
     ids=["503", "refused"],
 )
 def test_an_unavailable_service_does_not_stop_the_command(
@@ -135,7 +135,8 @@ def test_an_unavailable_service_does_not_stop_the_command(
     with away:
         arguments = run_arguments(job, "--server", url, *options)
         done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, TOKEN=service.token())
-    assert_ran(done, "lines wait here, the job continues")
+    assert_ran(done, "; lines wait here, the job continues")
+    assert "try again" not in done.stderr
     assert ("we are busy" if answers else "does not answer") in done.stderr
 
     command = [service.url if word == url else word for word in printed_command(done.stderr)]
@@ -303,7 +304,7 @@ def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_rejected_one(
     assert_published_once(server, JobRef(job.workflow_id, f"{job.job_id}.3"))
 
 
-@pytest.mark.parametrize("answers", [[problem("503 Service Unavailable", "we are busy")] * 50, []])
+@pytest.mark.parametrize("answers", [[problem("503 Service Unavailable", "we are busy; try again.")] * 50, []])
 def test_with_require_log_an_unavailable_service_stops_the_command(
     tmp_path: Path, job: JobRef, answers: list[bytes]
 ) -> None:
