@@ -25,8 +25,8 @@ def follow_jobs(
 ) -> Iterator[tuple[str, Any]]:
     """Follows all jobs of a workflow with ``status``, one thread per job. Yields events with their job's id.
 
-    For each job, yields the job as JSON, the events of :meth:`Client.follow`, then the job again, or the error that
-    ended it. Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.
+    For each job, yields the job as JSON unless it has ended, the events of :meth:`Client.follow`, then the job or the
+    error that ended it. Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.
     """
     # When the queue is full, the jobs' threads wait.
     events: queue.Queue[tuple[str, Any]] = queue.Queue(2_000)
@@ -65,7 +65,8 @@ def follow_jobs(
                 if event.status != "DELETED" and event.job_id not in followed and key not in seen:
                     followed.add(event.job_id)
                     seen.add(key)
-                    yield event.job_id, event.job
+                    if not Status(event.status).terminal:
+                        yield event.job_id, event.job
                     # A job that starts while we follow is printed from its first line.
                     own = {**start, "tail": None} if is_current else start
                     spawn(event.job_id, client.follow(JobRef(workflow, event.job_id), stop=stop, **own))
