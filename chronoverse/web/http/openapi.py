@@ -52,7 +52,7 @@ def create_document(app: Flask) -> OpenApiDocument:
             "info": {
                 "description": "Job logs as Server-Sent Events, live and from any offset, and their history.\n\n"
                 "With the request header `Prefer: status=200`, responses with status 400, 404 or 409 are sent with "
-                "status 200; their problem documents contain the real status."
+                "status 200, unless after a wait; their problem documents contain the real status."
             },
             "components": {
                 "securitySchemes": {
