@@ -153,7 +153,7 @@ class ClusterTopology(Topology):
             self._ask_nodes()
 
     def _ask_nodes(self) -> None:
-        for address in self._failed_last([*self._newest, *self._known_masters(), *self._nodes.hosts])[:5]:
+        for address in self._nodes_to_ask()[:5]:
             try:
                 ranges = self._ask_map(address)
             except redis.RedisError as error:
@@ -163,6 +163,9 @@ class ClusterTopology(Topology):
             self._apply_map(ranges, address)
             self._is_stale = False
             return
+
+    def _nodes_to_ask(self) -> Sequence[Address]:
+        return self._failed_last([*self._newest, *self._known_masters(), *self._nodes.hosts])
 
     def _ask_map(self, address: Address) -> list[Any]:
         url, seconds = self._nodes.server_url(address), MAP_SECONDS
