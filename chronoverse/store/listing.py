@@ -42,6 +42,29 @@ class JobListing:
             yield from page
             before = page[-1]
 
+    def newest(self, before: Mapping[str, ListingPosition | None]) -> dict[str, ListingPosition | None]:
+        """Each workflow's newest position below the given one, in few round trips. None if there is no job below.
+
+        Omits workflows of which only :meth:`positions` can find it, and those that cannot be read.
+        """
+        name = self._commands.keys.of_workflow
+        tops = {each: "+inf" if at is None else repr(at[0]) for each, at in before.items()}
+
+        def read(refs: Sequence[JobRef]) -> list[Any]:
+            newest = ("-inf", "WITHSCORES", "LIMIT", 0, 1)
+            commands = [("ZREVRANGEBYSCORE", name(each, "jobs"), tops[each], *newest) for each, _ in refs]
+            return self._commands.pipeline(refs[0].workflow_id, commands)
+
+        found: dict[str, ListingPosition | None] = {}
+        for (workflow_id, _), reply in self._commands.by_server([JobRef(each, "") for each in before], read).items():
+            if isinstance(reply, list):
+                # A pair in a list in RESP3, flat in RESP2.
+                member, score = (reply[0] if isinstance(reply[0], list) else reply) if reply else (b"", "-inf")
+                at, position = before[workflow_id], (float(score), member.decode("ascii", "replace"))
+                if not reply or (IDENTIFIER.fullmatch(position[1]) and (at is None or position < at)):
+                    found[workflow_id] = position if reply else None
+        return found
+
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
         """The jobs that have ended, but not with ``status``. Omits foreign jobs. Faster than reading the jobs."""
         keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]

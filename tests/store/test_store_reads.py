@@ -343,6 +343,22 @@ def test_pages_of_the_listing_are_the_whole_listing(store: Store, listed: list[t
     assert found == listed
 
 
+@pytest.mark.parametrize(
+    ("before", "is_found"),
+    [(None, 1), ((9e99, "a"), 1), ((1.9, ""), 1), ((2.0, "b2"), 1), ((2.0, "b1"), 0), ((2.0, "a"), 0), ((1.0, "a"), 1)],
+)
+def test_the_newest_jobs_of_many_workflows(
+    bench: Bench, store: Store, listed: list[tuple[float, str]], before: tuple[float, str] | None, is_found: bool
+) -> None:
+    """Left to the pages: where other jobs with the same time, or invalid members, precede the job."""
+    bench.ask("ZADD", bench.key("jobs", JobRef("wf_2", "")), "1", "no job's id")
+    bench.ask("SET", bench.key("jobs", JobRef("wf_3", "")), "text")
+    found = store.listing.newest(dict.fromkeys(["wf_1", "wf_2", "wf_3", "wf_4"], before))
+
+    expected = {"wf_1": next(store.listing.positions("wf_1", before), None)} if is_found else {}
+    assert found == {**expected, "wf_4": None}
+
+
 def range_queries(bench: Bench) -> int:
     (calls,) = re.findall(rb"cmdstat_zrevrangebyscore:calls=(\d+)", bench.ask("INFO", "commandstats"))
     return int(calls)

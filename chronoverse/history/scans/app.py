@@ -321,17 +321,28 @@ class ScanApp:
             workflow_ids += [workflow_id for _, workflow_id in page]
             last = page[-1]
 
-        def positions(workflow_id: str) -> Iterator[tuple[float, JobRef]]:
-            before: ListingPosition | None = None
-            if scan.start is not None:
-                # Jobs created at the same time are ordered by workflow id, descending.
-                reached = scan.start.workflow_id
-                job_id = scan.start.job_id if workflow_id == reached else _AFTER_IDS if workflow_id < reached else ""
-                before = float(scan.start.created), job_id
-            listed = self.store.listing.positions(workflow_id, before, 20)
-            return ((created, JobRef(workflow_id, job_id)) for created, job_id in listed)
+        def before(workflow_id: str) -> ListingPosition | None:
+            if scan.start is None:
+                return None
+            # Jobs created at the same time are ordered by workflow id, descending.
+            reached = scan.start.workflow_id
+            job_id = scan.start.job_id if workflow_id == reached else _AFTER_IDS if workflow_id < reached else ""
+            return float(scan.start.created), job_id
 
-        return heapq.merge(*map(positions, workflow_ids), reverse=True)
+        starts = {each: before(each) for each in workflow_ids}
+        # One read per workflow would take a second for some thousand workflows.
+        newest = self.store.listing.newest(starts)
+
+        def positions(workflow_id: str) -> Iterator[tuple[float, JobRef]]:
+            at = starts[workflow_id]
+            if first := newest.get(workflow_id):
+                at = first
+                yield first[0], JobRef(workflow_id, first[1])
+            for created, job_id in self.store.listing.positions(workflow_id, at, 20):
+                yield created, JobRef(workflow_id, job_id)
+
+        found = (each for each in workflow_ids if each not in newest or newest[each] is not None)
+        return heapq.merge(*map(positions, found), reverse=True)
 
     def _budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         """The budget of an answer. Raises :class:`AtCapacity` if the scan has waited too long for its turn."""

@@ -252,3 +252,17 @@ def test_jobs_of_several_workflows_that_began_together_are_found_once(server: Re
         seen = pages(scan_app(store, None), workflow_id="", prefixes=["wf"], limit=1)
         jobs = [json.loads(job) for page in seen for job in page.jobs]
     assert [JobRef(job["workflow_id"], job["id"]) for job in jobs] == refs
+
+
+def test_a_search_of_many_workflows_takes_few_round_trips(server: RedisServer, prefix: str) -> None:
+    def reads() -> int:
+        return int(re.findall(rb"total_reads_processed:(\d+)", server.ask("INFO", "stats"))[0])
+
+    count = 600
+    server.ask("ZADD", f"{prefix}:workflows", *(each for at in range(count) for each in (at, f"wf_{at}")))
+    for at in range(count):
+        server.ask("ZADD", f"{prefix}:{{wf_{at}}}:jobs", at, "gone")
+    with contextlib.closing(Store(server.url, prefix=prefix)) as store:
+        before = reads()
+        page = scan_app(store, None, ticks=1.0).read_workflow(scan(workflow_id="", prefixes=["wf"]))
+        assert (page.jobs, page.position is None, reads() - before < count / 2) == ([], False, True)
