@@ -261,22 +261,35 @@ def late() -> float:
 
 
 def test_silence_is_reported_once(site: Site) -> None:
-    """Not before, and again after the job has printed another line and is silent again. Its end is not reported."""
+    """Not before, and again after the job has printed another line and is silent again. Its end is not reported.
+
+    A line whose time is in the future is silence from now on; one that has just come is new, whatever its time.
+    """
     site.watch(on="silent", seconds=6_000, label={"kind": "long"}, status=("FAILED",))
     quiet = site.run("quiet", Status.RUNNING, "one", "two", labels={"kind": "long"}, seconds_ago=4_000)
     site.run("other", Status.RUNNING, seconds_ago=6_100)
     site.run("failed", Status.FAILED, labels={"kind": "long"})
     notifier = site.notifier()
-    for site.now, sent in ((0.0, 0), (1_900.0, 0), (2_001.0, 1), (3_000.0, 1), (4_000.0, 1), (6_200.0, 2)):
+    site.run("ahead", Status.RUNNING, labels={"kind": "long"}, seconds_ago=-9_000)
+    for site.now, sent in (
+        (0.0, 0),
+        (1_900.0, 0),
+        (2_001.0, 1),
+        (4_000.0, 1),
+        (5_900.0, 1),
+        (6_100.0, 2),
+        (10_100.0, 3),
+    ):
         if site.now == 4_000.0:
-            line = Line(3, iso_timestamp(time.time()), "three", "stdout")
+            line = Line(3, iso_timestamp(time.time() - 90_000), "three", "stdout")
             site.store.append(site.store.open(quiet, "token-quiet"), [line])
         notifier._look_at = 0.0
         notifier.step()
         wait_until(lambda: not kept(site).waiting, PATIENCE_SECONDS, "it is told")
         assert len(site.receiver.messages) == sent
-    first, second = site.receiver.messages
+    first, ahead, second = site.receiver.messages
     url = f"{URL}/ui/workflows/nightly/jobs/quiet"
+    assert ahead.json["data"]["job"]["id"] == "ahead"
     assert first.json["text"] == f"nightly quiet has printed nothing for 6000 s (line 2) {url}#L2"
     assert (first.json["type"], first.json["data"]["cause"]) == ("job.silent", None)
     assert second.json["data"]["url"] == f"{url}#L3"

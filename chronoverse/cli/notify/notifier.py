@@ -59,6 +59,8 @@ class Notifier:
     #: The deliveries in progress.
     _busy: dict[JobRef, tuple[KeptWatch, Event]] = field(default_factory=dict)
     _look_at: float = 0.0
+    #: The last line of each job whose silence the last look checked, and when it was written.
+    _spoke: dict[JobRef, tuple[int, float]] = field(default_factory=dict)
     #: Workflows whose ends are being queued, and the last change of each that was dropped.
     _queueing: set[str] = field(default_factory=set)
     _caught_up: dict[str, int] = field(default_factory=dict)
@@ -100,14 +102,15 @@ class Notifier:
     def _look(self) -> None:
         """Reads the watches and running jobs: reading reveals if a job is LOST, or was ended by a foreign runner."""
         found, now, workflows = list[KeptWatch](), self.clock(), self.store.watches.workflows()
-        most = max(1, self.jobs_per_look // max(1, len(workflows)))
+        most, spoke = max(1, self.jobs_per_look // max(1, len(workflows))), dict[JobRef, tuple[int, float]]()
         for workflow_id in workflows:
             with _logging_errors(workflow_id):
                 watches = self.store.watches.read(workflow_id)
                 found += watches
                 for job in self.store.get_jobs(self.store.watches.running(workflow_id, most)):
                     if isinstance(job, Job) and job.status is Status.RUNNING:
-                        self._queue_silence(watches, job, now)
+                        self._queue_silence(watches, job, now, spoke)
+        self._spoke = spoke
         self._refs = [JobRef(each.watch.workflow_id, each.watch.id) for each in found]
         metrics.NOTIFY_WAITING.set(sum(each.waiting for each in found))
         metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in found))
@@ -166,12 +169,21 @@ class Notifier:
         found = next((each for each in jobs if watch.compares(job, each)), None)
         return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
 
-    def _queue_silence(self, watches: Iterable[KeptWatch], job: Job, now: float) -> None:
+    def _queue_silence(
+        self, watches: Iterable[KeptWatch], job: Job, now: float, spoke: dict[JobRef, tuple[int, float]]
+    ) -> None:
+        """Queues the silence of a running job. Adds its last line, and when that was written, to ``spoke``."""
         telling = [kept.watch for kept in watches if kept.watch.tells(job)]
-        last = self.store.page(job.ref, before=job.last + 1, count=1) if telling else ()
-        said = next(map(written_seconds, last), None) or seconds_of(job.started_at) or now
+        if not telling:
+            return
+        if (before := self._spoke.get(job.ref)) is None:
+            last = self.store.page(job.ref, before=job.last + 1, count=1)
+            said = next(map(written_seconds, last), None) or seconds_of(job.started_at) or now
+            before = job.last, min(said, now)
+        # A line that came since the last look is new, even if its runner's clock is wrong.
+        spoke[job.ref] = job.last, before[1] if before[0] == job.last else now
         for watch in telling:
-            if now - said >= (watch.seconds or 0):
+            if now - spoke[job.ref][1] >= (watch.seconds or 0):
                 self._queue(watch, job, f"silent.{job.last}", last=job.last)
 
     def _deliver(self, ref: JobRef) -> None:
