@@ -310,8 +310,16 @@ def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
             error = (kind or ChronoverseError)(detail)
             if isinstance(error, errors.LabelSet):
                 error.keys = tuple(map(str, problem.get("labels") or ()))
-    error.title = title or error.title
+    if title:
+        error.title = title
     return error
+
+
+def is_from_proxy(error: ChronoverseError) -> bool:
+    """Whether ``error`` is a refusal without the problem document that the service sends with each of its own."""
+    kinds = (errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.JobNotFound)
+    is_refusal = type(error) is ChronoverseError or isinstance(error, kinds)
+    return is_refusal and not isinstance(error, TooLong) and "title" not in vars(error)
 
 
 def path_hint(url: str) -> str:

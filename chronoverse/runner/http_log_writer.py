@@ -12,9 +12,16 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong, path_hint
+from chronoverse.client.service_connection import (
+    RequestFailed,
+    ServiceConnection,
+    TooLong,
+    is_from_proxy,
+    path_hint,
+)
 from chronoverse.errors import (
     BadRequest,
+    ChronoverseError,
     EarlierService,
     JobNotFound,
     LabelSet,
@@ -256,13 +263,16 @@ class HttpLogWriter:
             if not isinstance(error, RequestFailed) and not self._was_answered:
                 raise  # never trusted; a certificate that was trusted before will be renewed
             raise StoreUnavailable(str(error)) from error
-        except JobNotFound as error:
-            # The service's message does not say what is missing.
-            where = f"the workflow {job.workflow_id} at {self._service.url}"
-            reasons = f"the token is not for {where}, or there is no such job"
-            raise JobNotFound(f"{reasons}{path_hint(self._service.url)}") from error
-        except Unauthorized as error:
-            if self._had_token and callable(self._token):
+        except ChronoverseError as error:
+            if self._was_answered and is_from_proxy(error):
+                # While the service is being deployed, a proxy can answer 404. A retry can succeed.
+                raise StoreUnavailable(f"{self._service.url}: {error}") from error
+            if isinstance(error, JobNotFound):
+                # The service's message does not say what is missing.
+                where = f"the workflow {job.workflow_id} at {self._service.url}"
+                reasons = f"the token is not for {where}, or there is no such job"
+                raise JobNotFound(f"{reasons}{path_hint(self._service.url)}") from error
+            if isinstance(error, Unauthorized) and self._had_token and callable(self._token):
                 raise StaleToken(str(error)) from error
             raise
         except ValueError as error:

@@ -239,6 +239,22 @@ def test_every_answer_of_a_service_becomes_one_of_our_errors(said: bytes, error:
     assert service.requests[0].headers["authorization"] == "Bearer a.b.c"
 
 
+@pytest.mark.parametrize(
+    "status", ["404 Not Found", "403 Forbidden", "401 Unauthorized", "400 Bad Request", "302 Found"]
+)
+def test_a_proxys_refusal_is_an_outage_only_after_an_answer(status: str) -> None:
+    """A proxy refuses requests while the service is being deployed. Before any answer, the address may be wrong."""
+    refused, opened = answer(status, b"404 page not found"), answer("200 OK", b'{"attempt":1,"next":1}')
+    with ScriptedService(refused, opened, refused, refused) as service, closing(HttpLogWriter(service.url)) as writer:
+        with pytest.raises(ChronoverseError) as raised:
+            writer.open(SCRIPTED, token())
+        assert not isinstance(raised.value, StoreUnavailable)
+        attempt = writer.open(SCRIPTED, token())
+        for request in (writer.renew, lambda attempt: writer.append_ahead(attempt, 1, runs_of(lines(1, "x")))()):
+            with pytest.raises(StoreUnavailable):
+                request(attempt)
+
+
 def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: FaultProxy, job: JobRef) -> None:
     """The connection is refused, lost, or silent."""
     with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
