@@ -55,14 +55,17 @@ class ServerLease:
     ``url`` is ``unix:///…/server.sock``. Raises :class:`EmbeddedError`, whose message suggests a solution.
     """
 
-    def __init__(self, data_dir: Path | str, binary: Path | str | None = None) -> None:
+    def __init__(
+        self, data_dir: Path | str, binary: Path | str | None = None, *, start_seconds: float = START_SECONDS
+    ) -> None:
+        self._start_seconds = start_seconds
         self._data_dir = directory = Path(data_dir).absolute()
         self._binary = None if binary is None else Path(binary).absolute()
         with _translated(directory), contextlib.ExitStack() as undo:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = _open_private(directory / "holders")
             undo.callback(self.release)
-            deadline = time.monotonic() + START_SECONDS
+            deadline = time.monotonic() + start_seconds
             while not _try_lock(self._lock, fcntl.LOCK_SH):  # held by a supervisor that is stopping its server
                 if time.monotonic() > deadline:
                     raise EmbeddedError(f"the previous server of {directory} does not stop.{_log_tail(directory)}")
@@ -74,7 +77,7 @@ class ServerLease:
 
     def ensure(self) -> None:
         """Waits until the server answers. Starts a supervisor if there is none. Raises :class:`EmbeddedError`."""
-        start, timeout, started = time.monotonic(), START_SECONDS, 0
+        start, timeout, started = time.monotonic(), self._start_seconds, 0
         with _translated(self._data_dir):
             # An error is also an answer: PING fails when the disk is full.
             while not (answer := _ping(self._address)) or answer.startswith(b"-LOADING"):

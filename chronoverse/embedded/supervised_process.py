@@ -55,6 +55,8 @@ class SupervisedProcess:
     answer_seconds: float = ANSWER_SECONDS
     #: Seconds between SIGTERM and SIGKILL. The program finishes its current step, perhaps on a slow disk.
     stop_seconds: float = 10.0
+    #: Measures how long the program has run.
+    clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self._owner = os.getpid()
@@ -90,7 +92,7 @@ class SupervisedProcess:
             actions.append((os.POSIX_SPAWN_DUP2, self.file, 3))
         # Its own process group, so that Ctrl-C only reaches gunicorn's master, which then stops the program.
         self._pid = os.posix_spawn(self.argv[0], self.argv, self.environ, file_actions=actions, setpgroup=0)
-        self._started_at = time.monotonic()
+        self._started_at = self.clock()
         self._has_answered = False
         self._ask()
 
@@ -129,7 +131,7 @@ class SupervisedProcess:
                         os.killpg(self._pid, signal.SIGKILL)
                 continue
             self.report(False)
-            if time.monotonic() - self._started_at > _RESTART.longest:
+            if self.clock() - self._started_at > _RESTART.longest:
                 backoff.record_success()
             backoff.record_failure()
             pause = backoff.delay()

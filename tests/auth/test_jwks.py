@@ -6,6 +6,7 @@ import math
 import ssl
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -415,8 +416,13 @@ def test_cached_keys_do_not_wait_for_a_fetch(issuer: Issuer) -> None:
     first.join()
 
 
-def test_an_issuer_behind_a_private_authority(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the cause and the setting. With the CA certificate, the keys are fetched."""
+def test_an_issuer_behind_a_private_authority(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log names the cause and the setting. With the CA certificate, the keys are fetched.
+
+    A setting with another authority's certificate replaces none of the system's.
+    """
     authority = Authority(tmp_path / "certificates")
     certificate = authority.issue("issuer")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -432,5 +438,8 @@ def test_an_issuer_behind_a_private_authority(tmp_path: Path, caplog: pytest.Log
             unknown.verify(header, NOW)
         known = Settings(data_dir=tmp_path / "known", jwt_jwks_url=url, ca_file=authority.path)
         assert Verifier(known).verify(header, NOW).subject == "ada"
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+        other = Authority(tmp_path / "other").path
+        assert Verifier(replace(known, ca_file=other)).verify(header, NOW).subject == "ada"
 
     assert "; CHRONOVERSE_CA_FILE can name a file with your own authority's certificate" in caplog.text

@@ -1,11 +1,13 @@
 """A supervised child process."""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,6 +105,19 @@ def test_a_program_that_starts_slowly_is_not_killed(path: Path) -> None:
                 reports.clear()
             wait_until(lambda: True in reports or len(dead) > 1, PATIENCE_SECONDS, "it has answered")
             assert (reports[0], dead) == (True, deaths)
+
+
+@pytest.mark.parametrize(("ran", "pauses"), [(0, [1, 2]), (61, [1, 1])])
+def test_a_restart_waits_longer_each_time_unless_the_program_ran_long(ran: float, pauses: list[float]) -> None:
+    """``ran``: seconds by the program's clock."""
+    found: list[float] = []
+    clock = partial(next, itertools.count(step=ran))
+    argv = [sys.executable, "-S", "-c", ""]
+    program = SupervisedProcess(argv, os.environ, lambda _, pause: found.append(pause), clock=clock)
+    program.start()
+    wait_until(lambda: len(found) >= 2, PATIENCE_SECONDS, "it has ended twice")
+    program.stop()
+    assert found[:2] == pauses
 
 
 def test_a_program_that_does_not_stop_is_killed_with_its_group(path: Path) -> None:

@@ -277,6 +277,14 @@ def test_entries_that_the_job_lacks_are_no_gap(last: int, end: int | None, is_ga
         assert read_tiers(job, 5, lambda: None, lambda: (None, found), lambda: job) == (None, found, job)
 
 
+def test_entries_of_a_replaced_log_are_no_gap() -> None:
+    """They were read before the job. What is read after two equal answers about the job is of its log."""
+    jobs = [Job(JOB, Status.RUNNING, last=9, created_at=f"2026-03-03T10:00:0{second}.000Z") for second in (1, 2, 2)]
+    logs: list[list[RawEntry]] = [[(b"7-0", [])], [(b"8-0", [])], [(b"9-0", [])]]
+    found = read_tiers(jobs[0], 5, lambda: None, lambda: (None, logs.pop(0)), lambda: jobs.pop(0))
+    assert found[1] == [(b"9-0", [])]
+
+
 def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:
     """After a while, with one error. Streams that have caught up continue."""
     rig.write(20)

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 from hypothesis import given
@@ -102,6 +102,23 @@ def test_a_secret_that_comes_in_two_chunks_is_masked(name: str, around: str, key
                 found = b"".join(batch.text for batch in batches).decode()
                 assert found in [within.format(around.format(f"{each}[masked]")) for each in shown], cut
                 assert len(batches) == 1 or shown is begun
+
+
+@pytest.mark.parametrize("sizes", [[1], [2], [3], [5, 1, 1], [300]], ids=str)
+@pytest.mark.parametrize(("name", "around", "key"), [*CASES, ("long", "{}", "ya" + "29." + LETTERS * 20)])
+def test_a_secret_that_comes_in_many_chunks_is_masked(name: str, around: str, key: str, sizes: list[int]) -> None:
+    """Each is published as soon as it can be. A secret that is longer than a line gets several masks."""
+    parts = [key[:length] for length in range(len(key) if around == "{}" else 1)]
+    begun = [part for part in parts if not FORMS.may_be_in(part.encode())]
+    data, splitter, batches = f"{around} end".format(key).encode(), LineSplitter("stdout", 256, FORMS), []
+    for size in cycle(sizes):
+        batches += splitter.feed(data[:size], "") + splitter.flush()
+        if not (data := data[size:]):
+            break
+    batches += splitter.feed(b"\n", "") + splitter.close()
+    shown = re.sub(r"(\[masked\])+", "\0", b"".join(batch.text for batch in batches).decode())
+    assert shown in [f"{around} end".format(f"{each}\0") for each in begun]
+    assert max(len(batch.text) for batch in batches) <= 256
 
 
 def test_a_secret_at_the_cut_of_a_long_line_is_masked() -> None:

@@ -311,6 +311,23 @@ def test_a_crowd_reads_each_segment_once(rig: Rig) -> None:
     assert rig.source.calls["read"] == 3
 
 
+def test_a_crowd_asks_for_each_scan_once(rig: Rig) -> None:
+    """The scan server has other work."""
+    asked: list[ReplayScan] = []
+
+    def scan(asking: ReplayScan, subject: str) -> tuple[bytes, int]:
+        asked.append(asking)
+        threading.Event().wait(0.05)
+        return b"found", 8
+
+    def view(_: int) -> None:
+        cache.scan_after(JOB, LineFilter(q="x"), 0, "me", LONG, is_redacted=False)
+
+    cache = Eights(rig.source, clock=rig.clock, scan=scan)
+    at_once(8, view)
+    assert len(asked) == 1
+
+
 def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
     """While the log grows and is trimmed, each viewer gets every number once, in order, as a line or in a gap."""
     written = {number: Line(number, STAMP, f"line {number}", "stdout") for number in range(1, 401)}

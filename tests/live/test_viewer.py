@@ -741,10 +741,19 @@ def test_a_viewer_between_an_early_end_and_the_ring_is_closed(rig: Rig) -> None:
     assert behind.done
 
 
-@pytest.mark.parametrize(("resent", "expected"), [("stdout", ["log 4"]), ("stderr", ["error"])])
-@pytest.mark.parametrize("ring", ["kept", "dropped"])
+@pytest.mark.parametrize(
+    ("ring", "resent", "expected"),
+    [
+        *((ring, "stdout", ["log 4"]) for ring in ("kept", "dropped")),
+        *((ring, "stderr", ["error"]) for ring in ("kept", "dropped")),
+        ("redacted", "stderr", ["redact", "log 4"]),
+    ],
+)
 def test_lines_that_the_store_lost(rig: Rig, ring: str, resent: str, expected: list[str]) -> None:
-    """Their runner sends them again; or another one sends others, which would never reach the viewer."""
+    """Their runner sends them again; or another one sends others, which would never reach the viewer.
+
+    A redacted line may differ.
+    """
     rig.write(1, 1)
     early = rig.ask("DUMP", rig.key("log"))
     viewer = started(rig)
@@ -753,6 +762,8 @@ def test_lines_that_the_store_lost(rig: Rig, ring: str, resent: str, expected: l
     assert names(drained(viewer)) == ["log 2", "log 3"]
     if ring == "dropped":
         viewer.feed.drop_ring()
+    if ring == "redacted":
+        viewer.feed.redact([(3, 3)])
     rig.ask("RESTORE", rig.key("log"), 0, early, "REPLACE")
     rig.wait(2)
     rig.write(2, 4, resent)

@@ -196,7 +196,8 @@ def test_a_read_without_watched_jobs_waits_and_returns_nothing(either: World) ->
     assert either.read() == {}
     either.watch(JOBS[0])
     either.read()
-    either.unwatch(JOBS[0])
+    either.watch(JOBS[1])
+    either.unwatch(*JOBS[:2])
     began = time.monotonic()
     assert either.read() == {}
     assert time.monotonic() - began > BLOCK / 2

@@ -1,6 +1,7 @@
 """The list of workflows: its contents, its repair, and what it must not delay."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,9 @@ from chronoverse.archive.retention import delete_job
 from chronoverse.errors import NotALog, StoreError
 from chronoverse.joblog.model import Job, JobRef, Status
 from chronoverse.store import Store
-from chronoverse.store.workflows import CHECKED_OLDEST, Workflow
+from chronoverse.store.commands import Commands
+from chronoverse.store.topology import PoolKind
+from chronoverse.store.workflows import CHECKED_OLDEST, Workflow, WorkflowList
 from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
 from tests.support.waiting import deadline, wait_until
 
@@ -174,6 +177,21 @@ def test_an_incomplete_list_is_repaired(bench: Bench, store: Store) -> None:
     begin(store, JOB)
     bench.ask("DEL", f"{bench.prefix}:workflows")
     store.workflows.read(["wf_1"])
+    assert store.workflows.page(None, 10) == [(NOW_MS, "wf_1")]
+
+
+def test_a_job_that_begins_while_its_workflow_is_removed_is_listed(store: Store) -> None:
+    """The runner has listed the workflow just before a reader, who saw no job, removes it."""
+
+    class Slow(Commands):
+        def run(self, workflow_id: str, *command: Any, pool: PoolKind | None = None) -> Any:
+            if command[0] == "ZREM":
+                begin(store, JOB)
+            return super().run(workflow_id, *command, pool=pool)
+
+    store.workflows.add("wf_1", 1.0)
+    commands = Slow(store._topology, store._keys)
+    assert WorkflowList(commands, store.listing, store.get_jobs).read(["wf_1"]) == [None]
     assert store.workflows.page(None, 10) == [(NOW_MS, "wf_1")]
 
 

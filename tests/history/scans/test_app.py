@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from socket import SHUT_WR, socket, socketpair
+from types import SimpleNamespace
 from typing import Any, Final
 
 import orjson
@@ -19,12 +20,23 @@ from chronoverse.errors import (
     StoreError,
     TooFast,
 )
-from chronoverse.history.pages import CLIENT_GONE_SECONDS, PAGE_SECONDS
+from chronoverse.history.pages import CLIENT_GONE_SECONDS, PAGE_SECONDS, PageBudget
 from chronoverse.history.scans.app import ScanApp
-from chronoverse.history.scans.scan import LineScan, error_from_json, error_to_json
+from chronoverse.history.scans.scan import (
+    BaseScan,
+    HistoryScan,
+    LineScan,
+    ProfileScan,
+    ReplayScan,
+    SummaryScan,
+    WorkflowScan,
+    error_from_json,
+    error_to_json,
+)
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import Job, JobRef, Line, Status
 from chronoverse.store import Store
+from chronoverse.store.listing import ListedJob
 from tests.support.bench import NOW as BENCH_NOW
 from tests.support.bench import make_lines
 
@@ -40,12 +52,17 @@ def scan(**fields: Any) -> LineScan:
 
 
 class SlowStore:
-    """A log with very many lines. Each read advances the clock by 0.1 s."""
+    """A workflow with very many jobs, if it is ``listed``, and a log with very many lines.
+
+    Reading a few jobs or lines advances the clock by 0.1 s.
+    """
 
     listing: Any = None
+    chunks: Any = SimpleNamespace(first_chunks=lambda jobs: {})
 
-    def __init__(self) -> None:
+    def __init__(self, listed: bool = False) -> None:
         self.now = NOW
+        self._listed = listed
 
     def clock(self) -> float:
         return self.now
@@ -53,10 +70,17 @@ class SlowStore:
     def require_job(self, ref: JobRef) -> Job:
         return Job(ref, Status.RUNNING, last=10**9)
 
+    def newest_jobs(self, workflow_id: str, before: object = None, count: int = 20) -> Iterator[ListedJob]:
+        other = JobRef(workflow_id, "other")
+        while self._listed:
+            self.now += 0.1
+            yield from [ListedJob(0.0, other, self.require_job(other))] * count
+
     def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
         self.now += 0.1
         fields = [b"timestamp", b"2026-03-03T10:00:05.123Z", b"message", b"hay", b"stream", b"stdout"]
-        return [(b"%d-0" % number, fields) for number in range(after + 1, after + 1 + count)]
+        numbers = range(after + 1, after + 1 + count) if before is None else range(before - 1, before - 1 - count, -1)
+        return [(b"%d-0" % number, fields) for number in numbers]
 
 
 @pytest.fixture
@@ -76,7 +100,7 @@ def pair() -> Iterator[tuple[socket, socket]]:
         yield ours, theirs
 
 
-def ask(app: ScanApp, asked: LineScan, sock: socket) -> tuple[str, bytes]:
+def ask(app: ScanApp, asked: BaseScan, sock: socket) -> tuple[str, bytes]:
     said: list[str] = []
     environ = {"PATH_INFO": asked.PATH, "wsgi.input": BytesIO(asked.to_json()), "gunicorn.socket": sock}
     (body,) = app(environ, lambda status, headers: said.append(status))
@@ -168,16 +192,41 @@ def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket
     assert isinstance(error_from_json(body), ScansUnavailable)
 
 
-@pytest.mark.parametrize(("leaves", "seconds"), [(False, PAGE_SECONDS), (True, CLIENT_GONE_SECONDS)])
-def test_a_scan_ends_in_time(pair: tuple[socket, socket], leaves: bool, seconds: float) -> None:
-    """Much earlier if the worker reports that its client has left. The next page continues from there."""
-    log: Any = SlowStore()
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (LineScan, {"limit": 100, "q": "needle"}),
+        (WorkflowScan, {"limit": 100, "q": "needle", "per_job": 5}),
+        (SummaryScan, {}),
+        (ProfileScan, {}),
+        (HistoryScan, {"line": 1, "jobs": 10**9}),
+        (ReplayScan, {"position": 0, "stream": None, "q": "needle", "regex": False, "is_redacted": False}),
+    ],
+)
+def test_a_scan_ends_in_time(
+    pair: tuple[socket, socket], kind: type[BaseScan], fields: dict[str, Any], leaves: bool
+) -> None:
+    """Much earlier if the worker reports that its client has left. A page's next one continues from there."""
+    log: Any = SlowStore(listed=kind in (WorkflowScan, HistoryScan))
     ours, theirs = pair
     if leaves:
         theirs.shutdown(SHUT_WR)
-    status, body = ask(ScanApp(log, ArchiveReader(), 65_536, log.clock), scan(q="needle"), ours)
-    head = orjson.loads(body)
 
-    assert (status, head["has_more"]) == ("200 OK", True)
-    assert head["position"] > 8
-    assert seconds < log.now - NOW < seconds + 0.3
+    def read_replay(_: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
+        while not budget.is_used_up():
+            log.now += 0.01
+        return b"", 1
+
+    app = ScanApp(log, ArchiveReader(), 65_536, log.clock, read_replay)
+    asked = kind(**JOB._asdict(), asked_at=NOW, patience=5.0, **fields)
+    status, body = ask(app, asked, ours)
+    assert status == "200 OK"
+    head = orjson.loads(body.split(b"\n")[0] or b"{}")
+    # New lines, errors and pauses have a budget each.
+    budgets = 1 if kind is LineScan else 3
+    seconds = CLIENT_GONE_SECONDS if leaves else asked.seconds
+    assert min(seconds, asked.seconds) < log.now - NOW < budgets * min(seconds, asked.seconds) + 0.6
+    if kind is LineScan:
+        assert head["has_more"]
+        assert head["position"] > 8
