@@ -1,16 +1,26 @@
 """From a service with its embedded store to a delivered message, as a new user does it: with commands alone."""
 
+import contextlib
 import json
-from collections.abc import Iterator
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
+import httpx
 import pytest
+from prometheus_client import REGISTRY
+from prometheus_client.parser import text_string_to_metric_families
 
+from chronoverse import metrics  # noqa: F401
+from chronoverse.joblog.model import iso_timestamp
 from tests.support.certificates import Authority
 from tests.support.commands import call_main, environ
 from tests.support.receiver import Receiver
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tests.web.routes.wire import Stream
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +31,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Service]:
-    """With its own notifier."""
-    hosts, path = "127.0.0.1+private", authority.path
-    with Service(tmp_path_factory.mktemp("serve"), webhook_hosts=hosts, ca_file=path) as service:
+    """With its own notifier and archiver."""
+    settings: dict[str, Any] = {"webhook_hosts": "127.0.0.1+private", "ca_file": authority.path}
+    settings |= {"archive_running_seconds": 1, "max_job_bytes": 2**30, "max_streams_per_token": 2, "lease_seconds": 600}
+    with Service(tmp_path_factory.mktemp("serve"), **settings) as service:
         yield service
 
 
@@ -98,11 +109,75 @@ def test_a_rejected_watch_reports_the_reason(service: Service, tmp_path: Path) -
     _, said = call(service, "watch", "shop", "nothing", "--delete", code=66)
 
 
-@pytest.mark.long
-def test_a_service_exports_its_notifiers_metrics(service: Service, receiver: Receiver) -> None:
-    call(service, "watch", "shop", "m", "--on", "end", "--url", receiver.url)
-    before = service.metric('chronoverse_notify_deliveries_total{outcome="delivered"}')
-    call(service, "watch", "shop", "m", "--test")
-    assert service.metric('chronoverse_notify_deliveries_total{outcome="delivered"}') == before + 1
-    assert service.metric("chronoverse_notify_last_step_timestamp_seconds") > 0
-    assert service.metric("chronoverse_webhooks_configured") == 1
+#: The metrics by their value in a service whose archiver, notifier, runners, viewers and readers have worked, without
+#: ``chronoverse_``. A metric with labels is summed. None: more than 0; ...: any.
+NAMES: Final[dict[object, str]] = {
+    1: (
+        "workers streams_refused_total delivery_delay_seconds_count scans_up archive_configured "
+        "webhooks_configured notify_waiting"
+    ),
+    0: (
+        "workers_draining streams_ended_total replay_rest_seconds_total viewers_behind store_away "
+        "store_may_evict store_evicted_keys store_denied issuer_keys_age_seconds workflows_map_invalid "
+        "archive_store_went_back archive_bucket_lost archive_damaged_reads_total archive_lag_seconds "
+        "archive_waiting_jobs notify_late_total notify_failing_watches notify_lag_seconds"
+    ),
+    2: "streams_open streams_started_total jobs_watched",
+    None: (
+        "requests_refused_total changes_delivered_total bytes_delivered_total replay_reads_total "
+        "tail_silence_seconds publish_answers_total lines_appended_total "
+        "archiver_last_step_timestamp_seconds archive_chunks_total archive_lines_total archive_bytes_total "
+        "archive_jobs_total archive_largest_log_bytes notify_last_step_timestamp_seconds "
+        "notify_deliveries_total workflow_bytes_today"
+    ),
+    ...: "connections_cut_total store_errors_total archive_errors_total",
+    8_000: "streams_limit",
+    41: "lines_delivered_total",
+}
+VALUES: Final = {name: value for value, names in NAMES.items() for name in names.split()}
+
+
+def test_each_metric_says_what_happened(service: Service, receiver: Receiver) -> None:
+    """In all processes of the service, while streams are open and a message waits."""
+    receiver.status = 404
+    call(service, "watch", "seen", "bad", "--on", "end", "--url", receiver.url)
+    call(service, "watch", "seen", "bad", "--test", code=1)
+    lines = [{"timestamp": iso_timestamp(time.time()), "message": "x" * 99, "stream": "stdout"}] * 40
+    headers, path = {"Authorization": f"Bearer {service.token()}"}, "/workflows/seen/jobs/a"
+    attempt = {"token": "ab" * 16, "attempt": 1}
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(httpx.Client(base_url=service.url, headers=headers, timeout=30))
+
+        def follow(url: str) -> Stream:
+            return stack.enter_context(contextlib.closing(Stream(service, url, headers)))
+
+        def append(first: int, some: Sequence[object]) -> None:
+            assert client.post(f"{path}/logs", json={**attempt, "first": first, "lines": some}).status_code == 200
+
+        changes = follow("/workflows/seen/events").wait_for(b"id: 0\n\n")
+        client.post(f"{path}/attempts", json={"token": attempt["token"]})
+        changes.wait_for(b'"RUNNING"')
+        append(1, lines)
+        log = follow(f"{path}/events").wait_for(b"id: 40\n\n")
+        append(41, lines[:1])
+        log.wait_for(b"id: 41\n\n")
+        assert client.get("/workflows/seen/events").status_code == 429
+        assert client.get("/nowhere").status_code == 404
+
+        def others() -> dict[str, float]:
+            """The values that differ."""
+            sums = defaultdict[str, float](float)
+            for family in text_string_to_metric_families(client.get("/metrics").text):
+                for name, _, value, *_ in family.samples:
+                    sums[name] += value
+            values = {name: sums[f"chronoverse_{name}"] for name in VALUES}
+            return {name: value for name, value in values.items() if not is_right(value, VALUES[name])}
+
+        def is_right(value: float, wanted: object) -> bool:
+            return wanted is ... or (value > 0 if wanted is None else value == wanted)
+
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not others(), 60, "all have their values", slowest=1)
+        assert others() == {}
+    exposed = {each.name.removeprefix("chronoverse_") for each in REGISTRY.collect() if "chronoverse" in each.name}
+    assert {name.removesuffix("_total").removesuffix("_count") for name in VALUES} == exposed
