@@ -1,6 +1,7 @@
 """A workflow's page follows the stream of its changes: it requests its jobs only once."""
 
 from collections.abc import Callable
+from typing import Any
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.joblog.model import Status
@@ -25,9 +26,13 @@ def test_jobs_start_end_and_disappear_without_another_request(
     old = Job(page_store, "old", "live").end()
     tab = open_tab()
     listings: list[str] = []
-    tab.page.on(
-        "request", lambda request: listings.append(request.url) if "/workflows/live/jobs?" in request.url else None
-    )
+
+    def note(request: Any) -> None:
+        # A page of a list may end early, and is then continued with a cursor.
+        if "/workflows/live/jobs?" in request.url and "cursor=" not in request.url:
+            listings.append(request.url)
+
+    tab.page.on("request", note)
     tab.page.goto(f"{tab.url}/ui/workflows/live#token={page_service.token()}")
     shows(tab, "old")
     one, two = Job(page_store, "one", "live"), Job(page_store, "two", "live")
