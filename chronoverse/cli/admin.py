@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 @click.option(
     "--confirm-store", is_flag=True, help="Let archivers resume deleting after a loss of the store or archive."
 )
-@click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
+@common.metrics_option
 @common.list_output_option
-@click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
+@common.while_stdin_option
 def archive(
     once: bool,
     orphans: bool,
@@ -299,8 +299,8 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
 
 
 @click.command()
-@click.option("--since", type=common.moment, metavar="TIME", help="Actions since this time or age, such as 1h or 2d.")
-@click.option("--until", type=common.moment, metavar="TIME", help="Actions until this time.")
+@common.time_option("--since", "Actions since this time or age, such as 1h or 2d.")
+@common.time_option("--until", "Actions until this time.")
 def audit(since: str | None, until: str | None) -> None:
     """Print the audit trail: who deleted, redacted and changed what.
 

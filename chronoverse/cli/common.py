@@ -85,20 +85,31 @@ def label_option(what: str, name: str = "--label", parse: Callable[[str], Any] =
     return click.option(name, type=checked(parse), multiple=True, metavar="KEY=VALUE", help=what, callback=texts)
 
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json", "jsonl"]),
-    default="text",
-    help="Output format; json and jsonl print one object per line.",
+def output_option_of(formats: Iterable[str], what: str) -> Callable[[Any], Any]:
+    """The option ``--output``, one of ``formats`` (text by default), with the help text ``what``."""
+    return click.option("-o", "--output", type=click.Choice([*formats]), default="text", help=what)
+
+
+def time_option(name: str, what: str) -> Callable[[Any], Any]:
+    """An option for a time or an age (:func:`moment`), with the help text ``what``."""
+    return click.option(name, type=moment, metavar="TIME", help=what)
+
+
+def integer_option(
+    what: str, bounds: tuple[int, int], default: int, *names: str, metavar: str | None = None
+) -> Callable[[Any], Any]:
+    """An option for an integer within ``bounds``, with the help text ``what``, which the default follows."""
+    type = click.IntRange(*bounds)
+    return click.option(*names, type=type, default=default, show_default=True, metavar=metavar, help=what)
+
+
+_OUTPUT: Final = "Output format; json and jsonl print one object per line"
+output_option = output_option_of(("text", "json", "jsonl"), f"{_OUTPUT}.")
+list_output_option = output_option_of(("text", "json", "jsonl", "name"), f"{_OUTPUT}, name prints ids.")
+metrics_option = click.option(
+    "--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address."
 )
-list_output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "json", "jsonl", "name"]),
-    default="text",
-    help="Output format; json and jsonl print one object per line, name prints ids.",
-)
+while_stdin_option = click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
 jobs_label_option = label_option("Jobs with this label. Repeatable; all must match.")
 against_label_option = label_option(
     "Compare with good runs that have this label; *: all good runs. Repeatable; all must match. Default: those of the"

@@ -54,14 +54,12 @@ def _wait(text: str) -> int:
 @common.output_option
 @common.search_option
 @common.regex_option
-@click.option(
+@common.time_option(
     "--since",
-    type=common.moment,
-    metavar="TIME",
-    help="Start with the first line of this time or later: ISO 8601 (UTC by default) or an age, such as 5m. With"
-    " --search: only lines of this time or later.",
+    "Start with the first line of this time or later: ISO 8601 (UTC by default) or an age, such as 5m. With --search:"
+    " only lines of this time or later.",
 )
-@click.option("--until", type=common.moment, metavar="TIME", help="End with the last line of this time or earlier.")
+@common.time_option("--until", "End with the last line of this time or earlier.")
 @click.option("--new", is_flag=True, help="Lines that no earlier good run has.")
 @click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
 @common.against_label_option

@@ -17,18 +17,9 @@ from chronoverse.joblog.terminal import LineRenderer, plain_text
 @common.stream_option
 @common.status_option("Only jobs with this status.")
 @common.jobs_label_option
-@click.option(
-    "--since", type=common.moment, metavar="TIME", help="Jobs started since this time or age, such as 5m or 2d."
-)
-@click.option("--until", type=common.moment, metavar="TIME", help="Jobs started until this time.")
-@click.option(
-    "-m",
-    "--max-count",
-    type=click.IntRange(1, 100),  # The service allows no more.
-    default=100,
-    show_default=True,
-    help="Maximum lines per job.",
-)
+@common.time_option("--since", "Jobs started since this time or age, such as 5m or 2d.")
+@common.time_option("--until", "Jobs started until this time.")
+@common.integer_option("Maximum lines per job.", (1, 100), 100, "-m", "--max-count")  # the service allows no more
 @common.list_output_option
 @common.color_option
 @common.raw_option

@@ -13,13 +13,7 @@ from chronoverse.joblog.terminal import counted, plain_text
 @click.command()
 @names.job_arguments
 @click.argument("line", type=click.IntRange(1, 10**15 - 1), metavar="N")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 1_000),
-    default=200,
-    show_default=True,
-    help="How many ended jobs to search, backwards from JOB.",
-)
+@common.integer_option("How many ended jobs to search, backwards from JOB.", (1, 1_000), 200, "--jobs")
 @common.jobs_label_option
 @common.output_option
 def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output: str) -> None:

@@ -35,22 +35,11 @@ _MARKUP: Final = re.compile(
 
 @click.command()
 @names.job_arguments
-@click.option(
-    "--bytes",
-    "max_bytes",
-    type=click.IntRange(1_024, 262_144),
-    default=16_384,
-    show_default=True,
-    help="Maximum size in bytes, as JSON.",
-)
+@common.integer_option("Maximum size in bytes, as JSON.", (1_024, 262_144), 16_384, "--bytes", "max_bytes")
 @common.against_label_option
 @click.option("--full", is_flag=True, help="On a terminal: all new lines and all errors.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["text", "markdown", "json", "jsonl"]),
-    default="text",
-    help="Output format; markdown is for step summaries, notes and e-mails.",
+@common.output_option_of(
+    ("text", "markdown", "json", "jsonl"), "Output format; markdown is for step summaries, notes and e-mails."
 )
 def summary(workflow: str, job: str, max_bytes: int, against_label: list[str], full: bool, output: str) -> None:
     """Print why JOB failed, its new lines, and its last lines.

@@ -13,18 +13,17 @@ from importlib.util import find_spec
 
 import click
 
-from chronoverse.cli.common import make_client, read_settings
+from chronoverse.cli.common import integer_option, make_client, read_settings
 from chronoverse.errors import SettingsError
 
 
 @click.command()
-@click.option(
+@integer_option(
+    "Maximum timeout of wait_for. Many MCP clients abort calls after 60 s.",
+    (1, 3_600),
+    50,
     "--max-wait",
-    type=click.IntRange(1, 3_600),
-    default=50,
-    show_default=True,
     metavar="SECONDS",
-    help="Maximum timeout of wait_for. Many MCP clients abort calls after 60 s.",
 )
 def mcp(max_wait: int) -> None:
     """Serve logs to AI agents over the Model Context Protocol.

@@ -20,8 +20,8 @@ from chronoverse.joblog.model import JobRef
 
 
 @click.command()
-@click.option("--metrics", "address", metavar="HOST:PORT", help="Serve Prometheus metrics at this address.")
-@click.option("--while-stdin", is_flag=True, hidden=True, help="Stop at end of standard input.")
+@common.metrics_option
+@common.while_stdin_option
 def notify(address: str | None, while_stdin: bool) -> None:
     """Deliver the messages of watches. Runs until stopped."""
     from chronoverse.archive.reader import ArchiveReader
