@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from tests.simulation.actions import delete, import_archive, redact
 from tests.simulation.install import ASKED_FOR
 from tests.simulation.kernel import Process, loop, world
+from tests.simulation.network import Link
 from tests.simulation.parts import ArchiverProcess, Node, Runner, Site, Viewer
 
 #: Maximum duration of a fault in seconds.
@@ -67,36 +68,32 @@ class Faults:
     # The network
 
     def cut(self) -> str:
-        one, other, ends = self._pair()
+        names, _, ends = self._pair()
         for end in ends:
             end.reset()
-        return f"{one.name} {other.name} ({len(ends)})"
+        return f"{names} ({len(ends)})"
 
     def refuse(self) -> str:
-        one, other, ends = self._pair()
-        link, seconds = self._site.network.link(one.name, other.name), self._seconds(8)
-        link.refused_until = loop.time + seconds
+        names, link, ends = self._pair()
         for end in ends:
             end.reset()
-        return f"{one.name} {other.name} for {seconds:.1f} s"
+        return f"{names} {self._until(link, 'refused_until', 8)}"
 
     def stall(self) -> str:
-        one, other, _ = self._pair()
-        link = self._site.network.link(one.name, other.name)
-        return f"{one.name} {other.name} {self._until(link, 'stalled_until', 8)}"
+        names, link, _ = self._pair()
+        return f"{names} {self._until(link, 'stalled_until', 8)}"
 
     def late(self) -> str:
-        one, other, _ = self._pair()
-        link, seconds = self._site.network.link(one.name, other.name), self._seconds(25)
+        (names, link, _), seconds = self._pair(), self._seconds(25)
         link.late = self._chance.choice((0.1, 0.5, 0.9))
         loop.call_later(seconds, setattr, link, "late", world.late)
-        return f"{one.name} {other.name} for {seconds:.1f} s"
+        return f"{names} for {seconds:.1f} s"
 
     def half_open(self) -> str:
-        one, other, ends = self._pair()
+        names, _, ends = self._pair()
         for end in ends:
             end.forget()
-        return f"{one.name} {other.name} ({len(ends)})"
+        return f"{names} ({len(ends)})"
 
     # Processes
 
@@ -354,8 +351,8 @@ class Faults:
         found = [each.process for each in parts] + [each.scans for each in self._site.nodes]
         return [each for each in found if not each.dead] + [self._site.store.process]
 
-    def _pair(self) -> tuple[Process, Process, list[Any]]:
-        """Two processes that communicate, and the first one's ends of their connections."""
+    def _pair(self) -> tuple[str, Link, list[Any]]:
+        """The names of two processes that communicate, their link, and the first one's ends of their connections."""
         talking: dict[tuple[str, str], tuple[Process, Process]] = {}
         people: list[Any] = [each for each in self._site.viewers if not each.ending]
         for process in [*self._processes(), *(each.process for each in people)]:
@@ -363,10 +360,11 @@ class Faults:
                 if end.peer is not None:
                     talking[process.name, end.peer.owner.name] = process, end.peer.owner
         if not talking:
-            return self._site.nodes[0].process, self._site.store.process, []
+            talking["", ""] = self._site.nodes[0].process, self._site.store.process
         # There are more viewers than all others together.
         names = sorted(talking)
         if self._chance.random() < 0.6:
             names = [each for each in names if "store" in each] or names
         one, other = talking[self._chance.choice(names)]
-        return one, other, [each for each in one.endpoints if each.peer and each.peer.owner is other]
+        ends = [each for each in one.endpoints if each.peer and each.peer.owner is other]
+        return f"{one.name} {other.name}", self._site.network.link(one.name, other.name), ends

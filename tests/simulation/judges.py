@@ -53,13 +53,12 @@ def watch(site: Site) -> None:
         known, before, done = feed.known, feed.job, reconcile(feed, job, asked)
         if done and asked not in (None, known):
             world.violation(f"{world.process_name}: {feed.ref} was {known}, and has the answer to {asked}")
-        is_older = before and (job.age, job.archived, job.redactions) != max_of(before, job)
+        is_older = before and (
+            before.age > job.age or before.archived > job.archived or before.redactions > job.redactions
+        )
         if done and before and is_older and not site.outages and not feed.final:
             world.violation(f"{world.process_name}: {feed.ref} was {before}, and is {job}")
         return done
-
-    def max_of(one: Job, other: Job) -> tuple[object, int, int]:
-        return max(one.age, other.age), max(one.archived, other.archived), max(one.redactions, other.redactions)
 
     def invalidated(cache: ReplayCache, ref: JobRef) -> None:
         invalidate(cache, ref)
@@ -335,7 +334,7 @@ def _judge_stream(site: Site, viewer: Viewer) -> None:
             late = seen.at - MONOTONIC - printed
             if is_soon and printed > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS:
                 world.violation(
-                    f"{viewer.name} got {viewer.job}'s line {seen.number} after {late:.1f} s, without faults"
+                    f"{viewer.name} got line {seen.number} of {viewer.job} after {late:.1f} s, without faults"
                 )
                 return
 

@@ -57,14 +57,9 @@ class _Link:
 
     def take_reports(self) -> list[Any]:
         """What the server has reported meanwhile."""
-        found = []
-        try:
+        with contextlib.suppress(BlockingIOError):
             self._reader.feed(self.sock.recv(1 << 20, 0x40))  # MSG_DONTWAIT
-        except BlockingIOError:
-            return []
-        while (report := self._reader.gets()) is not False:
-            found.append(report)
-        return found
+        return list(iter(self._reader.gets, False))
 
 
 class StoreServer:
@@ -253,10 +248,6 @@ class StoreServer:
         world.tell("store", "is back")
         self._start()
 
-    def wait_for(self, command: bytes, call: Callable[[], object]) -> None:
-        """Makes the call once all writes are on disk, or with WAIT on the replica."""
-        (self._replicating if command == b"WAIT" else self._waiting).append(call)
-
 
 class Client:
     """One connection, as seen by the server."""
@@ -286,9 +277,7 @@ class Client:
 
     def _on_data(self, data: bytes) -> None:
         self._reader.feed(data)
-        commands = []
-        while (command := self._reader.gets()) is not False:
-            commands.append(command)
+        commands = list(iter(self._reader.gets, False))
         if self._blocked is not None:
             self._blocked += commands
         else:
@@ -343,7 +332,7 @@ class Client:
         if name == b"WAIT" and (not self._server.has_replica or least == 0):
             answer(0)
             return
-        self._server.wait_for(name, lambda: answer(1))
+        (self._server._replicating if name == b"WAIT" else self._server._waiting).append(lambda: answer(1))
         loop.call_later(seconds, answer, 0)
 
 
