@@ -17,7 +17,7 @@ from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
-from chronoverse.errors import ArchiveUnavailable, Fenced, LineStillOpen, StoreUnavailable
+from chronoverse.errors import ArchiveUnavailable, Fenced, LineStillOpen, QuotaReached, StoreUnavailable
 from chronoverse.joblog.model import Line, Status
 from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
@@ -65,6 +65,23 @@ def test_the_last_line_can_be_redacted_once_the_log_has_ended(
     assert bench.ttl("job") == -1
     if archived and ended:
         assert not DERIVED & {*bench.hash()}
+
+
+def test_a_redaction_keeps_the_lines_of_a_log_over_its_quota(bench: Bench, objects: FileObjectStore) -> None:
+    """The entry for the omitted lines was replaced with XDEL, below which XSETID does not go."""
+    bench.store.catalog.change_settings("wf_1", job_bytes=120)
+    attempt = bench.store.open(JOB, "token")
+    for first in (1, 21, 31):
+        with pytest.raises(QuotaReached):
+            bench.store.append(attempt, make_lines(first, 20))
+    bench.store.finish(attempt, Status.COMPLETED, 0, 0, 51)
+    before = all_entries(bench.store, objects, JOB)
+    for number in (2, 4):
+        assert redact(bench, objects, 1, number).lines == 1
+    after = all_entries(bench.store, objects, JOB)
+    changed = [was for was, now in zip(before, after, strict=True) if was != now]
+    assert [each.sequence_num for each in changed if isinstance(each, Line)] == [2, 4]
+    assert len(changed) == 2
 
 
 def test_a_long_redaction_reports_its_progress(

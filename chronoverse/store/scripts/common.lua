@@ -491,8 +491,11 @@ local function forget_trimmed(log)
       entries[#entries + 1], after = entry, '(' .. entry[1]
     end
   until #page < 10
+  -- The last id cannot go below the last deleted one (XDEL), which can only be lowered to 0-1.
+  local start = info['max-deleted-entry-id'] == '0-0' and '0-0' or '0-1'
+  redis.call('XSETID', log, info['last-generated-id'], 'ENTRIESADDED', info['entries-added'], 'MAXDELETEDID', start)
   redis.call('XTRIM', log, 'MAXLEN', 0)
-  redis.call('XSETID', log, '0-0', 'ENTRIESADDED', 0, 'MAXDELETEDID', '0-0')
+  redis.call('XSETID', log, start, 'ENTRIESADDED', 0, 'MAXDELETEDID', start)
   for _, entry in ipairs(entries) do redis.call('XADD', log, entry[1], unpack(entry[2])) end
   redis.call('XSETID', log, info['last-generated-id'], 'ENTRIESADDED', info['entries-added'], 'MAXDELETEDID', info['max-deleted-entry-id'])
   return 1
