@@ -99,9 +99,13 @@ def _data(frames: bytes) -> list[dict[str, Any]]:
 
 def rest(site: Site) -> None:
     """Liveness: waits until everybody has everything."""
-    _wait(lambda: [each.name for each in site.runners if not each.is_done], "runners")
-    # They redact one after the other, and what they do changes what the judges compare.
-    _wait(lambda: [each.name for each in site.people if not each.greenlets[0].dead], "people", 10.0 * len(site.people))
+    runners = site.runners
+    _wait(lambda: [each.name for each in runners if not each.is_done], "runners")
+    _wait(lambda: [r.name for r in runners if r.is_deleted and r.deleted_at == inf and not r.is_gone], "deletions")
+    # What people do changes what the judges compare. A redaction can be pending for an hour.
+    until = loop.time + REST_SECONDS
+    while loop.time < until and not all(each.greenlets[0].dead for each in site.people):
+        gevent.sleep(1.0)
     deleted = {each.job for each in site.runners if each.is_deleted or each.is_gone}
     waiting = [each for each in site.viewers if each.job not in deleted]
     _wait(lambda: [each.name for each in waiting if not each.ending], "viewers")
@@ -131,11 +135,11 @@ def _outdated(site: Site) -> list[str]:
     return [f"{each.process.name} knows {known}, not {listed}" for each, known in viewers if known != listed]
 
 
-def _wait(missing: Callable[[], list[str]], what: str, more_seconds: float = 0.0) -> None:
-    until = loop.time + (seconds := REST_SECONDS + more_seconds)
+def _wait(missing: Callable[[], list[str]], what: str) -> None:
+    until = loop.time + REST_SECONDS
     while (left := missing()) and not world.violations:
         if loop.time >= until:
-            world.violation(f"not over {seconds:g} s after the last fault: {what}: {', '.join(left)}")
+            world.violation(f"not over {REST_SECONDS:g} s after the last fault: {what}: {', '.join(left)}")
         gevent.sleep(1.0)
 
 
