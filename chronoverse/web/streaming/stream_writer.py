@@ -213,14 +213,15 @@ class StreamWriter:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, OSError):
             log.exception("a stream failed")
-        elif is_unresponsive(error):
-            self.viewer.reason = "slow"
+        else:
+            self.viewer.reason = "slow" if is_unresponsive(error) else "left"
         self.close()
 
     def _hang_up(self, why: str) -> None:
         # The client may only have closed its sending side, so its backlog is still sent until a write fails.
         self._peer_left = True
-        self.viewer.reason = why
+        if not self.is_over:
+            self.viewer.reason = why
         if not self.is_behind:
             self.close()
 

@@ -51,10 +51,10 @@ class FakeViewer:
         return b""
 
     def try_next(self) -> bytes | None:
-        if self.frames:
-            return self.frames.pop(0)
-        self.done = self.done or self.ends
-        return None
+        found = self.frames.pop(0) if self.frames else None
+        if self.ends and not self.frames and not self.done:
+            self.done, self.reason = True, "end"
+        return found
 
     next = try_next
 
@@ -167,6 +167,22 @@ def test_a_peer_that_half_closes_its_connection_receives_everything(stream: Open
     assert (stream.closed, stream.viewer.reason) == (1, "left")
 
 
+@pytest.mark.parametrize(("half", "why"), [(True, "end"), (False, "left")])
+def test_a_peer_leaves_while_the_end_is_sent(stream: OpenStream, half: bool, why: str) -> None:
+    stream.viewer.ends = True
+    with gevent.Timeout(MAX_WAIT_SECONDS):
+        while not stream.viewer.done:
+            stream.peer.recv(65_536)
+    if half:
+        stream.peer.shutdown(socket.SHUT_WR)
+        # The writer notices it before the rest is read.
+        gevent.sleep(0.01)
+        assert stream.read(LAST_CHUNK).endswith(LAST_CHUNK)
+    stream.peer.close()
+    stream.wait_closed()
+    assert stream.viewer.reason == why
+
+
 def test_a_slow_peer_has_time_for_each_frame() -> None:
     """One that receives nothing for as long is given up on."""
     clock = Clock()
@@ -186,7 +202,7 @@ def test_a_slow_peer_has_time_for_each_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(errno.ETIMEDOUT, "slow"), (errno.EHOSTUNREACH, "slow"), (errno.EPIPE, "")]
+    ("number", "why"), [(errno.ETIMEDOUT, "slow"), (errno.EHOSTUNREACH, "slow"), (errno.EPIPE, "left")]
 )
 def test_a_peer_of_which_the_kernel_hears_nothing_is_slow(number: int, why: str) -> None:
     stream = OpenStream(FakeViewer([]))
