@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import gzip
+import io
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -189,8 +190,15 @@ class Broken:
 
 
 def test_an_incomplete_body_is_refused() -> None:
-    """Whatever error gunicorn's reader raises."""
+    """Whatever error gunicorn's reader raises, and if it raises none."""
     assert status(BodyReader(1000), Broken([])) == 400
+    document = orjson.dumps({"token": RUNNER, "attempt": 1, "first": 1, "lines": []})
+    for more in (0, 1):
+        incoming = request(io.BytesIO(document))
+        incoming.environ["CONTENT_LENGTH"] = str(len(document) + more)
+        refused = pytest.raises(BadRequest, match="incomplete") if more else contextlib.nullcontext()
+        with refused, read_json(BodyReader(1000), incoming):
+            pass
 
 
 # Bodies that are expensive

@@ -76,31 +76,6 @@ def test_a_page_can_start_anywhere(client: httpx.Client, big: Foreign, query: st
     assert numbers(client, f"{big.path}/logs?{query}") == list(expected)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        "/workflows/history/jobs/other/logs?limit=10",
-        "/workflows/elsewhere/jobs/big/logs?limit=10",
-        "/workflows/history/jobs/big/logs?limit=10&order=desc",
-        "/workflows/history/jobs/big/logs?limit=10&stream=stdout",
-        "/workflows/history/jobs/big/logs?limit=10&offset=5",
-        "/workflows/history/jobs?limit=10",
-    ],
-)
-def test_a_cursor_is_valid_only_for_its_own_listing(
-    service: Service, client: httpx.Client, big: Foreign, other: str
-) -> None:
-    for workflow, name in (("history", "other"), ("elsewhere", "big")):
-        if client.get(f"/workflows/{workflow}/jobs/{name}").status_code == 404:
-            Foreign(str(service.redis_url), workflow, name).lines(MESSAGES[:20]).end()
-    cursor = client.get(f"{big.path}/logs?limit=10").json()["cursor"]
-
-    assert client.get(f"{big.path}/logs?limit=10&cursor={cursor}").status_code == 200
-    response = client.get(f"{other}&cursor={cursor}")
-    assert response.status_code == 400
-    assert response.headers["content-type"] == "application/problem+json"
-
-
 def forged(*values: object) -> str:
     return base64.urlsafe_b64encode(orjson.dumps(values)).rstrip(b"=").decode()
 

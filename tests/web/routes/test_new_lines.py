@@ -52,22 +52,6 @@ def test_an_answer_has_the_new_lines_and_the_compared_jobs(client: httpx.Client,
     ]
 
 
-@pytest.mark.parametrize(("order", "against"), [("asc", {"against": GOOD}), ("desc", {"against_label": "*"})])
-def test_pages_are_linked(client: httpx.Client, failed: Foreign, order: str, against: dict[str, str]) -> None:
-    """The link keeps all parameters."""
-    answer, found = new_lines(client, failed, **against, limit=1, order=order, stream="stdout"), []
-    for _ in range(10):
-        assert answer.status_code == 200, answer.text
-        found += [line["sequence_num"] for line in answer.json()["logs"]]
-        assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
-        if "next" not in answer.links:
-            break
-        assert against.items() <= httpx.URL(answer.links["next"]["url"]).params.items()
-        answer = client.get(answer.links["next"]["url"])
-    assert found == ([2, 4] if order == "asc" else [4, 2])
-    assert [line["sequence_num"] for line in new_lines(client, failed, offset=2).json()["logs"]] == [4]
-
-
 def test_without_a_job_to_compare_with_the_answer_is_409(client: httpx.Client, job: Foreign) -> None:
     """An empty page would mean that nothing is new."""
     job.lines(["fine"]).end()

@@ -134,6 +134,13 @@ def test_a_span_belongs_to_the_clients_trace(client: httpx.Client, collector: Co
             ask(client, f"{job.path}/{kind}", name, traceparent=parent)
             span = collector.named(name)
             assert (span.trace_id == TRACE_ID, span.parent_id) == ((True, PARENT_ID) if parent == good else (False, ""))
+    # A tracestate of more than 512 characters is dropped.
+    for size, letters in (("short", "ab"), ("long", "abcde")):
+        state = ",".join(f"{letter}={size}{'x' * 120}" for letter in letters)
+        ask(client, "/healthz", f"{job.workflow_id}-{size}", traceparent=good, tracestate=state)
+        assert collector.named(f"{job.workflow_id}-{size}").parent_id == PARENT_ID
+    sent = b"".join(message.body for message in collector.messages)
+    assert (b"shortxxx" in sent, b"longxxx" in sent) == (True, False)
 
 
 def test_every_other_request_is_a_span_too(
