@@ -89,6 +89,12 @@ class World:
         self.cache = ReplayCache(self.store)
         self.written: dict[JobRef, dict[int, Line]] = {}
         self.watched: list[WatchedJob] = []
+        self._others: Final = {*threading.enumerate()}
+
+    def threads(self) -> list[str]:
+        """The names of this tail's threads. Applications of other tests in this process can have a tail, too."""
+        started = {*threading.enumerate()} - self._others
+        return sorted(thread.name for thread in started if thread.name.startswith("tail-"))
 
     def write(self, job: JobRef, lines: int = 1, message: str = "") -> None:
         """Appends the job's next lines through our own runner. All calls share one attempt."""
@@ -264,13 +270,9 @@ def test_a_thread_continues_after_an_unexpected_error(server: RedisServer, prefi
         wait_until(failed.is_set, SOON, "a thread has failed")
         world.write(job())
         wait_until(lambda: watched.has(2), SOON, "the next line is there")
-        wait_until(lambda: tail_threads() == ["tail-housekeeper", "tail-reader"], SOON, "both threads live")
+        wait_until(lambda: world.threads() == ["tail-housekeeper", "tail-reader"], SOON, "both threads live")
     finally:
         world.close()
-
-
-def tail_threads() -> list[str]:
-    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("tail-"))
 
 
 def test_a_viewer_that_left_is_not_woken(world: World) -> None:
@@ -309,7 +311,7 @@ def test_a_stopped_tail_ends_its_threads(world: World) -> None:
     world.watch(job()).leave()
     world.tail.stop()
     world.tail.start()
-    assert tail_threads() == []
+    assert world.threads() == []
     assert world.waiting() == []
 
 
