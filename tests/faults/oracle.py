@@ -129,12 +129,15 @@ class _ViewCheck:
 
     def run(self, view: Sequence[Seen], last: int) -> None:
         """Checks all events, then what is missing up to the log's ``last`` line."""
+        connection = 0
         for seen in view:
+            is_first, connection = seen.connection != connection, seen.connection
             if seen.kind == LINE:
                 self._line(seen)
             elif seen.kind == GAP:
                 self._gap(seen)
-            elif seen.state is not None and "lines" in seen.state:
+            elif not is_first and seen.state is not None and "lines" in seen.state:
+                # A connection's first state is sent before the lines that the viewer missed, even if the job has ended.
                 self._end(seen.state)
         for number in islice(self._missing(max(last, self._highest)), MAX_REPORTED):
             self._verdict.lost.append(f"{self._name}: number {number}")

@@ -153,6 +153,14 @@ def test_a_wrong_total_at_the_end_is_found() -> None:
         assert judge(PRINTED, {"viewer": [*seen, state]}, seen).misstated
 
 
+def test_a_viewer_may_return_after_the_end() -> None:
+    """It gets the state of the ended job first, and again after the lines that it missed."""
+    seen, end = seen_of(clean_lines()), ending(LINES)
+    late = [each._replace(connection=2) for each in (end, *seen[5:])]
+    assert judge(PRINTED, {"viewer": [*seen[:5], *late, end._replace(connection=2)]}, seen).clean
+    assert judge(PRINTED, {"viewer": [*seen[:5], *late, ending(5)._replace(connection=2)]}, seen).misstated
+
+
 def test_only_missing_numbers_outside_of_gaps_are_lost() -> None:
     """The view lacks lines 3 to 5. A gap names all three, or only the first two."""
     seen = seen_of(clean_lines())
