@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Delays in seconds: ``first``, doubled up to ``longest``. ``jitter``: the random part, so that clients spread."""
+    """Delays in seconds: ``first``, then doubled each time up to ``longest``.
+
+    ``jitter`` is the random part: with 0.5, a delay is from 50 % to 100 % of its full length, so that clients do not
+    retry together.
+    """
 
     first: float
     longest: float

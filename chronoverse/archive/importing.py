@@ -113,7 +113,11 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Import(NamedTuple):
-    """The import of one job. Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines."""
+    """The import of one job with the objects ``listed`` in the archive.
+
+    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. ``sizes``: bytes of messages
+    in each chunk read, by the chunk's name.
+    """
 
     store: Store
     objects: ObjectStore

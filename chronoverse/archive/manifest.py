@@ -12,7 +12,10 @@ from chronoverse.joblog.model import Job, JobRef, iso_timestamp, seconds_of
 
 
 class Manifest(NamedTuple):
-    """A job's manifest: its JSON ``fields``, and the ``names`` of its objects, including those of earlier manifests."""
+    """A job's manifest. ``names``: its objects, including those of earlier manifests. ``fields``: all of its JSON.
+
+    ``ended_at``: Unix seconds, if known.
+    """
 
     names: frozenset[str]
     ended_at: float | None

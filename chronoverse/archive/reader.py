@@ -32,7 +32,10 @@ FrameFilter = Callable[[bytes], Sequence[Line | Match]]
 
 
 class ArchiveReader:
-    """Reads the archived part of logs. ``clock`` is monotonic, in seconds. Without ``objects``, nothing can be read."""
+    """Reads the archived part of logs. ``clock`` is monotonic, in seconds. Without ``objects``, nothing can be read.
+
+    Every method raises :class:`ArchiveUnavailable`, :class:`ArchiveDamaged`, and what ``find_chunk`` raises.
+    """
 
     def __init__(
         self,

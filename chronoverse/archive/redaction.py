@@ -45,7 +45,10 @@ class RedactionRequest(NamedTuple):
 
 
 class RedactionResult(NamedTuple):
-    """The redacted lines, the last number checked, and whether all is done. ``pending``: the old text can return."""
+    """The number of redacted lines, the last number checked, and whether the request is complete.
+
+    ``pending``: the store can still roll back to the old text, or an object with it is not deleted yet.
+    """
 
     lines: int
     last_checked: int

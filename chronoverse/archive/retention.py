@@ -70,7 +70,11 @@ def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> boo
 
 
 def apply_retention(store: Store, workflow_id: str, seconds: int | None, default_seconds: float) -> int:
-    """Applies a workflow's new retention (None: the default) to jobs that are not archived. Returns how many."""
+    """Applies a workflow's new retention of ``seconds`` (None: ``default_seconds``) to its jobs.
+
+    Sets the expiry of jobs that are not archived, and returns their number. For archived jobs, the archiver looks for a
+    changed retention every 15 s. Raises the store's errors.
+    """
     changed = 0
     for _, job_id in store.listing.positions(workflow_id):
         # Skips keys of another type, so that one bad key does not stop the rest.

@@ -39,7 +39,10 @@ class StoreHistory:
     _reported: tuple[bool, bool] = (False, False)
 
     def went_back(self) -> bool:
-        """Whether the store or the archive has lost part of its history. If not, advances the marks."""
+        """Whether the store or the archive has lost part of its history. If not, advances the marks.
+
+        Raises the errors of the store and the object store.
+        """
         now, mark = self._clock(), self._store.catalog.mark()
         # Once a minute, writes a mark and reads the object.
         is_due = now - mark >= 60.0
@@ -61,7 +64,10 @@ class StoreHistory:
         return went_back or self.bucket_lost
 
     def confirm(self) -> None:
-        """Records that the store and the archive are complete and belong together."""
+        """Records that the store and the archive are complete and belong together.
+
+        Raises the errors of the store and the object store.
+        """
         with contextlib.suppress(ArchiveDamaged):
             self._id = self._read()[1]
         mark = self._store.catalog.mark()

@@ -72,7 +72,11 @@ def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, wor
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
-    """Restores a workflow's lost settings and watches, except those set since. Returns whether there were any."""
+    """Restores a workflow's lost settings and watches from the archive. Returns whether there were any.
+
+    Keeps settings made in the store since then. Raises :class:`ArchiveDamaged`, and the errors of the store and the
+    object store.
+    """
     saved = _read(objects, workflow_id)
     known = store.catalog.settings([workflow_id]).get(workflow_id)
     if known is None or known.saved_ms >= saved.changed_ms:

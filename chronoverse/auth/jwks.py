@@ -48,7 +48,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
-    """The document at ``url``. Raises OSError or ValueError. An issuer can send it endlessly: limit the time."""
+    """The document at ``url``. ``ca_file`` lists additional certificate authorities.
+
+    The caller must limit the time, because an issuer can send one byte at a time. Raises OSError or ValueError if
+    ``url`` cannot be read or its document is too large.
+    """
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=tls_context(ca_file)))
     try:
         with opener.open(url, timeout=FETCH_SECONDS) as response:
@@ -120,7 +124,10 @@ def keep_fresh(
 
 @dataclass(eq=False)
 class PublishedKeys:
-    """The keys at ``url``; if the issuer is down, those that another worker or node has saved in ``store``."""
+    """The keys at ``url``. If the issuer is down, those that another worker or node has saved in ``store``.
+
+    ``fetch`` can take several times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
+    """
 
     url: str
     _: KW_ONLY

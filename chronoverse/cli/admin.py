@@ -114,7 +114,11 @@ def archive(
 def begin(
     program: str, address: str | None, while_stdin: bool, *, catch_signals: bool = True
 ) -> tuple[Settings, threading.Event]:
-    """Sets up ``archive`` or ``notify``: logging, metrics, signals. Returns the settings and the event to stop at."""
+    """Sets up ``archive`` or ``notify``: logging, and metrics at ``address``. Returns the settings and a stop event.
+
+    SIGTERM and SIGINT set the event; with ``while_stdin``, the end of standard input sets it, too. Without
+    ``while_stdin``, raises :class:`SettingsError` if the settings name a service but not its store.
+    """
     from chronoverse import metrics
 
     settings = Settings.from_env() if while_stdin else common.read_settings()

@@ -86,7 +86,10 @@ def end_text(summary: Mapping[str, Any]) -> str | None:
 
 
 def screen(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> Iterator[str]:
-    """Formats the summary for one screen: status, cause with lines ``around`` it, and last lines; each line once."""
+    """Formats the summary for one terminal screen: status, the cause with the lines ``around`` it, and the last lines.
+
+    Shows each line once. Raises :class:`ChronoverseError`.
+    """
     with reading("summary"):
         job, cause = summary["job"], summary["cause"]
         code = f" (exit code {job['exit_code']})" if job["exit_code"] else ""

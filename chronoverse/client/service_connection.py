@@ -98,7 +98,9 @@ class ServiceConnection:
         body: bytes | None = None,
         max_bytes: int | None = None,
     ) -> tuple[bytes, HTTPMessage]:
-        """Sends a request once. Returns up to ``max_bytes`` of the body, and the headers."""
+        """Sends a request once. Returns up to ``max_bytes`` of the body, and the headers. Raises what :meth:`stream`
+        raises.
+        """
         with self.stream(method, path, query, headers, body) as response:
             return response.read() if max_bytes is None else response.read(max_bytes), response.headers
 

@@ -169,7 +169,11 @@ class LogReader:
         limit: int | None = None,
         search: Search | None = None,
     ) -> Iterator[Batch]:
-        """The log after ``position`` in the requested order. With ``search``, can omit lines that do not match."""
+        """The log strictly after ``position`` in the requested order. With ``search``, can omit lines that do not
+        match.
+
+        Raises the errors of the store and the archive, and :class:`JobNotFound` if the log is deleted meanwhile.
+        """
         log = TieredLog(self.store, self.archive, job)
         max_count = max(1, min(MAX_BATCH, READ_BYTES // self.max_line_bytes))
         # The length of the lines is not yet known.

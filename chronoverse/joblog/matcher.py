@@ -82,7 +82,11 @@ class Matcher:
         return size * self._size > 1_000_000
 
     def is_feasible(self, size: int) -> bool:
-        """Whether ``size`` characters may be searched: up to 1 MiB by the largest expression, which takes 3 s."""
+        """Whether ``size`` characters may be searched at all. Always true for literal text.
+
+        The limit allows the largest expression on a line of 1 MiB, the longest that our runner writes. This takes about
+        3 s, and RE2 cannot be interrupted.
+        """
         return self.program_size * size <= MAX_PROGRAM * 2**20
 
     def matches(self, text: str) -> bool:

@@ -232,7 +232,11 @@ def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:
 
 
 class ShapeSet:
-    """The shapes of a log's lines, with their ``first`` lines. Empty, and ``is_full``, beyond :data:`MAX_SHAPES`."""
+    """The shapes of one log's lines, at most :data:`MAX_SHAPES` (about 17 MB of memory).
+
+    ``first`` maps each shape to its first line's number. If the log has more shapes, ``is_full`` is set, ``first`` is
+    empty, and no log can be compared with this one.
+    """
 
     def __init__(self) -> None:
         self.first: Final[dict[int, int]] = {}
@@ -274,7 +278,10 @@ class ShapeSet:
 
 
 class PackedShapes:
-    """A log's shapes as packed by :meth:`ShapeSet.to_bytes`, with a set's members. Raises ValueError if invalid."""
+    """A log's shapes, as packed by :meth:`ShapeSet.to_bytes`. Has the members of :class:`ShapeSet`.
+
+    Raises ValueError for invalid data.
+    """
 
     def __init__(self, data: bytes) -> None:
         packed = memoryview(data)[_DIGEST_BYTES:]

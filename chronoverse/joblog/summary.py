@@ -210,7 +210,11 @@ def compose(
     read_past: Callable[[Collection[int]], PastRuns | None] = lambda _: None,
     baseline: str | None = None,
 ) -> bytes:
-    """The summary as JSON, in ``max_bytes``. Pauses get up to a quarter of it; the kinds of lines share the rest."""
+    """The summary as JSON, in at most ``max_bytes`` (:data:`MIN_BYTES` or more).
+
+    ``read_past`` finds shapes in earlier runs. ``baseline``: the labels of the runs compared with. Pauses get at most a
+    quarter of the room; the three kinds of lines share the rest evenly.
+    """
     errors, last, compared_with, new, guess, slower = found
     characters, begin = message_size(max_bytes), max(job.first, 1)
     scanned_to = max(errors.low, new.low if new else 0, begin)

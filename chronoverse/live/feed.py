@@ -86,7 +86,10 @@ BUSY: Final = Slice(b"", -1, -1)
 
 
 class FilterBudget:
-    """Limits the time that a worker spends comparing lines with queries, and shares it fairly among subjects."""
+    """Limits the time that a worker spends comparing lines with queries, and shares it fairly among subjects.
+
+    ``yield_to_loop`` runs other greenlets.
+    """
 
     def __init__(
         self, clock: Callable[[], float] = time.perf_counter, yield_to_loop: Callable[[], object] = lambda: None
@@ -140,7 +143,11 @@ class FilterBudget:
 def encode(
     entries: Iterable[Entry], cursor: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """The frames of ``entries``, about ``most_bytes``, and the entry that closes the log: an end, or out of range."""
+    """Returns the frames of ``entries``, and the entry that closes the log, if any.
+
+    The terminal entry closes a log; so does an entry whose number is too large. Encoding stops after the frame that
+    reaches ``most_bytes``.
+    """
     events: list[EventFrame] = []
     for entry in entries:
         if most_bytes <= 0:
@@ -360,7 +367,11 @@ class Feed:
     # Called by viewers
 
     def seek(self, cursor: int) -> int | None:
-        """The position of the first frame after line ``cursor``. None if the ring lacks something in between."""
+        """The position of the first frame after line ``cursor``. None if the ring begins later.
+
+        Also None if ``cursor`` is inside a gap: the ring's frame names the whole gap, but the viewer needs only the
+        rest.
+        """
         with self._lock:
             index = bisect_right(self._frames, cursor, key=attrgetter("number"))
             if cursor < self.base or (index < len(self._frames) and self._frames[index].first <= cursor):
@@ -378,7 +389,11 @@ class Feed:
     def take(
         self, position: int, line_filter: LineFilter | None = None, subjects: Iterable[str] = ("",)
     ) -> Slice | None:
-        """The slice at ``position``. None if the ring lacks a part, :data:`BUSY` if the filter budget is used up."""
+        """The slice at ``position``. None if the ring has dropped part of it.
+
+        With a query, the slice can have no frames and still advance the cursor. Returns :data:`BUSY` if the filter
+        budget has no time left for ``subjects``, the subjects of all who want the slice.
+        """
         # No lock needed: an outdated slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))
         if found is not None:

@@ -288,7 +288,11 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
 
 
 def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
-    """The event frames that ``scan`` requests, and the last number that they cover. Runs in the scan server."""
+    """The event frames that ``scan`` requests, and the last line number that they cover. Runs in the scan server.
+
+    Stops before the entry that closes the log, or where no line follows. If it returns no frames, the worker reads
+    on by itself to find out why. Raises what :meth:`ReplayCache.read_after` raises.
+    """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:
         cache.invalidate(ref)

@@ -55,7 +55,11 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
 
 @dataclass(eq=False)
 class Tail:
-    """Live reading for one process. ``redacted`` gets each job with a new redaction. ``sleep`` lets others run."""
+    """Live reading for one process. The threads start with :meth:`start`.
+
+    ``redacted`` is called with each job that has a new redaction. ``ring_bytes``: minimum and maximum bytes of a ring.
+    ``clock`` is monotonic, in seconds. ``sleep`` yields to other greenlets.
+    """
 
     store: Store
     _: KW_ONLY
@@ -263,7 +267,11 @@ class Tail:
         return silent + [feed for feed in feeds if not feed.check_at]
 
     def _reconcile(self, feed: Feed, known: Known, job: Job, arriving: bool) -> None:
-        """Updates ``feed``, also a closed one that has viewers, and closes it once it has all lines of an ended job."""
+        """Updates ``feed`` from ``job``, and closes it once it has all lines of an ended job. Raises
+        :class:`StoreError`.
+
+        Closed feeds are updated too, because their viewers may still have lines to read.
+        """
         cursor, before = known
         closed = feed.final is not None
         if closed and (before is None or job.end is None):
@@ -309,7 +317,9 @@ class Tail:
             ended.append((feed, closing))
 
     def housekeep_once(self) -> None:
-        """One round: updates the metrics, wakes viewers that are due, checks jobs that are due."""
+        """One round: updates the metrics, wakes viewers that are due, checks jobs that are due. Raises
+        :class:`StoreError`.
+        """
         self.report_metrics()
         now = self.clock()
         feeds = tuple(self._feeds.values())

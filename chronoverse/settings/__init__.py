@@ -331,7 +331,10 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Reads the settings. An empty variable counts as unset. :class:`SettingsError` lists all that are invalid."""
+        """Reads the settings from ``environ``. An empty variable counts as unset.
+
+        Raises :class:`SettingsError`, whose message lists every invalid setting.
+        """
         values: dict[str, Any] = {}
         problems: list[str] = []
         for attribute, name, setting in all_settings():

@@ -77,7 +77,11 @@ class JobListing:
         self._commands.script("unlist", workflow_id, [names.of_workflow(workflow_id, "jobs"), *keys], *job_ids)
 
     def add_foreign(self, jobs: Sequence[Job]) -> Mapping[JobRef, float]:
-        """Lists foreign ``jobs`` of one server, by creation time, else now. Returns the scores found. Never raises."""
+        """Adds foreign ``jobs``, all on one server, to the listings and the changes of their workflows.
+
+        A job's score is its creation time, or now if unknown; a listed job keeps its score. Returns the scores of jobs
+        that this call added or found. Never raises, because a full server can still be read.
+        """
         calls = [
             (
                 job.ref.workflow_id,

@@ -283,7 +283,11 @@ class NodeReader:
 
 @dataclass(slots=True, eq=False)
 class LiveReader:
-    """Waits for new entries of many jobs. One thread reads; any thread can watch and unwatch jobs."""
+    """Waits for new entries of many jobs. One thread reads; any thread can watch and unwatch jobs.
+
+    In a Cluster each node has a thread. A read blocks for up to ``block_seconds``. Logs whose changes are not reported
+    are polled every ``poll_seconds``.
+    """
 
     topology: Topology
     _key: Callable[[JobRef], str]

@@ -31,7 +31,11 @@ class PoolKind(Enum):
 
 
 class Topology:
-    """Decides which server has which keys: here, ``url``. ``version`` grows when workflows may have moved."""
+    """Decides which server has which keys. Here: a single server, at ``url``. Raises the driver's errors.
+
+    ``version`` grows when workflows may have moved. Callers with their own connection pass errors to
+    :meth:`report_error`.
+    """
 
     is_single = True
     version = 0

@@ -58,7 +58,9 @@ class WorkflowList:
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
-        """Adds a workflow with the ``created_ms`` of its newest job. Never raises: :meth:`read` repairs the list."""
+        """Adds a workflow whose newest job was created at ``created_ms``. Never raises, because :meth:`read` repairs
+        the list.
+        """
         with contextlib.suppress(StoreError):
             self._on_list("ZADD", "GT", created_ms, workflow_id, pool=PoolKind.HEALTH)
 
@@ -68,7 +70,11 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows: None for one without jobs, an error for one that cannot be read. Repairs the list."""
+        """The workflows: None in place of one without jobs, an error in place of one that cannot be read. Repairs the
+        list.
+
+        Raises :class:`StoreUnavailable` if no server answers.
+        """
         refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
         found = self._commands.by_server(refs, self._read)
         # The list's server may be away; the workflows are still known.

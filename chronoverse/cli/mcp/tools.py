@@ -207,7 +207,10 @@ def _fit(body: dict[str, Any], max_bytes: int, counter: str, *lists: list[Any]) 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Executes tool calls. A method gets its tool's arguments, with defaults, and returns the answer's JSON."""
+    """Executes tool calls. ``url`` is the service's URL for links. Each method returns the answer's JSON.
+
+    Arguments are those of the tool's schema, with defaults inserted. All methods raise what :class:`Client` raises.
+    """
 
     client: Client
     url: str

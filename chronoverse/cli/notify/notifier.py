@@ -42,7 +42,10 @@ THREADS: Final = 64
 
 @dataclass(eq=False)
 class Notifier:
-    """Does one process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS."""
+    """Does one process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
+
+    ``clock`` returns Unix time in seconds.
+    """
 
     store: Store
     summarize: Callable[[JobRef], Mapping[str, Any]]

@@ -195,7 +195,10 @@ class ScanApp:
         return page(has_lines_after(job, position, descending))
 
     def read_workflow(self, scan: WorkflowScan, client_is_gone: Callable[[], bool] = lambda: False) -> JobsPage:
-        """The page that ``scan`` requests. Ends early if ``client_is_gone``. A single job's error is in the page."""
+        """The page that ``scan`` requests. Ends early if ``client_is_gone``.
+
+        Raises :class:`AtCapacity`, and errors of the store and the archive that affect more than one job.
+        """
         budget = self._budget(scan, client_is_gone)
         # The scan's time range applies to the jobs' start times, not to their lines.
         wanted = _Wanted(scan, Matcher(scan.q or "", regex=scan.regex), TimeRange(), find_next=True)

@@ -52,7 +52,10 @@ class ScanClient:
             yield PendingScan(connection, connection.sock, deadline)
 
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
-        """The event frames for ``scan``, and the last number that they cover. None if no server runs."""
+        """The event frames that ``scan`` requests, and the last number that they cover. Raises what :meth:`ask` raises.
+
+        None if no server runs: the worker then filters by itself, so that streams continue.
+        """
         if self._server is None or not self._server[0].is_up:
             return None
         with self.ask(scan, subject) as pending:

@@ -73,7 +73,10 @@ class DerivedReader:
     _cached: OrderedDict[JobRef, _CachedLines] = field(default_factory=OrderedDict)
 
     def shapes(self, job: Job, budget: PageBudget) -> Shapes | None:
-        """The shapes of the job's lines so far. None if time ran out."""
+        """The shapes of the job's lines so far. None if time ran out.
+
+        Raises the errors of the store and the archive.
+        """
         if (stored := self._archive.shape_set(job)) is not None:
             return stored
         found = self._collect(job, budget, lambda lines: lines.shapes.is_full)
@@ -81,7 +84,10 @@ class DerivedReader:
         return shapes if found.position >= job.last or shapes.is_full else None
 
     def timeline(self, job: Job, budget: PageBudget) -> tuple[Timeline, int]:
-        """The timeline of the job's lines, and the last line it covers: ``job.last`` unless time ran out."""
+        """The timeline of the job's lines, and the last line it covers: ``job.last`` unless time ran out.
+
+        Raises the errors of the store and the archive.
+        """
         if (stored := self._archive.timeline(job)) is not None:
             return stored, job.last
         found = self._collect(job, budget)

@@ -22,7 +22,12 @@ _POLL_SECONDS: Final = 0.01
 
 
 class ScanEndpoint:
-    """A Unix socket and a lock file, for the master's forks. Connections queue while the scan server restarts."""
+    """A listening Unix socket and a lock file, created by the service's master for its forks.
+
+    On Linux, the socket's file is deleted immediately.
+
+    While the scan server restarts, connections wait in the socket's queue.
+    """
 
     def __init__(self) -> None:
         self.listener: Final = socket.socket(socket.AF_UNIX)

@@ -120,7 +120,10 @@ class WorkflowScan(LineScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryScan(BaseScan):
-    """Requests a job's summary, compared as in a :class:`LineScan`. The next request continues where this stopped."""
+    """Requests a job's summary, compared with good runs as in a :class:`LineScan`.
+
+    The new lines and the errors get ``seconds`` each. The next request continues where this one stopped.
+    """
 
     PATH: ClassVar = "/summary"
 
@@ -137,7 +140,11 @@ class ProfileScan(SummaryScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks which of the ``jobs`` newest ended jobs with all ``labels``, from ``start``, have the shape of ``line``."""
+    """Asks which ended jobs have the shape of line ``line``. Reads the ``jobs`` newest jobs with all ``labels``.
+
+    ``start`` is the previous page's position in the workflow's listing: a creation time in Unix milliseconds, as a
+    string, and a job id.
+    """
 
     PATH: ClassVar = "/history"
 

@@ -29,7 +29,11 @@ def _locks(seconds: float, **options: Any) -> dict[Hashable, FairLock]:
 
 
 class Turns:
-    """A worker's turns. Each server has its own, so that a hanging server does not delay requests for others."""
+    """A worker's turns. ``server_of`` returns a job's server. ``unread`` counts answers that clients have not read.
+
+    Each server has its own locks, so that a hanging server does not delay requests for others. Each method raises
+    :class:`AtCapacity` if the turn does not come in time.
+    """
 
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
         self._server_of = server_of

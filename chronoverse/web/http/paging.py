@@ -41,7 +41,10 @@ PRIVATE_HEADERS: Final = {"Cache-Control": "private, no-store", "X-Content-Type-
 
 
 def log_page(deps: Dependencies, job: Job, position: int, limit: int, *, descending: bool) -> Page:
-    """A page of up to ``limit`` lines strictly after ``position`` in the requested order."""
+    """A page of up to ``limit`` lines strictly after ``position`` in the requested order.
+
+    Raises the errors of the store, the archive and :meth:`Turns.page`.
+    """
     with deps.turns.page(job.ref, principal().subject):
         read, budget = partial(_reader(deps), limit=limit), PageBudget(clock=deps.monotonic)
         pages = _yielding(read_all_lines(read, deps.archive, job, position, descending=descending))
@@ -66,7 +69,11 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 
 @contextlib.contextmanager
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
-    """Waits for a scan turn of ``ref``, and asks the scan server. The scan ends early if the client disconnects."""
+    """Asks the scan server for a scan of ``kind`` with ``fields``, after waiting for a scan turn of ``ref``.
+
+    The scan ends early if the request's client disconnects. Raises what :meth:`Turns.scan` and :meth:`ScanClient.ask`
+    raise.
+    """
     sock, subject = request.environ.get("gunicorn.socket"), principal().subject
     with deps.turns.scan(ref, subject):
         scan = kind(**ref._asdict(), asked_at=deps.monotonic(), patience=WAIT_SECONDS, **fields)
@@ -77,7 +84,10 @@ def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields
 
 
 def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Page:
-    """The scan server's page of up to ``limit`` lines. ``filters`` are fields of :class:`LineScan`."""
+    """The scan server's page of up to ``limit`` lines. ``filters`` are fields of :class:`LineScan`.
+
+    Raises what :func:`pending_scan` and :class:`PendingScan` raise.
+    """
     with pending_scan(deps, LineScan, ref, limit=limit, **filters) as pending:
         return pending.page()
 

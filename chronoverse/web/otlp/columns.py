@@ -52,7 +52,11 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Records that are alike, as lists: ``same`` attributes with one value, ``others`` with a list of values."""
+    """Records that are alike, stored as lists. Iteration yields the records.
+
+    ``same``: attributes with one value in all records. ``others``: a list of values per remaining attribute.
+    ``severities`` is empty if no record has a severity.
+    """
 
     same: dict[str, Any]
     others: dict[str, Sequence[Any]]

@@ -111,7 +111,11 @@ Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | No
 
 @dataclass(eq=False)
 class RecordSorter:
-    """Sorts a request's records by job. Counts rejected ones in ``refused``, by reason."""
+    """Sorts a request's records by job. Counts rejected ones in ``refused``, by reason.
+
+    ``workflow_attributes`` and ``job_attributes`` list the attributes that can name the workflow and the job, by
+    precedence. ``max_line_bytes`` and ``forms`` are as for a runner.
+    """
 
     _workflow_attributes: Sequence[str]
     _job_attributes: Sequence[str]
@@ -149,7 +153,11 @@ class RecordSorter:
                 self.refused[str(error)] += 1
 
     def _add_alike(self, records: Columns) -> bool:
-        """Adds one-line records, numbered consecutively from above 1, that differ only in text and time. Else False."""
+        """Adds one-line records that differ only in text, time and number.
+
+        Their numbers must be consecutive and not include 1. Otherwise adds none and returns False: the caller must add
+        each alone.
+        """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
         if (

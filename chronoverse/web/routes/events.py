@@ -125,7 +125,11 @@ def line_filter_of(query: Mapping[str, Any]) -> LineFilter | None:
 def start_offset(
     deps: Dependencies, job: Job | None, offset: int | str | None, tail: int | None, line_filter: LineFilter | None
 ) -> int:
-    """The number after which a stream starts. With a filter, finds the last ``tail`` matches, in the time of a page."""
+    """The number after which a stream without ``Last-Event-ID`` starts.
+
+    With a filter, finds the last ``tail`` matching lines, within the time limit of a page. Raises what
+    :func:`scan_page` raises.
+    """
     if isinstance(offset, int):
         return offset
     if job is None:
@@ -206,7 +210,11 @@ def open_viewer(
     make: Callable[..., Viewer] = Viewer,
     **wanted: Any,
 ) -> tuple[Viewer, Callable[[], None]]:
-    """Admits and opens a viewer, with ``wanted`` arguments. Returns it, and what to call when its stream has ended."""
+    """Admits and opens a viewer. Returns it, and a function to call once, after its stream has ended.
+
+    ``wanted`` are arguments for ``make``, in addition to those from the settings and the token. Raises what
+    :meth:`AdmissionControl.check` raises.
+    """
     settings, now = deps.settings, deps.monotonic()
     options = {
         "retry_ms": retry_ms(),

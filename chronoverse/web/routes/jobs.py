@@ -33,7 +33,10 @@ class WantedJobs(NamedTuple):
 def newest_jobs(
     deps: Dependencies, wanted: WantedJobs, start: ListingPosition | None, subject: str
 ) -> tuple[list[Any], ListingPosition | None]:
-    """Returns the jobs as JSON, newest first, and the start of the next page."""
+    """Returns the jobs as JSON, newest first, and the start of the next page.
+
+    Raises the errors of the store and of :meth:`Turns.page`.
+    """
     store, (workflow_id, limit, status, labels) = deps.store, wanted
     lock_ref = JobRef(workflow_id, "")
 

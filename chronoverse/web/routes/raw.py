@@ -127,7 +127,10 @@ def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
 
 
 def _scan_pages(deps: Dependencies, job: Job, **filters: Any) -> Iterator[Page]:
-    """The scan server's pages of lines that pass ``filters``, which are fields of :class:`LineScan`."""
+    """The scan server's pages of lines that pass ``filters``, which are fields of :class:`LineScan`.
+
+    Raises what :meth:`ScanClient.ask` and :class:`PendingScan` raise.
+    """
     subject, position, has_more = principal().subject, 0, True
     bounds = {"limit": MAX_ENTRIES, "page_bytes": BATCH_CHARACTERS, "seconds": SHORT_SCAN_SECONDS}
     asked = {**job.ref._asdict(), **filters, **bounds, "form": "whole", "patience": DOWNLOAD_WAIT_SECONDS}

@@ -26,7 +26,11 @@ LOOK_SECONDS: Final = 2.0
 
 
 def read_newest(deps: Dependencies, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
-    """Returns the jobs' frames, and the number of a change that they reflect. Streams share a read for a second."""
+    """Returns the jobs' frames, and the number (``least`` to ``cursor``) of a change that they reflect.
+
+    One read serves all streams that start within a second. Raises :class:`ShareExceeded`, and what
+    :func:`newest_jobs` raises.
+    """
 
     def read() -> ReplaySegment:
         jobs, position, until = list[Any](), None, deps.monotonic() + LOOK_SECONDS
