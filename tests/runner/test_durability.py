@@ -330,10 +330,10 @@ def test_a_store_closed_during_a_query_ends_the_thread_quietly() -> None:
 
 
 def test_lost_lines_are_declared_after_the_answers_to_earlier_appends() -> None:
-    """Sent ahead of them, they would be a gap for the store."""
-    writer = ScriptedWriter()
-    Published(writer, "one", -3, "five")
-    assert writer.calls == ["open", "append", "answer", "lost", "append", "answer", "finish"]
+    """Sent ahead of them, they would be a gap for the store. Here, the first declaration's answer is lost."""
+    writer = ScriptedWriter(open=[(1, 1), (2, 5)], lost=[Fenced()])
+    Published(writer, "one", -3, "five", -2, "eight")
+    assert " ".join(writer.calls) == "open append answer lost open append answer lost append answer finish"
 
 
 def test_nothing_is_sent_to_a_busy_service_before_the_time_it_asked_for() -> None:

@@ -155,6 +155,7 @@ def test_changes_that_are_no_longer_kept(
         stream = open_workflow("", after).wait_for(b"\n\nid: 3\n\n")
         events = [block.get("event") for block in stream.blocks()]
         assert events[:4] == ["connected", "reset", "job", "job"]
+        assert stream.headers["last-event-id"] == "3"
         assert b'event: reset\ndata: {"reason":"too-old"}\n\n' in stream.body
     assert b"event: reset" not in open_workflow("", "2").wait_for(b"id: 3\n\n").body
     assert b"event: reset" not in open_workflow("", "").wait_for(b"id: 3\n\n").body

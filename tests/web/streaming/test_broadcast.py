@@ -282,11 +282,11 @@ def test_a_member_whose_token_expires_leaves_the_group(feed: Feed) -> None:
     """It ends its own stream; the others continue until their tokens expire."""
     clock = Clock()
     group, members = make_group(feed, 2, clock=clock)
-    expiring = [FakeWriter(feed, clock, expires_at=clock() + seconds) for seconds in (10, 5)]
+    expiring = [FakeWriter(feed, clock, expires_at=clock() + seconds) for seconds in (10, 5, 15)]
     for each in expiring:
         assert group.join(cast(StreamWriter, each))
 
-    for left in ([group, None], [None, None]):
+    for left in ([group, None, group], [None, None, group], [None, None, None]):
         clock.now += 5
         group.wake()
         assert [each.group for each in expiring] == left
