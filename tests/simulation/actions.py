@@ -1,5 +1,6 @@
 """What people do to a log: redact lines, delete a job. Each is a process that repeats its request until done."""
 
+import contextlib
 import http.client
 import json
 import time
@@ -17,8 +18,7 @@ from tests.simulation.parts import BALANCER, Runner, Site
 
 def request(site: Site, method: str, path: str, body: Any = None, host: str = BALANCER) -> tuple[int, Any]:
     """An answer's status and JSON, or its JSON lines. Raises OSError and HTTPException."""
-    connection = http.client.HTTPConnection(host, timeout=30)
-    try:
+    with contextlib.closing(http.client.HTTPConnection(host, timeout=30)) as connection:
         headers = {"Authorization": f"Bearer {site.token('admin')}", "Content-Type": "application/json"}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
@@ -26,8 +26,6 @@ def request(site: Site, method: str, path: str, body: Any = None, host: str = BA
         if "jsonl" in path and response.status == 200:
             return 200, [json.loads(each) for each in data.splitlines()]
         return response.status, json.loads(data) if data else None
-    finally:
-        connection.close()
 
 
 def until_done(site: Site, name: str, method: str, path: str, body: Any, done: Any) -> None:
@@ -134,11 +132,11 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
 
     This applies after the redaction, and to everyone who was notified of it.
     """
-    connection = http.client.HTTPConnection(host, timeout=2 if pause is None else 10)
     decoder, began, until = Decoder(""), loop.time, loop.time + (2.0 if pause is None else 15.0)
     told = before = [(redaction.first, redaction.last)] if redaction.done_at <= began else []
     outages, size = site.outages, 1_000 if pause else 65_536
-    try:
+    closing = contextlib.closing(http.client.HTTPConnection(host, timeout=2 if pause is None else 10))
+    with contextlib.suppress(OSError, http.client.HTTPException), closing as connection:
         connection.request("GET", path, headers={"Authorization": f"Bearer {site.token('probe')}"})
         response = connection.getresponse()
         while response.status == 200 and loop.time < until and (chunk := response.read1(size)):
@@ -152,10 +150,6 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
                     world.violation(f"{host}{path} shows line {data['sequence_num']}, which was redacted before")
             if pause is not None and int(decoder.last_event_id or 0) >= redaction.last:
                 return
-    except (OSError, http.client.HTTPException):
-        pass
-    finally:
-        connection.close()
 
 
 def import_archive(site: Site, seconds: float) -> None:
