@@ -116,9 +116,11 @@ class Site:
             self.store.finish(attempt, status, code, 0, len(lines) + 1)
         return ref
 
-    def told(self) -> list[tuple[str, str]]:
+    def told(self) -> list[tuple[str, str | None]]:
         """Type and job of each message."""
-        return [(each.json["type"], each.json["data"]["job"]["id"]) for each in list(self.receiver.messages)]
+        return [
+            (each.json["type"], (each.json["data"]["job"] or {}).get("id")) for each in list(self.receiver.messages)
+        ]
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_numbers_are_not_reused_after_changes_were_lost(bench: Bench, store: Sto
 def test_the_newest_change_is_written_again_after_a_restart(tmp_path: Path) -> None:
     """The first reader writes it, numbered by the current time: readers may have changes that the server lost."""
     with (
-        RedisServer(tmp_path, None, "--appendonly", "yes") as server,
+        RedisServer(tmp_path, None, "--appendonly", "yes", "--appendfsync", "always") as server,
         contextlib.closing(Bench(server, "t")) as bench,
     ):
         number_from_1(bench.ask, bench.key("changes"))
