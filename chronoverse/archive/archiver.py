@@ -24,7 +24,7 @@ from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.retention import RetentionPolicy, delete_job
-from chronoverse.archive.store_history import StoreHistory
+from chronoverse.archive.store_history import PROBE, StoreHistory
 from chronoverse.archive.workflow_settings import save_settings
 from chronoverse.backoff import Backoff, RetryPolicy
 from chronoverse.errors import (
@@ -577,13 +577,24 @@ class Archiver:
             yield
         except (ArchiveBusy, KeysMoving, AppendRefused):
             self._queue.snooze(ref, BUSY_SECONDS)
-        except (StoreUnavailable, StoreRefused):
-            self._queue.snooze(ref, BUSY_SECONDS)
-            raise
         except Exception as error:
+            is_refused = isinstance(error, ArchiveUnavailable) and self._is_writable()
+            if isinstance(error, (StoreUnavailable, StoreRefused)) and not is_refused:
+                self._queue.snooze(ref, BUSY_SECONDS)
+                raise
             metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()
             self._queue.report_once(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
-            self._queue.snooze(ref, RETRY_SECONDS)
+            # A running log is throttled for as long as the lock lasts.
+            self._queue.snooze(ref, self.policy.lock_seconds if is_refused else RETRY_SECONDS)
+
+    def _is_writable(self) -> bool:
+        """Whether the archive is available, so that an error concerns only the objects of one job."""
+        try:
+            self.objects.put(PROBE, b"")
+            self.objects.delete(PROBE)
+        except ArchiveUnavailable:
+            return False
+        return True
 
     def _count_chunk(self, ref: JobRef, chunk: Chunk) -> int:
         metrics.CHUNKS_ARCHIVED.inc()

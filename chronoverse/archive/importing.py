@@ -57,7 +57,7 @@ def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Ite
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
         if job is None:
-            yield from (_settings_or_problem(store, objects, each.name) for each in listed if each.name != MARK)
+            yield from (_settings_or_problem(store, objects, each.name) for each in listed if MARK not in each.name)
             continue
         problems: list[Imported] = []
         one = _Import(store, objects, job, list(listed), problems, later, {})

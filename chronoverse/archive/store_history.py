@@ -21,6 +21,8 @@ from chronoverse.joblog.model import iso_timestamp
 from chronoverse.store import Store
 
 MARK: Final = "store-mark.json"
+#: Exists while an archiver checks whether it can write.
+PROBE: Final = f"{MARK}.probe"
 
 log: Final = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ from prometheus_client import REGISTRY
 from chronoverse.archive.archiver import BUSY_SECONDS, HIGH_MARK, RETRY_SECONDS, THROTTLE_MARK
 from chronoverse.archive.chunk_writer import write_chunk
 from chronoverse.archive.derived import derived_names
-from chronoverse.archive.job_objects import JobObjects, archive_lock
+from chronoverse.archive.job_objects import LOCK_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import apply_retention, delete_job, orphans
+from chronoverse.archive.store_history import PROBE
 from chronoverse.archive.workflow_settings import settings_name
-from chronoverse.errors import Closed, Deleted, Held, SequenceGap, StoreRefused
+from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
 from chronoverse.joblog.chunk import combined_sha256
 from chronoverse.joblog.entries import Entry, RawEntry
@@ -692,6 +693,38 @@ def test_a_problem_of_a_job_is_logged_once(
         assert ours.run_once() == 1
         clock.now += RETRY_SECONDS + 1
     assert [record.message for record in caplog.records] == ["not archived: the job's key in the store is not a log"]
+
+
+def test_a_job_whose_objects_are_refused_delays_no_others(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    """A file is in place of the first job's directory. Its removal is noticed soon."""
+    jobs = [JobRef("wf_1", f"job_{number}") for number in range(3)]
+    clock = Clock()
+    ours = archiver(bench.store, objects, monotonic=clock)
+    for job in jobs:
+        write_ended(bench.store, job)
+    blocked = tmp_path / "archive" / "wf_1" / "job_0"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_bytes(b"")
+    for expected in (False, True):
+        while ours.step():
+            pass
+        assert [bench.store.catalog.archive_state(job).complete for job in jobs] == [expected, True, True]
+        assert PROBE not in names(objects)
+        if not expected:
+            blocked.unlink()
+        clock.now += LOCK_SECONDS + 1
+
+
+def test_an_archive_that_is_away_is_not_tried_for_each_job(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    """The error reaches the loop, which waits."""
+    write_ended(bench.store)
+    (tmp_path / "archive").write_bytes(b"")
+    with pytest.raises(ArchiveUnavailable):
+        archiver(bench.store, objects).run_once()
 
 
 def test_jobs_of_a_server_that_is_busy_are_no_problem(
