@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from chronoverse.errors import BadRequest, StoreError
+from chronoverse.errors import BadRequest
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import IDENTIFIER, JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
@@ -88,15 +88,12 @@ class WatchStore:
     def put(self, watch: Watch) -> bool:
         """Adds or replaces a watch. Returns whether it is new. Raises :class:`BadRequest` if there are too many."""
         known, workflow_id = self.fields(watch.workflow_id), watch.workflow_id
-        is_new, key = watch.id not in known, self._keys.watches(workflow_id)
+        is_new = watch.id not in known
         if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
             raise BadRequest(f"a workflow can have at most {MAX_WATCHES} watches")
+        self._change(workflow_id, "HSET", watch.id, _encode_now(watch), f"{watch.id}:state", "[]")
+        # Last, because a concurrent deletion checks for watches after it removes the workflow.
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
-        # Fails if there are no changes yet; the group is then created with the first change.
-        with contextlib.suppress(StoreError):
-            group = ("CREATE", self._keys.of_workflow(workflow_id, "changes"), _GROUP, "$")
-            self._commands.run(workflow_id, "XGROUP", *group)
-        self._commands.run(workflow_id, "HSET", key, watch.id, _encode_now(watch), f"{watch.id}:state", "[]")
         self.retry(watch)
         self._changed(workflow_id)
         return is_new
@@ -109,14 +106,9 @@ class WatchStore:
 
     def delete(self, workflow_id: str, watch_id: str) -> bool:
         """Removes a watch and its waiting messages. Returns whether it existed."""
-        key, names = self._keys.watches(workflow_id), [watch_id, f"{watch_id}:state", f"{watch_id}:dropped"]
-        found = self._commands.run(workflow_id, "HDEL", key, *names)
+        found = self._change(workflow_id, "HDEL", watch_id, f"{watch_id}:state", f"{watch_id}:dropped")
         self._commands.run(workflow_id, "DEL", self._keys.watch_queue(workflow_id, watch_id))
         if found and not self.fields(workflow_id):
-            # A later watch must not send earlier changes.
-            group = ("DESTROY", self._keys.of_workflow(workflow_id, "changes"), _GROUP)
-            with contextlib.suppress(StoreError):
-                self._commands.run(workflow_id, "XGROUP", *group)
             self._commands.run(self.slot, "SREM", self.slot, workflow_id)
             if self.fields(workflow_id):
                 self._commands.run(self.slot, "SADD", self.slot, workflow_id)
@@ -190,6 +182,10 @@ class WatchStore:
         key = self._keys.of_workflow(workflow_id, "running")
         found = (each.decode("ascii", "replace") for each in self._commands.run(workflow_id, "SRANDMEMBER", key, most))
         return [JobRef(workflow_id, job_id) for job_id in found if IDENTIFIER.fullmatch(job_id)]
+
+    def _change(self, workflow_id: str, command: str, *args: str | bytes) -> int:
+        watches, changes = self._keys.watches(workflow_id), self._keys.of_workflow(workflow_id, "changes")
+        return int(self._commands.script("change_watch", workflow_id, [changes], _GROUP, watches, command, *args))
 
     def _queue(self, watch: Watch) -> str:
         return self._keys.watch_queue(watch.workflow_id, watch.id)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -12,6 +12,7 @@ from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import watches
+from chronoverse.store.changes import read_change
 from chronoverse.store.watches import CLAIM_SECONDS, MAX_WATCHES, KeptWatch
 from tests.support.bench import Bench
 from tests.support.waiting import wait_until
@@ -139,6 +140,39 @@ def test_a_later_watch_gets_no_earlier_changes(bench: Bench) -> None:
         counts.append(len(entries))
         assert last == 0
     assert counts == [0, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+@pytest.mark.parametrize("interrupted", ["put", "delete"])
+def test_a_watch_added_beside_a_deletion(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, interrupted: str, step: int
+) -> None:
+    """Before each command of one request, the other is executed. The new watch gets only later changes."""
+    ours, others = bench.store.watches, bench.new_store().watches
+    ours.put(WATCH)
+    bench.store.open(JobRef("wf_1", "job_1"), "token")
+    ours.done("wf_1", ours.changes(["wf_1"], {})[0][1])
+    actions = {
+        "put": lambda each: each.put(replace(WATCH, id="new")),
+        "delete": lambda each: each.delete("wf_1", "main"),
+    }
+    work, steps = ours._commands.work, list[str]()
+
+    def after_other(workflow_id: str, *args: Any, **options: Any) -> Any:
+        steps.append(workflow_id)
+        if len(steps) == step:
+            actions["put" if interrupted == "delete" else "delete"](others)
+        return work(workflow_id, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ours._commands, "work", after_other)
+        actions[interrupted](ours)
+    if len(steps) < step:
+        return
+    assert ([each.watch.id for each in ours.read("wf_1")], ours.workflows()) == (["new"], ["wf_1"])
+    bench.store.open(JobRef("wf_1", "job_2"), "token")
+    ((_, entries, _),) = ours.changes(["wf_1"], {})
+    assert [read_change("wf_1", each)[1].ref.job_id for each in entries] == ["job_2"]
 
 
 def test_changes_are_read_by_one_process_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
