@@ -32,6 +32,7 @@ def search(client: httpx.Client, job: Foreign, **query: Any) -> httpx.Response:
 def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow: Foreign) -> None:
     """Lines have the same format as in the search of one job."""
     answer = search(client, workflow, q="ERROR", per_job=1, status="FAILED")
+    shown = {"timestamp": TIMESTAMP, "message": "error: one"}
     assert answer.json() == {
         "workflow_id": workflow.workflow_id,
         "jobs": [
@@ -39,15 +40,7 @@ def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow:
                 "id": "job_1",
                 "status": "FAILED",
                 "created_at": TIMESTAMP,
-                "logs": [
-                    {
-                        "timestamp": TIMESTAMP,
-                        "message": "error: one",
-                        "sequence_num": 1,
-                        "stream": "stdout",
-                        "highlights": [[0, 5]],
-                    }
-                ],
+                "logs": [{**shown, "sequence_num": 1, "stream": "stdout", "highlights": [[0, 5]]}],
                 "more": False,
             }
         ],
@@ -57,21 +50,24 @@ def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow:
     assert "Searched-To" not in answer.headers
 
 
-def test_pages_are_linked(client: httpx.Client, workflow: Foreign) -> None:
-    """`more` is true if a job has other matches."""
-    answer, found = search(client, workflow, q="error", per_job=2, limit=1), []
-    assert answer.status_code == 200, answer.text
-    in_time = deadline(60, "the last page")
-    while in_time():
-        found += [(job["id"], len(job["logs"]), job["more"]) for job in answer.json()["jobs"]]
-        assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
-        if "next" not in answer.links:
-            break
-        reached, created = answer.headers["Searched-To"].split(";")
-        assert reached >= found[-1][0]
-        assert re.fullmatch(r"created=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created)
-        answer = client.get(answer.links["next"]["url"])
-    assert sorted(found) == [("job_1", 1, False), ("job_2", 2, True)]
+@pytest.mark.parametrize("path", ["/logs/search", "/workflows/{}/logs/search"])
+def test_pages_are_linked(service: Service, workflow: Foreign, path: str) -> None:
+    """A page can end within a job, and the next one continues there. `more` is true if a job has other matches."""
+    large = workflow.sibling("large").lines(["error" + "\1" * 10**6] * 4).end()
+    link: str | None = path.format(workflow.workflow_id) + "?q=error&per_job=3&limit=1"
+    found, in_time = list[tuple[str, int, bool]](), deadline(60, "the last page")
+    with client_for(service, workflow.workflow_id) as client:
+        assert client.get(large.path).status_code == 200
+        while link and in_time():
+            answer = client.get(link)
+            for job in answer.json()["jobs"]:
+                found += [(job["id"], line["sequence_num"], job["more"]) for line in job["logs"]]
+            link = answer.links.get("next", {}).get("url")
+            assert bool(link) == (answer.json()["cursor"] is not None)
+            reached = r"(.+/)?\w+;created=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z(;line=\d+)?"
+            assert not link or re.fullmatch(reached, answer.headers["Searched-To"])
+    cut = [(job_id, number, True) for job_id in ("job_2", "large") for number in (1, 2, 3)]
+    assert sorted(found) == [("job_1", 1, False), *cut]
 
 
 def test_a_time_beyond_the_calendar_does_not_stop_a_search(
