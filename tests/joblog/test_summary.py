@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chronoverse.joblog.causes import Cause, LineReader
 from chronoverse.joblog.model import Job, JobRef, Line, Status
+from chronoverse.joblog.past_runs import PastRuns
 from chronoverse.joblog.summary import (
     MAX_BYTES,
     MAX_GROUPS,
@@ -117,16 +118,18 @@ def test_a_summary_marks_omissions() -> None:
 
 
 def test_unscanned_lines_are_not_counted() -> None:
-    """There is no count, and the summary says where scanning stopped."""
+    """There is no count and no verdict, and the summary says where scanning stopped."""
     lines = [line(number, "error") for number in range(1, 11)]
-    summary = summarize(lines[5:], lines, low=6)
+    summary = summarize(lines[5:], lines, low=6, read_past=lambda _: PastRuns([]))
     assert (summary["complete"], summary["scanned_to"], summary["truncated"]) == (False, 6, True)
+    assert summary["verdict"] is None
     assert (summary["errors"]["count"], summary["errors"]["first"][0]["repeated"]) == (None, 5)
     summary = summarize(lines, lines, compared_with=["a"], new=group([], 9))
     assert (summary["complete"], summary["scanned_to"]) == (False, 9)
     assert (summary["errors"]["count"], summary["new"]["count"]) == (10, None)
-    summary = summarize(lines, lines)
+    summary = summarize(lines, lines, read_past=lambda _: PastRuns([]))
     assert (summary["complete"], summary["scanned_to"], summary["truncated"]) == (True, 1, False)
+    assert summary["verdict"] == {"kind": "new", "id": None}
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(0, 60), st.integers(0, 60))
