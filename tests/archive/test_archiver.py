@@ -69,7 +69,7 @@ def test_a_large_running_log_is_reduced(bench: Bench, objects: FileObjectStore) 
     append(bench.store, attempt, 1, MANY)
     assert archive(bench.store, objects) == 0
     (size,) = bench.store.catalog.sizes([JOB]).values()
-    assert size < HOT_BYTES / 2
+    assert size < HOT_BYTES * HIGH_MARK / 2
     job = bench.store.require_job(JOB)
     assert (job.first, job.last, job.status) == (1, MANY, Status.RUNNING)
     assert bench.ids()[0] == f"{job.archived + 1}-0"
