@@ -7,11 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
 import pytest
 import redis
 
+from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import Deleted, KeysMoving, StoreError, StoreUnavailable
 from chronoverse.joblog.model import Attempt, Job, JobRef, LineRun, Status
@@ -21,6 +23,7 @@ from chronoverse.store.changes import Change, read_change
 from chronoverse.store.cluster import MAP_SECONDS, ClusterTopology, slot_of
 from chronoverse.store.live_reader import Found, LiveReader
 from chronoverse.store.workflows import Workflow
+from tests.support.archives import ArchiveBuilder
 from tests.support.bench import NOW, make_lines
 from tests.support.fleets import Cluster
 from tests.support.waiting import deadline, wait_until
@@ -326,6 +329,30 @@ def test_a_slot_moves_during_use(store: Store, cluster: Cluster, prefix: str) ->
     assert store.append(attempt, make_lines(6, 1)) == 7
     found_job = store.require_job(job)
     assert (found_job.last, cluster.owner(job.workflow_id)) == (6, target)
+
+
+@pytest.mark.parametrize("by", ["merge", "redaction"])
+def test_a_chunk_is_replaced_while_its_slot_moves(
+    store: Store, cluster: Cluster, prefix: str, tmp_path: Path, by: str
+) -> None:
+    """The server refuses writes to a key that has just become empty, even within a script."""
+    source, target = cluster.masters()[:2]
+    job = JobRef(cluster.workflow(source, "moving chunk"), "job_1")
+    store.append(store.open(job, "token"), make_lines(1, 4))
+    assert store.chunks.acquire_lock(job, "sealer", 30)
+    old, new = (ArchiveBuilder(FileObjectStore(tmp_path), job).add(store.page(job, count=to)) for to in (2, 4))
+    store.chunks.begin_upload(job, "sealer", old.name)
+    store.chunks.commit_chunk(job, "sealer", old)
+    store.chunks.begin_upload(job, "sealer", new.name)
+    cluster.ask("RPUSH", f"{prefix}:{{{job.workflow_id}}}:job_1:audit", "an earlier one")
+    slot = cluster.begin_move(job.workflow_id, source, target)
+    if by == "merge":
+        store.chunks.commit_chunk(job, "sealer", new, old=old)
+    else:
+        store.chunks.redact(job, "sealer", new, {}, old=old)
+    assert [each.name for each in store.chunks.chunks(job)] == [new.name]
+    cluster.move_keys(slot, source, target)
+    cluster.end_move(slot, source, target)
 
 
 def test_a_log_that_is_new_after_its_slot_has_moved(store: Store, cluster: Cluster, prefix: str) -> None:

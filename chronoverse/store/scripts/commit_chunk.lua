@@ -22,11 +22,13 @@ local archived = whole_number(redis.call('HGET', job, 'archived')) or 0
 if archived == 0 or archived + 1 == first then
   if not holds_entry(log, ARGV[6], ARGV[7]) then return {'GAP', archived + 1} end
   if redis.call('HGET', garbage, ARGV[8]) ~= 'writer:' .. ARGV[1] then return {'FENCED'} end
+  if ARGV[9] ~= '' and not redis.call('ZSCORE', archive, ARGV[9]) then return {'GAP', archived + 1} end
+  -- While a Cluster moves a slot, a key that becomes empty cannot be written again. So each key gets its new value first.
+  redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
   if ARGV[9] ~= '' then
-    if redis.call('ZREM', archive, ARGV[9]) == 0 then return {'GAP', archived + 1} end
+    redis.call('ZREM', archive, ARGV[9])
     redis.call('HSET', garbage, ARGV[10], 'merged:' .. redis.call('TIME')[1])
   end
-  redis.call('ZADD', archive, string.format('%.0f', last), ARGV[4])
   redis.call('HDEL', garbage, ARGV[8])
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
   -- The first entry may be trimmed now. Its time is the start of a foreign job that was registered before. The listing

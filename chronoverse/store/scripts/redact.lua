@@ -23,7 +23,6 @@ if not holds_entry(log, ARGV[8], ARGV[9]) then return {'GAP', archived + 1} end
 if redis.call('HGET', garbage, ARGV[10]) ~= 'writer:' .. ARGV[1] then return {'FENCED'} end
 
 redis.call('ZADD', archive, string.format('%.0f', last), record)
-redis.call('HDEL', garbage, ARGV[10])
 if old ~= '' then
   redis.call('ZREM', archive, old)
   redis.call('HSET', garbage, ARGV[11], 'replaced:' .. redis.call('TIME')[1])
@@ -31,6 +30,8 @@ else
   redis.call('HSETNX', job, 'archived_first', string.format('%.0f', first))
   redis.call('HSET', job, 'archived', string.format('%.0f', last))
 end
+-- After the HSET: while a Cluster moves a slot, a key that becomes empty cannot be written again.
+redis.call('HDEL', garbage, ARGV[10])
 -- These fields describe the archive before the redaction. The archiver writes them again.
 redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
 redis.call('HSET', job, 'redactions', ARGV[12])
