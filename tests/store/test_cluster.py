@@ -355,6 +355,26 @@ def test_a_chunk_is_replaced_while_its_slot_moves(
     cluster.end_move(slot, source, target)
 
 
+def test_a_job_is_imported_while_its_slot_moves(store: Store, cluster: Cluster, prefix: str, tmp_path: Path) -> None:
+    """The store has an older state of the job: its first chunk, its log, and a lease that nobody holds."""
+    source, target = cluster.masters()[:2]
+    job, whole = (JobRef(cluster.workflow(source, "moving import"), name) for name in ("job_1", "job_2"))
+    for each, last in ((job, 2), (whole, 4)):
+        store.append(store.open(each, "token"), make_lines(1, last))
+    assert store.chunks.acquire_lock(job, "sealer", 30)
+    old, new = (ArchiveBuilder(FileObjectStore(tmp_path), job).add(store.page(each, count=9)) for each in (job, whole))
+    store.chunks.begin_upload(job, "sealer", old.name)
+    store.chunks.commit_chunk(job, "sealer", old)
+    cluster.ask("SET", f"{prefix}:{{{job.workflow_id}}}:job_1:lease", "next")
+    fields = {"created_at": store.require_job(job).created_at}
+    slot = cluster.begin_move(job.workflow_id, source, target)
+    assert store.chunks.import_job(job, [(new, 0)], fields, created_ms=0, wait_seconds=60, redactions=0)
+    assert [each.name for each in store.chunks.chunks(job)] == [new.name]
+    cluster.move_keys(slot, source, target)
+    cluster.end_move(slot, source, target)
+    assert (store.require_job(job).last, store.open(job, "another").next) == (4, 5)
+
+
 def test_a_log_that_is_new_after_its_slot_has_moved(store: Store, cluster: Cluster, prefix: str) -> None:
     """The node that was asked reports nothing. The next check of the job finds its new node."""
     source, target = cluster.masters()[:2]

@@ -52,11 +52,15 @@ end
 
 -- Only the first write can be refused for lack of memory.
 redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
-redis.call('UNLINK', archive)
-local bytes = goes_on and whole_number(redis.call('HGET', job, 'bytes')) or 0
+local bytes, imported = goes_on and whole_number(redis.call('HGET', job, 'bytes')) or 0, {}
 for at = records, #ARGV, 3 do
   redis.call('ZADD', archive, ARGV[at], ARGV[at + 1])
+  imported[ARGV[at + 1]] = true
   if tonumber(ARGV[at]) <= lacks_to then bytes = bytes + tonumber(ARGV[at + 2]) end
+end
+-- Afterwards: while a Cluster moves a slot, a key that becomes empty cannot be written again.
+for _, record in ipairs(redis.call('ZRANGE', archive, 0, -1)) do
+  if not imported[record] then redis.call('ZREM', archive, record) end
 end
 if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes)) end
 redis.call('PERSIST', job)
@@ -77,12 +81,15 @@ end
 redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id')
 redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
 for at = 9, records - 1, 2 do redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
-redis.call('UNLINK', log, lease)
 if ARGV[6] ~= '' then
   -- Its runner may come back and continue. If not, the job becomes LOST, and end_job() reports missing lines.
   redis.call('HSET', job, 'imported', ARGV[4])
   redis.call('SET', lease, WAITS, 'PX', ARGV[6])
+else
+  redis.call('UNLINK', lease)
 end
 list_job(jobs, ARGV[1], ARGV[2], is_known)
-note_change(log, job)
+-- Last: a change needs the log, which a server that moves the slot would look for elsewhere.
+redis.call('UNLINK', log)
+pcall(note_change, log, job)
 return {'OK', 1}
