@@ -257,7 +257,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         _judge_gaps(site, viewer, pages)
         _judge_stream(site, viewer)
         # In a slow network, a scan ends after its first 32 lines: it has 0.1 s.
-        late, slow = viewer.ended_at - runner.over_at, len(pages) * site.shape.slow / 4 if viewer.query else 0.0
+        share = (site.shape.slow + site.shape.late / 5) / 4 if viewer.query else 0.0
+        late, slow = viewer.ended_at - runner.over_at, len(pages) * share
         if runner.over_at > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS + slow and not runner.refusal:
             world.violation(f"{viewer.name} got the end of {runner.job} after {late:.1f} s, without faults")
         if viewer.query is not None:
