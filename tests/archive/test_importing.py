@@ -572,16 +572,22 @@ def test_a_deleted_job_is_not_restored(bench: Bench, objects: FileObjectStore) -
     assert problems(run_import(store, objects)).keys() == {str(GROWING)}
 
 
+#: A workflow whose objects have names like the mark's.
+LIKE_MARK: Final = f"a.{MARK}"
+
+
 def own_settings(store: Store) -> dict[str, dict[str, int | None]]:
-    return {each: found.own for each, found in store.catalog.settings(["wf_1", "wf_2", "wf_3"]).items()}
+    return {each: found.own for each, found in store.catalog.settings(["wf_1", LIKE_MARK, "wf_3"]).items()}
 
 
 def test_settings_of_workflows_are_restored(bench: Bench, objects: FileObjectStore) -> None:
-    """Even without jobs. Settings changed since the loss are kept, and are archived only after the import."""
+    """Even without jobs, and of a workflow that is named like the mark. Settings changed since the loss are kept, and
+    are archived only after the import.
+    """
     store = bench.new_store(clock=ticking())
     store.catalog.change_settings("wf_1", retention_seconds=900, job_bytes=0)
-    store.catalog.change_settings("wf_2", day_bytes=5, job_bytes=6)
-    store.catalog.change_settings("wf_2", job_bytes=None)
+    store.catalog.change_settings(LIKE_MARK, day_bytes=5, job_bytes=6)
+    store.catalog.change_settings(LIKE_MARK, job_bytes=None)
     # As set by an earlier version.
     bench.ask("HSET", bench.key("settings", JobRef("wf_3", "")), "retention_seconds", 70)
     for _ in range(2):
@@ -598,9 +604,9 @@ def test_settings_of_workflows_are_restored(bench: Bench, objects: FileObjectSto
     assert {each.name for each in run_import(store, objects) if not each.known} == names
     assert own_settings(store) == {**before, "wf_1": {"retention_seconds": 900, "job_bytes": 7, "day_bytes": None}}
     # A repeated import does not undo later changes.
-    store.catalog.change_settings("wf_2", day_bytes=None)
+    store.catalog.change_settings(LIKE_MARK, day_bytes=None)
     assert all(each.known for each in run_import(store, objects))
-    store.catalog.change_settings("wf_2", day_bytes=5)
+    store.catalog.change_settings(LIKE_MARK, day_bytes=5)
     objects.delete(MARK)
     # A store restored from before the change gets it, too.
     old = bench.ask("DUMP", bench.key("settings"))
