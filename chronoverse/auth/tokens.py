@@ -75,7 +75,10 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """An accepted issuer, of the environment or of the trust file's ``terms``. ``name``: its ``iss``; None: any."""
+    """An accepted issuer, configured by environment variables or by ``terms`` of the trust file.
+
+    ``name`` is its ``iss``; None accepts any.
+    """
 
     keys: Sequence[Key] | PublishedKeys
     name: str | None
@@ -110,7 +113,10 @@ _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
 
 
 class Verifier:
-    """Turns Authorization headers into principals. Raises :class:`SettingsError` if ``settings`` have no usable key."""
+    """Turns Authorization headers into principals, with the keys of the issuers in ``settings``.
+
+    ``store`` shares published keys with other nodes. Raises :class:`SettingsError` if there is no usable key.
+    """
 
     def __init__(
         self, settings: Settings, fetch: Callable[[str], bytes] | None = None, store: KeySetStore | None = None

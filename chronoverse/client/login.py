@@ -231,7 +231,11 @@ class LoginFile:
         return removed
 
     def token(self, clock: Callable[[], float] = time.time) -> str:
-        """The token for a request, renewed before it expires. Raises StaleToken, RequestFailed or SettingsError."""
+        """The token for a request, renewed before it expires.
+
+        Raises :class:`StaleToken` if the sign-in has ended, :class:`RequestFailed` if the token has expired and the
+        issuer does not answer, and :class:`SettingsError`.
+        """
         login = self._current()
         if not login.is_due(clock()):
             return login.access_token

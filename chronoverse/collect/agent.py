@@ -19,7 +19,8 @@ from chronoverse.collect.container_log import ContainerLog, RunKey, Surroundings
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.collect.watcher import PodWatcher
 
-#: Bytes in flight: of each log at least and at most, and of all logs together beyond their LEAST_BYTES.
+#: Bytes in flight: what each log can always have, what one log can have at most, and what all logs can have together
+#: beyond their LEAST_BYTES.
 LEAST_BYTES: Final = 262_144
 MOST_BYTES: Final = 8_388_608
 TOTAL_BYTES: Final = 33_554_432
@@ -29,7 +30,11 @@ _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 
 @dataclass(eq=False)
 class Agent(Collector):
-    """Publishes the logs below ``directory`` until ``stop``: of ``watcher``'s pods, in ``namespaces`` (empty: all)."""
+    """Publishes the logs below ``directory`` for the pods of ``watcher``, in ``namespaces`` (empty: all).
+
+    ``label_names`` are the pod labels to copy to jobs. Runs until ``stop``. Unfinished jobs then wait for the next
+    agent, for up to a week.
+    """
 
     directory: Path
     watcher: PodWatcher

@@ -17,7 +17,8 @@ from typing import Final
 
 #: Seconds between SIGTERM and SIGKILL. Less than the 10 s for which a new lease waits.
 STOP_SECONDS: Final = 5.0
-#: Seconds before a crashed server is restarted: the first delay, which doubles each time, and the longest.
+#: Seconds before a crashed server is restarted: the first delay, which doubles each time, and the longest. (This
+#: program runs without the package, and so without ``chronoverse.backoff``.)
 _BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
@@ -62,7 +63,8 @@ class _SupervisedServer:
         except ChildProcessError:
             return  # a signal came during the pause below
         self._failures += 1
-        # A server that ran for 2 s started successfully. After a missed SIGCHLD, a failed start seems to run for 1 s.
+        # A server that ran for 2 s started successfully. If SIGCHLD was missed, a failed start seems to run for up to a
+        # second, until SIGALRM.
         if time.monotonic() - self._started_at >= 2.0:
             self._pause, self._came_up = _BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:
