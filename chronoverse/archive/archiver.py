@@ -226,7 +226,10 @@ class Archiver:
                 self.stop.wait(MEASURE_SECONDS)
 
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
-        """Does all due work. Returns how many jobs had problems. ``progress`` gets the lines archived, and all."""
+        """Does all due work. Returns how many jobs had problems.
+
+        ``progress`` gets the number of archived lines, and of all due lines.
+        """
         self._compare_history()
         for page in self.store.catalog.jobs():
             self._classify(page)

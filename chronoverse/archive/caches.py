@@ -31,9 +31,10 @@ class SingleFlightCache(Generic[_Key, _Value]):
         self._loading: dict[_Key, Future[_Value]] = {}
 
     def get(self, key: _Key, load: Callable[[], tuple[_Value, float]]) -> _Value:
-        """The cached value, or the one that ``load`` returns as (value, size in bytes). Callers share a load.
+        """The cached value, or the one that ``load`` returns as (value, size in bytes).
 
-        Raises what ``load`` raises, and :class:`ArchiveUnavailable` after waiting 60 s for another caller.
+        Concurrent callers share one load. Raises what ``load`` raises, and
+        :class:`ArchiveUnavailable` after waiting 60 s for another caller.
         """
         while True:
             with self._lock:

@@ -146,7 +146,10 @@ class ArchiveReader:
             self._read_frames(chunk, wanted[0], wanted[-1], 1)
 
     def _read_frames(self, chunk: Chunk, low: Frame, high: Frame, size: float) -> bytes:
-        """The object's bytes from ``low`` to ``high``. Caches each byte as ``size`` bytes; none if infinite."""
+        """The object's bytes from ``low`` to ``high``.
+
+        Caches what it reads, unless ``size`` is infinite: each byte counts as ``size`` bytes.
+        """
         key = chunk.name, low.offset, high.offset + high.size
 
         def read() -> tuple[bytes, float]:

@@ -64,7 +64,7 @@ class S3ObjectStore:
             query["ContinuationToken"] = page["NextContinuationToken"]
 
     def _call(self, name: str, request: Callable[[Any, dict[str, str]], _Answer]) -> _Answer:
-        """Makes a request for ``name``, which gets the client, bucket and key. Retries transient errors."""
+        """Retries transient errors of ``request``, which gets the client, the bucket, and the key of ``name``."""
         give_up_at = time.monotonic() + self.answer_seconds
         location = {"Bucket": self.bucket, "Key": self.prefix + name}
         with self._creating:

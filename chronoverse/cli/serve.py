@@ -54,7 +54,7 @@ def serve_command(
 
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
-    """Raises :class:`SettingsError` if the address stays in use: a killed service's workers take a second to end."""
+    """Raises :class:`SettingsError` if the address stays in use. A killed service's workers take a second to end."""
     host, _, port = bind.rpartition(":")
     if host == "unix":
         return None

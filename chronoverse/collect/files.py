@@ -102,7 +102,10 @@ class _File:
 
 
 class LogFiles:
-    """The bytes of the log ``path``, oldest rotated file first. Never waits. ``order``: that of a :class:`Position`."""
+    """The bytes of the log ``path``, oldest rotated file first. Never waits.
+
+    ``order`` is that of an earlier :class:`Position`. ``clock`` returns monotonic seconds.
+    """
 
     def __init__(self, path: Path, order: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -151,7 +154,7 @@ class LogFiles:
         return next((each.head for each in self._files if each.head), b"") if self._files else None
 
     def position(self, unused: int = 0) -> Position | None:
-        """The position ``unused`` bytes before the next byte to read. None without files."""
+        """The position of the next byte to read, minus ``unused`` bytes. None if there are no files."""
         if not self._files:
             return None
         current = self._files[self._at]

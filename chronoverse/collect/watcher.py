@@ -27,7 +27,7 @@ class PodWatcher:
         self._connection = connection
         self._query = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": selector}
         self._say = say
-        #: The pods by UID, as last reported. Other threads copy it, and remove deleted pods: operations are atomic.
+        #: The pods by UID, as last reported. Other threads copy it and remove deleted pods: a dict is thread-safe.
         self.pods: dict[str, Pod] = {}
         #: The resourceVersion from which the watch continues. Empty if the pods must be listed.
         self._version = ""

@@ -21,7 +21,7 @@ def line_digest(line: Line) -> str:
 
 
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
-    """Compares ``log``, from number ``first``, with ``digests``: with all, or 2 Mi characters (about 10 ms)."""
+    """Compares ``log``, from number ``first``, with ``digests``. Stops after 2 Mi characters (about 10 ms)."""
     next_number, characters = first, 0
     for digest, line in zip(digests, log, strict=False):
         if line.sequence_num != next_number or characters >= 2 * 2**20:

@@ -9,7 +9,10 @@ from chronoverse.joblog import sse
 
 
 class EventName(StrEnum):
-    """An event's name. ``job``, ``gap``, ``redact`` extend the published API; ``reset`` is for workflows' streams."""
+    """An event's name. ``job``, ``gap`` and ``redact`` are extensions of the published API.
+
+    ``reset`` occurs only in a workflow's stream: changes are missing, and all jobs follow.
+    """
 
     CONNECTED = "connected"
     JOB = "job"

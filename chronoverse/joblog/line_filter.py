@@ -12,7 +12,11 @@ MAX_CHARACTERS: Final = 2**16
 
 
 class LineFilter(NamedTuple):
-    """Passes lines of ``stream`` whose message matches ``q``, or changes of jobs with ``status`` and all ``labels``."""
+    """Passes lines of the output stream ``stream`` whose message matches the query ``q``. None: no condition.
+
+    With ``regex``, ``q`` is a regular expression. A workflow's change passes if its job has the ``status`` and all
+    ``labels``.
+    """
 
     stream: str | None = None
     q: str | None = None
@@ -26,7 +30,10 @@ class LineFilter(NamedTuple):
         return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, contents: Sequence[tuple[str | None, Any]]) -> list[bool]:
-        """Which of ``contents`` pass. Entries without a stream, such as gaps, are not lines, and always pass."""
+        """Which of ``contents`` pass: output stream and message (UTF-8) of lines, or status and labels of jobs.
+
+        Entries without a stream, such as gaps, are not lines, and always pass.
+        """
         if self.status or self.labels:
             return [self._has_job(status, labels) for _, (status, labels) in contents]
         passing = [stream is None or self.stream in (None, stream) for stream, _ in contents]

@@ -125,7 +125,7 @@ class Matcher:
 
     @cached_property
     def in_interrupted_json(self) -> SpanFinder:
-        """Finds a control sequence that is followed by the rest of the text, or by a part: has false positives."""
+        """Finds a control sequence followed by the rest of the text. False positives: the rest can be one character."""
         *others, last = self._in_json or [""]
         rest = ""
         for each in others[1:]:

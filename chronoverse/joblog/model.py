@@ -245,7 +245,10 @@ class End(NamedTuple):
 
 
 class OutOfSequence(NamedTuple):
-    """An entry such as ``5-1`` after ``5-0``; readers get its id only. ``last``: too large, it ends the log."""
+    """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
+
+    ``last``: the log ends here, because the entry's number is too large.
+    """
 
     entry_id: str
     last: bool = False
@@ -306,12 +309,15 @@ class Job:
 
     @property
     def position(self) -> ListingPosition | None:
-        """The job's position in its workflow's listing. None, the start, for a foreign job without any time."""
+        """The job's position in its workflow's listing. None (its start) for a foreign job without any time."""
         created = self.created_seconds
         return None if created is None else (round(1000 * created), self.ref.job_id)
 
     def listed(self, created_ms: float) -> "Job":
-        """The job with missing times filled in by when it was listed; ``started_at`` only if it has begun."""
+        """The job with missing times filled in: ``created_at`` from ``created_ms``, when the job was listed.
+
+        ``started_at`` becomes ``created_at``, unless the job is pending.
+        """
         created_at = self.created_at or iso_or_none(created_ms)
         begun_at = None if self.status is Status.PENDING else created_at
         return replace(self, created_at=created_at, started_at=self.started_at or begun_at)
@@ -342,7 +348,10 @@ class Job:
         return self.ended(end).to_frame() + end.to_frame(round(lease_seconds))
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
-        """The last frames for a reader at ``cursor``: past the end, an ``error``. None while more lines can follow."""
+        """The last frames for a reader that has all lines up to ``cursor``. None while more lines can follow.
+
+        An ``error`` for a reader past the terminal entry: the store has lost lines.
+        """
         end = self.end
         if end is None or end.sequence_num > cursor + 1:
             return None

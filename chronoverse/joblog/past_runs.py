@@ -17,7 +17,10 @@ _RED: Final = (Status.FAILED, Status.LOST)
 
 
 class Run(NamedTuple):
-    """An ended job, and its first line of each wanted shape: 0 if unknown. None if the job's shapes are unknown."""
+    """An ended job, and the number of its first line of each wanted shape.
+
+    The number is 0 if only the shape is known. ``first_lines`` is None if the job's shapes are unknown.
+    """
 
     job: Job
     first_lines: Mapping[int, int] | None

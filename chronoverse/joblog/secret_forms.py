@@ -59,7 +59,11 @@ Span = tuple[int, int]
 
 
 class SecretForms:
-    """The built-in forms and ``more``, named RE2 expressions. None: no forms. Raises :class:`SettingsError`."""
+    """The built-in forms, and ``more``, named RE2 expressions.
+
+    If ``more`` is None, there are no forms, not even built-in ones. Raises :class:`SettingsError` for an invalid
+    expression.
+    """
 
     def __init__(self, more: Iterable[tuple[str, str]] | None = ()) -> None:
         self.is_on: Final = more is not None
@@ -82,7 +86,7 @@ class SecretForms:
         self.unfinished: Final = compile_groups(_UNFINISHED)
 
     def mask_lists(self, lists: Iterable[tuple[str, bool, list[bytes]]]) -> None:
-        """Masks consecutive lists of lines in place. Each has its stream, and whether its last line continues."""
+        """Masks lists of lines in place. Each has its stream, and whether its last line continues in the next one."""
         streams = defaultdict[str, list[tuple[bytes, list[bytes]]]](list)
         for name, is_partial, lines in lists:
             streams[name].append((b"" if is_partial else b"\n", lines))

@@ -139,7 +139,10 @@ class Timeline(NamedTuple):
 
 
 def _columns(timeline: Timeline) -> bytes:
-    """The numbers of a timeline as 64-bit values, by byte: higher bytes are mostly 0, so they compress well."""
+    """The numbers of a timeline as 64-bit values: the lowest byte of each, then the second of each, and so on.
+
+    Most of the higher bytes are 0, so they compress well.
+    """
     numbers, keys, pauses, elapsed = zip(*timeline.anchors, strict=True) if timeline.anchors else ((), (), (), ())
     shortest = 0 if timeline.shortest is None else timeline.shortest + 1
     values = [
@@ -386,7 +389,10 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
 
 
 class Progress(NamedTuple):
-    """A running job's silence, the usual pause there, and the time left (known with three good runs), in ms."""
+    """A running job's silence, the usual pause after its last line, and the time left, in ms.
+
+    ``left`` is None unless at least three good runs contain one of this job's latest lines.
+    """
 
     silent: int
     usual: Spread | None

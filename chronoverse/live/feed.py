@@ -24,7 +24,7 @@ SLICE_BYTES: Final = 252 * 2**10
 #: Slices end at multiples of this, so that viewers share them. This size fits into a socket buffer (130,966 bytes).
 SLICE_STEP_BYTES: Final = 126 * 2**10
 MAX_SLICES: Final = 64
-#: Comparing lines with queries: its maximum share of a worker's time, and its maximum seconds in one burst.
+#: The maximum share of a worker's time for comparing lines with queries, and the maximum seconds in one burst.
 FILTER_SHARE: Final = 0.2
 _FILTER_BURST_SECONDS: Final = 0.1
 #: Seconds of comparing after which other greenlets run.

@@ -252,7 +252,10 @@ class ReplayCache:
         return segment if segment and segment.complete else None
 
     def _remember(self, key: _Key, segment: ReplaySegment, asked: tuple[int, float]) -> None:
-        """Caches a segment, unless anything was invalidated since ``asked``: a number of invalidations, and a time."""
+        """Caches a segment, unless anything was invalidated since its read began.
+
+        ``asked``: the number of invalidations, and the time, when it began.
+        """
         self._drop(key)
         if asked[0] != self._invalidated:
             return
@@ -272,7 +275,10 @@ class ReplayCache:
 
 
 def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filter: LineFilter | None) -> ReplaySegment:
-    """A segment of the ``entries`` after line ``cursor``, as many as fit. ``first``: the store's first line number."""
+    """A segment of ``entries``, which follow line ``cursor``: all of them, or the first :data:`MAX_SEGMENT_BYTES`.
+
+    ``first`` is the first line number in the store.
+    """
     plain = plain_frames(entries, cursor, MAX_SEGMENT_BYTES)
     reached, size = cursor + len(plain), sum(map(len, plain))
     events, closing = encode(read_entries(entries[len(plain) :], reached, first), reached, MAX_SEGMENT_BYTES - size)

@@ -26,7 +26,7 @@ from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: Seconds for which one read blocks. A stop takes as long, and a silent store is noticed as late.
+#: Seconds for which one read blocks. They delay a stop, and the notice that a store does not answer.
 BLOCK_SECONDS: Final = 1.0
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by that much.
 TICK_SECONDS: Final = 0.5
@@ -224,7 +224,7 @@ class Tail:
         with self._lock:
             feed = self._feeds.get(ref)
             if feed is not None and feed.final is None:
-                # Reports can be lost, for example when a Cluster moves a slot. The job's next check shows it.
+                # Reports can be lost, for example when a Cluster moves a slot. The job's next check finds the lines.
                 is_late = feed.job is not None and feed.job.last > feed.cursor
                 self._reader.watch(ref, feed.cursor, again=is_late)
             else:

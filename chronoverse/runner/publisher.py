@@ -144,7 +144,10 @@ class Publisher:
             raise self._outage.last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
-        """Call this after the last line. Delivers the rest, sets the labels that the store accepts, ends the job."""
+        """Call this after the last line. The thread delivers the rest of the spool, then ends the job.
+
+        Before that, it sets ``labels``, without those that the store refuses.
+        """
         self._last_labels = labels
         self.spool.save_state(ending=list(result))
         self._result = result
@@ -298,7 +301,7 @@ class Publisher:
         last = self._attempt
         must_be_new = last is None and (self.find_free_id or self.spool.is_reassigned)
         try:
-            # Always the same token, in case a power loss brought back an old lease. A new job's first line is 1.
+            # Always the same token, in case a power loss restored an old lease. A new job's first line has number 1.
             attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
         except LabelSet as refusal:
             self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)

@@ -62,7 +62,7 @@ class ChunkIndex:
     def chunks(self, job: JobRef) -> list[Chunk]:
         """All of the job's chunks, in order. Raises :class:`ArchiveDamaged` for an invalid record."""
         found: list[Chunk] = []
-        # A record takes about 10 KiB. The key can have millions of other values: the first one stops the read.
+        # A record takes about 10 KiB. The key can have millions of invalid values: the first one stops the read.
         while page := self._run(job, "ZRANGE", "archive", len(found), len(found) + 499):
             found += [Chunk.from_json(job, record) for record in page]
         return found

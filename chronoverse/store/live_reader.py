@@ -203,7 +203,10 @@ class NodeReader:
         self._queue.extend(filter(None, map(self.logs.get, keys)))
 
     def _take_messages(self, connection: redis.Connection, until: float) -> None:
-        """Waits up to ``until`` for a log to read, and handles all messages. See :data:`GATHER_SECONDS`."""
+        """Waits up to ``until`` for a log to read, and handles all messages that have arrived.
+
+        If a change comes soon after a read, waits for more: see :data:`GATHER_SECONDS`.
+        """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
             # Polling takes at most a quarter of the time.
@@ -299,14 +302,17 @@ class LiveReader:
     _nodes: dict[Hashable, NodeReader] = field(default_factory=dict)
     #: Results of the nodes' threads. A thread waits until its last result was taken.
     _results: queue.Queue[list[Found]] = field(default_factory=lambda: queue.Queue(1))
-    #: Entries per job that nodes' threads request: the ``count`` of the last :meth:`read`.
+    #: The ``count`` of the last :meth:`read`: how many entries of each job a node's thread requests.
     _count: int = 100
     _errors: dict[Hashable, StoreError] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
     _closed: threading.Event = field(default_factory=threading.Event)
 
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
-        """Reads a job after line ``cursor``. ``again``: at once, as it may have entries that were not reported."""
+        """Starts reading a job after line ``cursor``, or moves the cursor of a watched job.
+
+        ``again`` reads the job immediately: it may have entries that the server did not report.
+        """
         with self._lock:
             watched = self._logs.get(job)
             if watched is None:

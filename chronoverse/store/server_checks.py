@@ -60,7 +60,11 @@ def watch_servers(
     warn: Callable[[str], object] | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Updates the servers' metrics every 10 s. ``warn`` gets warnings once, and each new reason for a failure."""
+    """Updates the servers' metrics every 10 s, forever.
+
+    The first successful check calls ``warn`` with each warning. Until then, ``warn`` gets each new reason for a failed
+    check.
+    """
     # Imported here because runners, which import this module, do not need prometheus_client.
     from chronoverse import metrics
 

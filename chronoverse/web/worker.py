@@ -102,7 +102,10 @@ class Worker(GeventWorker):
         super().init_process()
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Makes :meth:`run` return at once. gunicorn's own handler can print a traceback."""
+        """Makes :meth:`run` return at once.
+
+        gunicorn's own handler exits in a greenlet. That prints a traceback if the worker is already exiting.
+        """
         self.alive, self._ends_at = False, time.monotonic() + 0.1
 
     def is_already_handled(self, respiter: Any) -> bool:

@@ -64,7 +64,10 @@ class _CachedLines:
 
 @dataclass(slots=True, eq=False)
 class DerivedReader:
-    """The shapes and timelines of whole jobs, archived or collected. Caches ``max_size`` of them, 200 bytes each."""
+    """The shapes and timelines of whole jobs: from the archive, or collected from their logs and cached.
+
+    Caches up to ``max_size`` shapes and pauses, about 200 bytes each.
+    """
 
     _archive: ArchiveReader
     _read: BatchReader

@@ -23,7 +23,10 @@ from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, wei
 
 
 class SummaryProgress:
-    """The progress of summaries, shared by forks: a file of 512 slots. A job can lose its slot to another one."""
+    """The progress of summaries, shared by all forks of a process: an unnamed file of 512 slots.
+
+    If another job takes a job's slot, the first job's scan starts over.
+    """
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile() as file:
@@ -113,7 +116,10 @@ class SummaryReader:
 def _lines(
     job: Job, read: BatchReader, budget: PageBudget, search: Search, found: FoundLines
 ) -> Iterator[tuple[Line, bool]]:
-    """The lines not yet scanned, newer ones first, then older ones backwards; and whether each matches ``search``."""
+    """The lines not yet scanned, and whether each matches ``search``, until time runs out.
+
+    First the lines written since the last request, then older ones, backwards from where that request stopped.
+    """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):
             yield from ((line, batch.is_match) for line in batch.lines)

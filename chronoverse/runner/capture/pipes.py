@@ -153,7 +153,7 @@ class Capture:
 
     def _timeout(self) -> float:
         moment = min([self._deadline(), *(pipe.assembler.due for pipe in self._pipes)])
-        # The longest wait: short if the command's end cannot wake the loop.
+        # If the command's end cannot wake the loop, it must look often.
         longest = 0.05 if self._exit is None else 1.0
         return min(max(0.0, moment - time.monotonic()), longest)
 

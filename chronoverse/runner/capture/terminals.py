@@ -103,7 +103,10 @@ class PtyProcess:
 
 @contextlib.contextmanager
 def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
-    """Forwards typed input and the window's size to the command. Yields a function: whether Ctrl-C was typed."""
+    """Forwards typed input and the window's size to the command.
+
+    Yields a function that returns whether Ctrl-C was typed.
+    """
     if not process.interactive:
         yield lambda: False
         return

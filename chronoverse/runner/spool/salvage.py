@@ -54,7 +54,10 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
 
 
 def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
-    """Writes undamaged batches into a new file. Returns its path (None without any), and which lines are missing."""
+    """Writes the undamaged batches of file ``path`` into a new file in ``directory``.
+
+    Returns its path (None if there are no batches), and which lines are missing, counted from 1 as printed.
+    """
     draft: SpoolFile | None = None
     lacking: list[str] = []
     waiting = MemoryBatches()

@@ -29,7 +29,7 @@ from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, Spoo
 OVERHEAD_BYTES: Final = 400
 #: Lines per append: enough for a cheap round trip, few enough to occupy the server for only a millisecond.
 BATCH_LINES: Final = 500
-#: Maximum runs of an append with over BATCH_LINES lines: so 5,000 lines stay below the service's quotation mark limit.
+#: Maximum runs of an append of more than BATCH_LINES lines. The service limits the quotation marks of a request.
 BATCH_RUNS: Final = 250
 
 _ordinal: Final = attrgetter("ordinal")
@@ -189,7 +189,10 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """Discards the lines' job and numbers. The file changes only once the other job has an attempt."""
+        """Prepares the lines for another job: discards their previous job, and their numbers in its log.
+
+        The file is changed only once the other job has an attempt.
+        """
         with self._changed:
             self.is_reassigned, self._was_acked = True, 0
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
@@ -255,7 +258,7 @@ class Spool:
             index = batch.end
 
     def acknowledge(self, index: int) -> None:
-        """Records that the store has the lines below ``index``, and no later ones. It may have lost some."""
+        """Records that the store has the lines below ``index``, and no later ones: it may have lost some."""
         with self._changed:
             self.acked, self._was_acked = index, 0
             self.safe = min(self.safe, index)

@@ -105,7 +105,7 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, with the current answer's limits. ``connections`` is None until the worker has added it."""
+    """A client's socket, with the current answer's limits. ``connections``: the worker's, once they include this."""
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.

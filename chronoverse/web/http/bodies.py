@@ -184,7 +184,7 @@ def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit:
 
 
 def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[bytes]:
-    """The body in slices, with zeros for what is in strings: each quotation mark left begins or ends one."""
+    """The body in slices, with zeros in place of strings' content: each quotation mark left begins or ends a string."""
     for parts, in_string in _at_quotation_marks(body, pause):
         parts[1 - in_string :: 2] = [bytes(len(part)) for part in parts[1 - in_string :: 2]]
         yield b'"'.join(parts)

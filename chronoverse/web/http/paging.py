@@ -232,7 +232,10 @@ def log_page_response(
 def page_response(
     body: dict[str, Any], cursor: str | None = None, query: Mapping[str, Any] | None = None, position: int | None = None
 ) -> Response:
-    """``body`` as JSON. With a ``cursor``, a ``Link`` (RFC 8288) to the next page repeats ``query``."""
+    """``body`` as JSON. With a ``cursor``, a ``Link`` (RFC 8288) to the next page repeats ``query``.
+
+    ``position``, the page's last line number, becomes ``Last-Event-ID``.
+    """
     response = json_response(orjson.dumps(body))
     if position is not None:
         response.headers["Last-Event-ID"] = str(position)

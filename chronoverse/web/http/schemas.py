@@ -79,7 +79,11 @@ class Blueprint(SmorestBlueprint):
         required: bool = True,
         load_text: Callable[[bytearray], Any] | None = None,
     ) -> Callable[[_View], _View]:
-        """Passes the request's ``body`` to the view, loaded by ``schema``; plain text by ``load_text``, if given."""
+        """Passes the request's ``body``, loaded by ``schema``, to the view. Documents the body and the answer 429.
+
+        If not ``required``, a missing body is treated as an empty object. With ``load_text``, plain text is accepted
+        too, and loaded by that function.
+        """
 
         content: dict[str, Any] = {"application/json": {"schema": schema}}
         if load_text:

@@ -45,7 +45,10 @@ Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 
 
 def decode(body: bytearray, mimetype: str, wanted: Collection[str], pause: Callable[[], None]) -> Iterator[Found]:
-    """Yields a request's records with the ``wanted`` attributes, in slices. Raises HTTPException: 400 or 413."""
+    """Yields the records of a request with only the ``wanted`` attributes. Calls ``pause`` between slices.
+
+    Raises HTTPException: 400 for an invalid request, 413 for too many records.
+    """
     if mimetype == JSON:
         return _decode_json(body, wanted, pause)
     return _ProtobufDecoder(body, wanted, pause).decode()
