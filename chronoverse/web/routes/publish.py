@@ -111,13 +111,16 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{JOB_ROUTE}/logs/lost", methods=["POST"])
     @routes.response(200, NextSchema, description="Readers get these numbers as a gap with this reason.")
     @routes.problem(409, _APPEND_REFUSED)
-    @routes.takes_body(bodies, LostBody())
+    @routes.takes_body(bodies, LostBody(), f"Publish rate exceeded. Or: {SHARE_USED}")
     def declare_lost(workflow_id: str, job_id: str, body: Mapping[str, Any]) -> Response:
         """Declare lines as lost, and continue the log after them."""
         first, last = body["first"], body["first"] + body["count"] - 1
         attempt = Attempt(JobRef(workflow_id, job_id), body["token"], body["attempt"], first)
         with _count_answer("lose"):
+            deps.publish_throttle.check(principal().subject)
             next_number = deps.store.append_lost(attempt, first, last, body["reason"])
+        # The store needs as much for a range as for an empty line.
+        deps.publish_throttle.take(principal().subject, bytes_of([b""]))
         return page_response({"next": next_number})
 
     @routes.route(f"{JOB_ROUTE}/logs/compare", methods=["POST"])

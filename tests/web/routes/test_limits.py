@@ -99,6 +99,8 @@ def test_publishing_too_fast_is_rejected(in_process: InProcess, service: Service
     assert runner.post("logs", lines).status_code == 200
     refused = runner.append(3, "x")
     assert (refused.status_code, "publish rate exceeded" in refused.json()["detail"]) == (429, True)
+    lost = {"token": runner.token, "attempt": 1, "first": 3, "count": 1}
+    assert runner.post("logs/lost", lost).status_code == 429
     assert 1 <= int(refused.headers["Retry-After"]) <= 2
     names = {"service.name": job.workflow_id, "service.instance.id": "records"}
     body = request(names, record("", severity=17), record("x" * 2_000)).SerializeToString()
