@@ -11,7 +11,7 @@ from chronoverse.joblog.matcher import Matcher, Span, strip_sequences
 from chronoverse.joblog.model import Line
 
 PART_BYTES: Final = 16 * 2**10
-#: The JSON of a line whose message is the same there: short, ASCII, and without escapes.
+#: The JSON of a line whose message needs no escapes in JSON, and is short and ASCII.
 _PLAIN: Final = re.compile(
     rb'\{"timestamp":"[^"\\]*","message":"([^"\\\x80-\xff]{0,4096})","sequence_num":([0-9]+),"stream":"\w+"'
     rb'(?:,"partial":true)?\}\n'

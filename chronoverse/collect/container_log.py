@@ -69,7 +69,7 @@ class ContainerLog:
 
     def __init__(self, key: RunKey, around: Surroundings, saved: dict[str, Any], failure: ContainerEnd | None) -> None:
         self.key, self.around, self.failure = key, around, failure
-        #: Whether the job has ended, or this object cannot end it.
+        #: Whether there is nothing left to do: the job has ended, or cannot be ended by this object.
         self.is_done = False
         #: How the container ended, once known.
         self.end = failure

@@ -30,7 +30,7 @@ _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
 )
-#: Parts of an expression that have another meaning in joined lines than in one line.
+#: Parts of an expression whose meaning differs between joined lines and a single line.
 ENDS: Final = re.compile(r"\\[Az]|\(\?\w*-")
 #: Tokens of an expression, enough to distinguish the anchor ``^`` from a negated class.
 _TOKENS: Final = re.compile(r"(?s)\\.|\[\^|.")

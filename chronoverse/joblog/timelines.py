@@ -198,7 +198,7 @@ class TimelineBuilder:
         self._lines = self._first = self._last = self._total = self._last_time = 0
         #: All lines, up to :data:`MAX_ANCHORS`.
         self._all: list[_Row] = []
-        #: After that, the lines with the longest pauses: minus the pause, the key, the line, the line before it.
+        #: If there are more, those with the longest pauses: (minus the pause, key, line, the line before it).
         self._longest: list[tuple[int, int, _Row, _Row | None]] = []
         self._threshold = 0
         self._samples: list[_Row] = []

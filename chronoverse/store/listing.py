@@ -45,7 +45,7 @@ class JobListing:
     def newest(self, before: Mapping[str, ListingPosition | None]) -> dict[str, ListingPosition | None]:
         """Each workflow's newest position below the given one, in few round trips. None if there is no job below.
 
-        Omits workflows of which only :meth:`positions` can find it, and those that cannot be read.
+        Omits workflows that cannot be read, and those whose newest position only :meth:`positions` can find.
         """
         name = self._commands.keys.of_workflow
         tops = {each: "+inf" if at is None else repr(at[0]) for each, at in before.items()}

@@ -78,7 +78,7 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 def _ahead(
     listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None], room: Callable[[], int]
 ) -> Iterator[ListedJob]:
-    """``listed``, unchanged. Passes up to twelve jobs ahead to ``read_ahead``, no more than the page has room for."""
+    """Yields ``listed``. Passes up to twelve jobs ahead to ``read_ahead``, but no more than fit on the page."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:

@@ -94,7 +94,7 @@ class Spool:
         self.state: dict[str, Any] = {}
         #: Indexes, as in the picture above: ``safe`` is that of the first line not known to be safe.
         self.acked = self.safe = self.first = self.end = 0
-        #: Of a recovered file, the index up to which its runner had acknowledgements. 0 once the store has said more.
+        #: In a recovered file, the first index that its runner had no acknowledgement for. 0 after our first one.
         self._was_acked = 0
         #: Lines dropped because the spool was full.
         self.dropped = 0
