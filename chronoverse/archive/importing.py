@@ -30,7 +30,6 @@ from chronoverse.store import Store
 from chronoverse.store.catalog import DERIVED_VERSION
 
 _CHUNK_NAME: Final = re.compile(r"(\d{15})-(\d{15})-[0-9a-f]{16}(-[0-9a-f]+|-lost)?\.jsonl\.zst", re.ASCII)
-_LOST_NAME: Final = "-lost.jsonl.zst"
 _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", re.ASCII)
 
 
@@ -239,7 +238,7 @@ class _Import(NamedTuple):
             except ArchiveDamaged as error:
                 self._report(each.name, str(error))
                 continue
-            rank = (not each.name.endswith(_LOST_NAME), redacted, each.written_at, chunk.last)
+            rank = (not each.name.endswith("-lost.jsonl.zst"), redacted, each.written_at, chunk.last)
             if best is None or rank > best[0]:
                 best = (rank, chunk)
         return best and best[1]

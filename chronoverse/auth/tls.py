@@ -3,10 +3,6 @@
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
-
-#: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/: self-signed, or its issuer is missing.
-_UNKNOWN_AUTHORITY: Final = (18, 19, 20, 21)
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
@@ -26,7 +22,8 @@ def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FIL
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = f"; {setting} can name a file with your own authority's certificate"
-            return f"{each.verify_message}{hint if each.verify_code in _UNKNOWN_AUTHORITY else ''}"
+            # Self-signed, or its issuer is missing: https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
+            return f"{each.verify_message}{hint if each.verify_code in (18, 19, 20, 21) else ''}"
     return None
 
 

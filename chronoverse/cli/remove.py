@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from chronoverse.client.client import Client
 
 _SCOPES = "logs:admin logs:read"
-#: Deletions at once. Each takes up to a second, in which the service waits for the store's disk.
-_THREADS: Final = 8
 
 
 @click.command()
@@ -98,7 +96,8 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
     if not common.may_go_on(f"Delete {jobs} of {workflow}, with their logs? This cannot be undone.", yes):
         return 1
     deleted, kept = 0, 0
-    pool = ThreadPoolExecutor(_THREADS)
+    # Each deletion takes up to a second, in which the service waits for the store's disk.
+    pool = ThreadPoolExecutor(8)
     try:
         with common.status_line() as show:
             for page in _pages(client, workflow):

@@ -90,9 +90,8 @@ _NUMBER: Final = re.compile(
     rf"0+(?:(?:[.,:/_+T-]{_NO_ID}|[/-][A-Z][a-z][a-z][/-])0+)*(?:[eE][-+]?0+)?{_VERSION_TAIL}"
     rf"(?:(?:[dhms]|min)0+(?:\.0+)?)*(?:Z|{_UNIT})?"
 )
-#: Maps all hexadecimal digits (decimal ones are already 0) to one character. The other two find ids in the result.
+#: Maps all hexadecimal digits (decimal ones are already 0) to one character. ``_ID`` finds ids in the result.
 _HEX: Final = bytes.maketrans(b"0abcdefABCDEF", b"\x00" * 13)
-_LONG_HEX: Final = b"\x00" * 8
 _ID: Final = re.compile(rb"\x00{8}(?:-\x00{4}){3}-\x00{12}|\x00+")
 #: Characters that separate an id from the text before it: no rule joins text across them.
 _BEFORE_ID: Final = frozenset(b" \t\n=([{<\"'")
@@ -102,8 +101,6 @@ _NAMES: Final = (
     | {"Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"}
     | {"AM", "PM"}
 )
-#: Punctuation around such a name.
-_PUNCTUATION: Final = "[](){}<>\"',.:;"
 #: Repeated characters of rulers, progress bars and marks.
 _REPEATED: Final = re.compile(r"([-=.*~#+_^<>!|:/\\\u2500-\u259f\u2022\u00b7\u2026])\1\1+")
 
@@ -123,7 +120,7 @@ class _Words(dict[bytes, bytes]):
             if text.count(":") > 1:
                 text = _COLONS.sub("#", text)
             text = _NUMBER.sub("#", text)
-        elif (name := text.strip(_PUNCTUATION)) in _NAMES:
+        elif (name := text.strip("[](){}<>\"',.:;")) in _NAMES:
             text = text.replace(name, "#")
         elif _IS_UNIT.match(text):
             text = _UNIT_MARK + text
@@ -211,7 +208,7 @@ def _with_equal_ids(text: bytes) -> bytes:
     classes = text.translate(_HEX)
     parts: list[bytes] = []
     done = end = 0
-    while (start := classes.find(_LONG_HEX, end)) >= 0:
+    while (start := classes.find(b"\x00" * 8, end)) >= 0:
         found = _ID.match(classes, start)
         assert found is not None
         end = found.end()

@@ -24,9 +24,8 @@ SLICE_BYTES: Final = 252 * 2**10
 #: Slices end at multiples of this, so that viewers share them. This size fits into a socket buffer (130,966 bytes).
 SLICE_STEP_BYTES: Final = 126 * 2**10
 MAX_SLICES: Final = 64
-#: The maximum share of a worker's time for comparing lines with queries, and the maximum seconds in one burst.
+#: The maximum share of a worker's time for comparing lines with queries.
 FILTER_SHARE: Final = 0.2
-_FILTER_BURST_SECONDS: Final = 0.1
 #: Seconds of comparing after which other greenlets run.
 FILTER_SLICE_SECONDS: Final = 0.003
 #: Viewers woken in a row before other greenlets run. Each can cost a write (10 µs), so 4 ms in all.
@@ -97,7 +96,7 @@ class FilterBudget:
         self._clock = clock
         self._yield_to_loop = yield_to_loop
         self._spent = 0.0
-        self._bucket = TokenBucket(FILTER_SHARE, _FILTER_BURST_SECONDS / FILTER_SHARE)
+        self._bucket = TokenBucket(FILTER_SHARE, 0.1 / FILTER_SHARE)  # bursts of 0.1 s
         self._halved_at = clock()
         self._taken: dict[str, float] = {}
 

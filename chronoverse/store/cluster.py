@@ -18,8 +18,6 @@ from chronoverse.store.topology import CHECK, PoolKind, Result, Topology, Work
 
 SLOTS: Final = 16_384
 MAP_SECONDS: Final = 1.0
-#: Seconds without health checks for a node that did not answer the last.
-PAUSE_SECONDS: Final = 10.0
 
 
 def slot_of(workflow_id: str) -> int:
@@ -66,7 +64,7 @@ class ClusterTopology(Topology):
             except NO_ANSWER:
                 self._mark_failed(server)
                 if pool is PoolKind.HEALTH and not self.is_single:
-                    self._silent_until[server] = self._clock() + PAUSE_SECONDS
+                    self._silent_until[server] = self._clock() + 10.0
                 raise
         raise redis.ConnectionError("redirect loop between the servers")
 

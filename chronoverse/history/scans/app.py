@@ -55,10 +55,6 @@ from chronoverse.joblog.summary import compose
 from chronoverse.store import Store
 from chronoverse.store.listing import ListedJob
 
-#: Maximum seconds per scan for reading past runs that are not yet archived. A summary's pauses get the same time.
-_HOT_SECONDS: Final = 0.25
-_AFTER_IDS: Final = "\x7f"
-
 log: Final = logging.getLogger(__name__)
 
 
@@ -291,7 +287,8 @@ class ScanApp:
         yield from (each for each in older if each.ref != job.ref)
 
     def _short_budget(self) -> PageBudget:
-        return PageBudget(seconds=_HOT_SECONDS, clock=self.clock)
+        """For the past runs that are not yet archived, and for a summary's pauses."""
+        return PageBudget(seconds=0.25, clock=self.clock)
 
     def _baseline(self, job: Job, labels: Sequence[Sequence[str]] | None) -> Baseline:
         listed = self.store.newest_jobs(job.ref.workflow_id, job.position)
@@ -329,7 +326,8 @@ class ScanApp:
                 return None
             # Jobs created at the same time are ordered by workflow id, descending.
             reached = scan.start.workflow_id
-            job_id = scan.start.job_id if workflow_id == reached else _AFTER_IDS if workflow_id < reached else ""
+            # \x7f is greater than any id.
+            job_id = scan.start.job_id if workflow_id == reached else "\x7f" if workflow_id < reached else ""
             return float(scan.start.created), job_id
 
         starts = {each: before(each) for each in workflow_ids}

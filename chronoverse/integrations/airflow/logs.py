@@ -30,8 +30,6 @@ OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
 #: Seconds after an outage of the service during which the process's next tasks wait only a second at their end.
 AWAY_SECONDS: Final = 30.0
-#: Seconds between two checks of whether a task's file is closed.
-CLOSED_SECONDS: Final = 2.0
 #: The field of ``plugin``'s record that has the task's :class:`Status`.
 END_FIELD: Final = "chronoverse_end"
 
@@ -111,7 +109,7 @@ class RemoteTaskLogs:
 
     def _watch(self, name: str, file: Any, running: _RunningTry) -> None:
         """Ends the log if Airflow closes the file without an upload, as it does if it cannot start the task."""
-        while not running.is_over.wait(CLOSED_SECONDS):
+        while not running.is_over.wait(2.0):
             if file.closed:
                 self.upload(name)
 

@@ -34,8 +34,6 @@ MIN_IDLE_SECONDS: Final = 0.5
 SEND_BUFFER_BYTES: Final = 64 * 2**10
 #: Seconds after which the kernel drops a connection with unacknowledged data, instead of after 20 minutes.
 USER_TIMEOUT_SECONDS: Final = 20.0
-#: Maximum bytes of a request's head: 32 KiB, plus 8 KiB of body. gunicorn searches it all again after each read.
-_HEAD_BYTES: Final = 40 * 2**10
 
 
 class SendLimits(NamedTuple):
@@ -163,7 +161,8 @@ class Connection(gevent.socket.socket):
             self.is_receiving = between_requests
         if between_requests:
             self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_BYTES:
+            # 32 KiB of head, plus 8 KiB of body. gunicorn searches it all again after each read.
+            if self._head_bytes > 40 * 2**10:
                 raise LimitRequestHeaders("the head is too long")
         else:
             self._record_progress()

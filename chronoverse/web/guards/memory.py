@@ -16,10 +16,6 @@ from chronoverse.web.http.problems import problem_for
 #: Bytes of each body that use the memory for short bodies. Further bytes use the memory for long ones. A gzipped body
 #: counts as sent and as inflated, so a body of 64 KiB (a renewal, a few lines) only uses memory for short bodies.
 SHORT_BODY_BYTES: Final = 131_072
-#: A worker's memory for short bodies, in bytes.
-SHORT_BODIES_BYTES: Final = 16_777_216
-#: How many bodies of maximum length fit into the memory for long bodies. A gzipped body can count as two.
-MAX_LONG_BODIES: Final = 8
 
 
 @dataclass(eq=False)
@@ -59,8 +55,9 @@ class BodyMemory:
     """The memory for all request bodies in progress, of at most ``limit`` bytes each."""
 
     def __init__(self, limit: int) -> None:
-        self._short = Shares(SHORT_BODIES_BYTES, "short request bodies")
-        self._long = Shares(MAX_LONG_BODIES * limit, "long request bodies")
+        self._short = Shares(16_777_216, "short request bodies")
+        # Eight bodies of maximum length. A gzipped body can count as two.
+        self._long = Shares(8 * limit, "long request bodies")
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
