@@ -465,7 +465,9 @@ class Archiver:
 
     def _classify(self, page: CatalogPage) -> None:
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
-            save_settings(self.store, self.objects, self._history, page.settings)
+            # A workflow counts as a job without an id.
+            due = [each for each in page.settings if not self._queue.can_skip(JobRef(each, ""))]
+            save_settings(self.store, self.objects, self._history, due, lambda of: self._isolated(JobRef(of, "")))
         for ref in page.garbage:
             self._queue.note_garbage(ref, min(RETRY_SECONDS, self.policy.orphan_seconds))
         refs = [ref for ref in dict.fromkeys(page.jobs) if not self._queue.can_skip(ref)]

@@ -55,20 +55,29 @@ def settings_owner(name: str) -> str | None:
     return workflow_id if rest in (_NAME, _WATCHES_NAME) and IDENTIFIER.fullmatch(workflow_id) else None
 
 
-def save_settings(store: Store, objects: ObjectStore, history: StoreHistory, workflow_ids: Sequence[str]) -> None:
-    """Saves settings and watches changed since they were last saved, unless the store was rolled back."""
+def save_settings(
+    store: Store,
+    objects: ObjectStore,
+    history: StoreHistory,
+    workflow_ids: Sequence[str],
+    isolated: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext[str],
+) -> None:
+    """Saves settings and watches changed since they were last saved, unless the store was rolled back.
+
+    ``isolated`` handles errors that concern only one workflow, whose id it gets.
+    """
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if not changed_ms and any(value is not None for value in found.own.values()):
             # An earlier version set them without a time.
             store.catalog.change_settings(workflow_id)
         elif changed_ms != found.saved_ms and not history.went_back():
-            watches = {
-                name: text.decode() for name, text in store.watches.fields(workflow_id).items() if ":" not in name
-            }
-            objects.put(f"{workflow_id}/{_WATCHES_NAME}", orjson.dumps(watches))
-            objects.put(settings_name(workflow_id), orjson.dumps({**found.own, "changed_ms": changed_ms}))
-            store.catalog.settings_saved(workflow_id, changed_ms)
+            with isolated(workflow_id):
+                fields = store.watches.fields(workflow_id)
+                watches = {name: text.decode() for name, text in fields.items() if ":" not in name}
+                objects.put(f"{workflow_id}/{_WATCHES_NAME}", orjson.dumps(watches))
+                objects.put(settings_name(workflow_id), orjson.dumps({**found.own, "changed_ms": changed_ms}))
+                store.catalog.settings_saved(workflow_id, changed_ms)
 
 
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:

@@ -698,22 +698,30 @@ def test_a_problem_of_a_job_is_logged_once(
 def test_a_job_whose_objects_are_refused_delays_no_others(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:
-    """A file is in place of the first job's directory. Its removal is noticed soon."""
+    """A file is in place of the first job's directory. Its removal is noticed soon. The same for settings."""
     jobs = [JobRef("wf_1", f"job_{number}") for number in range(3)]
     clock = Clock()
     ours = archiver(bench.store, objects, monotonic=clock)
     for job in jobs:
         write_ended(bench.store, job)
+    for workflow_id in ("wf_2", "wf_3", "wf_4"):
+        bench.store.catalog.change_settings(workflow_id, job_bytes=9)
+    # wf_3's watches cannot be read.
+    bench.ask("SET", f"{bench.store.watches.slot}:{{wf_3}}", "foreign")
     blocked = tmp_path / "archive" / "wf_1" / "job_0"
     blocked.parent.mkdir(parents=True)
     blocked.write_bytes(b"")
+    (tmp_path / "archive" / "wf_2").write_bytes(b"")
     for expected in (False, True):
         while ours.step():
             pass
         assert [bench.store.catalog.archive_state(job).complete for job in jobs] == [expected, True, True]
+        saved = {settings_name(each) for each in (["wf_2", "wf_4"] if expected else ["wf_4"])}
+        assert saved == {each for each in names(objects) if each.endswith("_settings.json")}
         assert PROBE not in names(objects)
         if not expected:
             blocked.unlink()
+            (tmp_path / "archive" / "wf_2").unlink()
         clock.now += LOCK_SECONDS + 1
 
 
