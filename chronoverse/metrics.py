@@ -98,8 +98,7 @@ KEYS_AGE = _newest(
     "Age of the oldest issuer's public keys: +Inf without keys, 0 without an issuer.",
 )
 WORKFLOWS_MAP_INVALID = _newest(
-    "chronoverse_workflows_map_invalid",
-    "1 while CHRONOVERSE_JWT_WORKFLOWS_MAP or CHRONOVERSE_TRUST_FILE is invalid.",
+    "chronoverse_workflows_map_invalid", "1 while CHRONOVERSE_JWT_WORKFLOWS_MAP or CHRONOVERSE_TRUST_FILE is invalid."
 )
 SCANS_UP = _newest("chronoverse_scans_up", "1 while the scan server runs.")
 
@@ -136,10 +135,7 @@ NOTIFY_LATE = Counter(
 )
 NOTIFY_WAITING = _newest("chronoverse_notify_waiting", "Messages that wait for delivery.")
 NOTIFY_FAILING = _newest("chronoverse_notify_failing_watches", "Watches without a successful delivery for a day.")
-NOTIFY_LAG = _largest(
-    "chronoverse_notify_lag_seconds",
-    "Age of the oldest waiting message, except of failing watches.",
-)
+NOTIFY_LAG = _largest("chronoverse_notify_lag_seconds", "Age of the oldest waiting message, except of failing watches.")
 
 
 class _WorkflowBytes(Collector):

@@ -58,13 +58,7 @@ def _text(watch: dict[str, Any]) -> str:
 @click.option("--test", is_flag=True, help="Send a message now, and wait until it is delivered.")
 @click.option("--delete", is_flag=True, help="Delete the watch.")
 def watch(
-    workflow: str,
-    name: str,
-    test: bool,
-    delete: bool,
-    status: tuple[str, ...],
-    label: list[str],
-    **settings: Any,
+    workflow: str, name: str, test: bool, delete: bool, status: tuple[str, ...], label: list[str], **settings: Any
 ) -> int:
     """Create, test or delete a webhook about jobs of WORKFLOW.
 

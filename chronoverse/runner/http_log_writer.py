@@ -12,13 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from chronoverse.client.service_connection import (
-    RequestFailed,
-    ServiceConnection,
-    TooLong,
-    is_from_proxy,
-    path_hint,
-)
+from chronoverse.client.service_connection import RequestFailed, ServiceConnection, TooLong, is_from_proxy, path_hint
 from chronoverse.errors import (
     BadRequest,
     ChronoverseError,

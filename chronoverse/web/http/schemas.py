@@ -454,15 +454,11 @@ _FOUND_JOB: Final[dict[str, fields.Field[Any]]] = {
 }
 _WHY_STOPPED: Final = {"error": text("Why the search of this job stopped.")}
 WorkflowSearchSchema: Final = answer(
-    "WorkflowSearch",
-    {"workflow_id": text(), "jobs": list_of(answer("FoundJob", _FOUND_JOB, _WHY_STOPPED)), **_CURSOR},
+    "WorkflowSearch", {"workflow_id": text(), "jobs": list_of(answer("FoundJob", _FOUND_JOB, _WHY_STOPPED)), **_CURSOR}
 )
 WorkflowsSearchSchema: Final = answer(
     "WorkflowsSearch",
-    {
-        "jobs": list_of(answer("FoundJobOfWorkflow", {"workflow_id": text(), **_FOUND_JOB}, _WHY_STOPPED)),
-        **_CURSOR,
-    },
+    {"jobs": list_of(answer("FoundJobOfWorkflow", {"workflow_id": text(), **_FOUND_JOB}, _WHY_STOPPED)), **_CURSOR},
 )
 JobSchema: Final = answer(
     "Job",
