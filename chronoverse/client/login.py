@@ -14,15 +14,9 @@ from urllib.parse import urlencode
 import orjson
 
 from chronoverse.auth.local_secret import read_own_file
-from chronoverse.auth.tls import certificate_problem, tls_context
+from chronoverse.auth.tls import tls_context
 from chronoverse.backoff import RetryPolicy
-from chronoverse.client.service_connection import (
-    CONNECTION_ERRORS,
-    RequestFailed,
-    failure_reason,
-    make_connection,
-    target_of,
-)
+from chronoverse.client.service_connection import CONNECTION_ERRORS, RequestFailed, failure, make_connection, target_of
 from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized, Unreachable
 from chronoverse.files import draft_of
 from chronoverse.settings.parse import bearer_token, jwks_url
@@ -162,9 +156,7 @@ class IssuerClient:
                 response = connection.getresponse()
                 body = response.read(_ANSWER_BYTES)
         except CONNECTION_ERRORS as error:
-            if problem := certificate_problem(error):
-                raise Unreachable(f"the certificate of {self._url} is not trusted: {problem}") from error
-            raise RequestFailed(f"the issuer {self._url} does not answer: {failure_reason(error)}") from error
+            raise failure(error, self._url, f"the issuer {self._url}") from error
         try:
             answer = orjson.loads(body) if body else {}
         except ValueError:

@@ -121,9 +121,7 @@ class ServiceConnection:
         try:
             connection, response = self._send(method, url, headers, body)
         except CONNECTION_ERRORS as error:
-            if problem := certificate_problem(error):
-                raise Unreachable(f"the certificate of {self.url} is not trusted: {problem}") from error
-            raise RequestFailed(f"{self.url} does not answer: {failure_reason(error)}") from error
+            raise failure(error, self.url, self.url) from error
         try:
             if not 200 <= response.status < 300:
                 answer = response.read(65_536)
@@ -285,11 +283,14 @@ def target_of(url: str) -> str:
     return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
 
 
-def failure_reason(error: Exception) -> str:
-    """A short text for one of :data:`CONNECTION_ERRORS`."""
+def failure(error: Exception, url: str, who: str) -> Unreachable:
+    """Converts one of :data:`CONNECTION_ERRORS`. Only :class:`RequestFailed` is worth a retry."""
+    if problem := certificate_problem(error):
+        return Unreachable(f"the certificate of {url} is not trusted: {problem}")
+    reason = (isinstance(error, OSError) and (error.strerror or str(error))) or type(error).__name__
     if isinstance(error, SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return "no TLS at this port: use http://, or another port"
-    return (isinstance(error, OSError) and (error.strerror or str(error))) or type(error).__name__
+        reason = "no TLS at this port: use http://, or another port"
+    return RequestFailed(f"{who} does not answer: {reason}")
 
 
 def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:

@@ -8,12 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.client.service_connection import (
-    RequestFailed,
-    ServiceConnection,
-    failure_reason,
-    make_connection,
-)
+from chronoverse.client.service_connection import RequestFailed, ServiceConnection, failure, make_connection
 from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer
 
@@ -95,7 +90,7 @@ def test_a_request_on_a_connection_that_was_closed_while_idle_is_sent_again(is_s
     ids=repr,
 )
 def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
-    assert failure_reason(error) == reason
+    assert str(failure(error, "http://h", "the issuer")) == f"the issuer does not answer: {reason}"
 
 
 @pytest.mark.parametrize(
