@@ -12,11 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 #: Timeout of the S3 server's answers, in seconds.
 ANSWER_SECONDS: Final = 30.0
 #: Errors that the proxy returns itself: status and S3 code. A load balancer's error has no code.
-REFUSALS: Final = {
-    "500": (500, "InternalError"),
-    "503": (503, ""),
-    "slow down": (503, "SlowDown"),
-}
+REFUSALS: Final = {"500": (500, "InternalError"), "503": (503, ""), "slow down": (503, "SlowDown")}
 _REFUSED: Final = '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{}</Code><Message>Not now.</Message></Error>'
 #: Hop-by-hop headers, which are not forwarded.
 _HOP_BY_HOP: Final = ("connection", "transfer-encoding", "content-length", "expect")

@@ -7,12 +7,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.archive.codec import decode_lines
-from chronoverse.archive.derived import (
-    DerivedBuilder,
-    derived_names,
-    read_shape_set,
-    read_timeline,
-)
+from chronoverse.archive.derived import DerivedBuilder, derived_names, read_shape_set, read_timeline
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
@@ -280,10 +275,7 @@ def test_a_damaged_set_is_treated_as_missing(store: Store, objects: FileObjectSt
     archive(store, objects)
     (set_name,) = set_names(objects)
     name = derived_names(JOB, combined_sha256(store.chunks.chunks(JOB)))[1]
-    for object_name, most, read in (
-        (set_name, MAX_SET_BYTES, stored),
-        (name, MAX_TIMELINE_BYTES, stored_timeline),
-    ):
+    for object_name, most, read in ((set_name, MAX_SET_BYTES, stored), (name, MAX_TIMELINE_BYTES, stored_timeline)):
         data = objects.get(object_name)
         for damaged in (b"", data[:-1], data[:-1] + bytes([data[-1] ^ 1]), b"x" * most, data + b"x"):
             objects.put(object_name, damaged)

@@ -642,14 +642,7 @@ def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStor
     """With their secrets, but without their delivery state. Deleted and replaced watches are not restored."""
     store = bench.new_store(clock=ticking())
     watches = [
-        Watch(
-            workflow_id="wf_1",
-            id=name,
-            on="end",
-            url="https://a.example/",
-            secret=f"whsec_{name}",
-            label={"a": "b"},
-        )
+        Watch(workflow_id="wf_1", id=name, on="end", url="https://a.example/", secret=f"whsec_{name}", label={"a": "b"})
         for name in ("one", "two", "three")
     ]
     for watch in watches:

@@ -290,10 +290,7 @@ def test_waiting_jobs_are_counted_while_the_archive_is_away(bench: Bench, tmp_pa
 @WRITERS
 @pytest.mark.parametrize("archived", [True, False], ids=["archived", "stored"])
 def test_a_store_restored_from_an_old_copy_gets_later_merges(
-    bench: Bench,
-    objects: FileObjectStore,
-    writer: Callable[[Bench], Callable[[list[Line]], object]],
-    archived: bool,
+    bench: Bench, objects: FileObjectStore, writer: Callable[[Bench], Callable[[list[Line]], object]], archived: bool
 ) -> None:
     """Its record, if any, names a deleted object: the import recognizes the job by the time of line 1."""
     archiving = Archiving(bench.store, objects)

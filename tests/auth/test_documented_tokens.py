@@ -49,13 +49,7 @@ def verifier_for(environ: dict[str, str], data_dir: Path, key: Any, kid: str | N
 
 def test_the_page_has_an_example_for_each_kind_of_key_and_two_issuers() -> None:
     """The other tests depend on these."""
-    assert list(EXAMPLES) == [
-        "A secret: HS256",
-        "A public key: PEM",
-        "Published keys: JWKS",
-        "Keycloak",
-        "Auth0",
-    ]
+    assert list(EXAMPLES) == ["A secret: HS256", "A public key: PEM", "Published keys: JWKS", "Keycloak", "Auth0"]
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
@@ -63,11 +57,7 @@ def test_each_token_on_the_page_is_accepted(tmp_path: Path, title: str) -> None:
     """Signed with exactly the JSON on the page."""
     environ = environ_of(EXAMPLES[title])
     header, claims = (json.loads(EXAMPLES[title][name]) for name in ("header", "claims"))
-    keys: dict[str, Any] = {
-        "HS256": environ.get("CHRONOVERSE_JWT_SECRET", "").encode(),
-        "EdDSA": ED25519,
-        "RS256": RSA,
-    }
+    keys: dict[str, Any] = {"HS256": environ.get("CHRONOVERSE_JWT_SECRET", "").encode(), "EdDSA": ED25519, "RS256": RSA}
     key = keys[header["alg"]]
     token = jwt.PyJWS().encode(EXAMPLES[title]["claims"].encode(), key, header["alg"], header)
 

@@ -129,11 +129,7 @@ TEAM: Final = 'claim = "project_path", workflows = ["{namespace_path}.*"], scope
 #: Tokens like those of real issuers: the claims, the rules, and the resulting rights.
 KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]]]]] = {
     "GitLab": (GITLAB, (TEAM,), {WRITE: {"team-a.*"}}),
-    "a subgroup of GitLab": (
-        {**GITLAB, "namespace_path": "team-a/backend"},
-        (TEAM,),
-        {WRITE: {"team-a.backend.*"}},
-    ),
+    "a subgroup of GitLab": ({**GITLAB, "namespace_path": "team-a/backend"}, (TEAM,), {WRITE: {"team-a.backend.*"}}),
     "a project of GitLab": (
         GITLAB,
         ('claim = "ref_protected", equals = "true", workflows = ["{project_path}"], scope = "logs:read logs:write"',),
@@ -175,11 +171,7 @@ KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]
         ('claim = "kubernetes.io.serviceaccount.name", equals = "runner", workflows = ["y"], scope = "logs:write"',),
         {WRITE: {"y"}},
     ),
-    "without rules": (
-        {"aud": AUDIENCE, "scope": "logs:read", "workflows": ["mine"]},
-        (),
-        {READ: {"mine"}},
-    ),
+    "without rules": ({"aud": AUDIENCE, "scope": "logs:read", "workflows": ["mine"]}, (), {READ: {"mine"}}),
 }
 
 

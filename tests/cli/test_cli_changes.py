@@ -246,13 +246,7 @@ def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp
     ("reply", "exits", "left"), [(b"n\n", 1, ["a"]), (b"\n", 1, ["a"]), (b"y\n", 0, ["[redacted]"])]
 )
 def test_a_terminal_is_prompted_first(
-    cli: Cli,
-    settings: dict[str, str],
-    new_job: NewJob,
-    tmp_path: Path,
-    reply: bytes,
-    exits: int,
-    left: list[str],
+    cli: Cli, settings: dict[str, str], new_job: NewJob, tmp_path: Path, reply: bytes, exits: int, left: list[str]
 ) -> None:
     """The prompt says what will be done. Without an answer, nothing is."""
     job = f"asked_{exits}_{len(reply)}"

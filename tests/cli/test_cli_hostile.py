@@ -105,19 +105,14 @@ CALLS: Final = {
     ),
     "search": (
         ("search", "wf_1", "text"),
-        json_answers(
-            {"jobs": [{"id": EVIL, "logs": [_LINE], "more": True, "error": EVIL}], "cursor": None},
-        ),
+        json_answers({"jobs": [{"id": EVIL, "logs": [_LINE], "more": True, "error": EVIL}], "cursor": None}),
     ),
     "download": (("download", "wf_1", "job_1"), json_answers(_REFUSAL, status="409 Conflict")),
     "seen": (
         ("seen", "wf_1", "job_1", "1"),
         json_answers(_PLACE | {"looked_at": _SEEN, "seen": _SEEN, "first": _PLACE, "jobs": [_PLACE], "cursor": None}),
     ),
-    "redact": (
-        ("redact", "wf_1", "job_1", "--lines", "1", "--yes"),
-        json_answers(_REFUSAL, status="409 Conflict"),
-    ),
+    "redact": (("redact", "wf_1", "job_1", "--lines", "1", "--yes"), json_answers(_REFUSAL, status="409 Conflict")),
     "delete": (("delete", "wf_1", "job_1", "--yes"), json_answers(_REFUSAL, status="409 Conflict")),
     "run": (
         ("run", "--workflow", "wf_1", "--server", "URL", "--", "true"),

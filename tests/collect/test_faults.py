@@ -9,16 +9,7 @@ from typing import Final
 import pytest
 
 from tests.collect.apiserver import ApiServer
-from tests.collect.node import (
-    SOON,
-    Agent,
-    Jobs,
-    cri_line,
-    ended,
-    node_with_pod,
-    rotate,
-    texts,
-)
+from tests.collect.node import SOON, Agent, Jobs, cri_line, ended, node_with_pod, rotate, texts
 from tests.support.faultproxy import FaultProxy
 from tests.support.secret_keys import GITHUB
 from tests.support.servers import RedisServer

@@ -190,10 +190,7 @@ def test_a_helper_is_a_node_without_viewers(helper: dict[str, Any], pod: dict[st
     url, *others = container["env"]
     assert [shown[each["name"]] for each in others] == others
     assert {each["name"] for each in others} == {"CHRONOVERSE_ARCHIVE_URL", *names}
-    assert url == {
-        "name": "CHRONOVERSE_REDIS_URL",
-        "valueFrom": {"secretKeyRef": {"name": secret, "key": "redis-url"}},
-    }
+    assert url == {"name": "CHRONOVERSE_REDIS_URL", "valueFrom": {"secretKeyRef": {"name": secret, "key": "redis-url"}}}
     assert container["args"][2:] == ["--metrics", f"0.0.0.0:{container['ports'][0]['containerPort']}"]
     assert container["args"][:2] == ["chronoverse", command]
     assert command in visible_commands()

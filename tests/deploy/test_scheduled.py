@@ -99,13 +99,7 @@ def test_systemd_understands_every_line_of_an_instance(tmp_path: Path, program: 
     ],
 )
 def test_each_start_of_a_unit_is_a_job(
-    service: Service,
-    program: Path,
-    variables: dict[str, str],
-    command: str,
-    status: str,
-    code: int,
-    lines: list[str],
+    service: Service, program: Path, variables: dict[str, str], command: str, status: str, code: int, lines: list[str]
 ) -> None:
     """It fails and succeeds with the command, which is a whole shell command."""
     text = TEMPLATE.read_text().replace("/opt/chronoverse/bin/chronoverse", str(program))
@@ -145,13 +139,7 @@ def test_a_stopped_unit_cancels_its_job(service: Service, program: Path, variabl
     ],
 )
 def test_a_crontab_publishes_its_commands_output(
-    service: Service,
-    program: Path,
-    variables: dict[str, str],
-    command: str,
-    job: str,
-    code: int,
-    lines: list[str],
+    service: Service, program: Path, variables: dict[str, str], command: str, job: str, code: int, lines: list[str]
 ) -> None:
     """cron calls its shell with ``-c`` and the command, and few variables. The second run has its own id."""
     workflow = f"cron-{uuid.uuid4().hex}"

@@ -186,11 +186,7 @@ def test_exit_codes(text: str, code: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [
-        (0, NO_TIMESTAMP),
-        (1772532005.125, "2026-03-03T10:00:05.125Z"),
-        (1772532005, "2026-03-03T10:00:05.000Z"),
-    ],
+    [(0, NO_TIMESTAMP), (1772532005.125, "2026-03-03T10:00:05.125Z"), (1772532005, "2026-03-03T10:00:05.000Z")],
 )
 def test_timestamps_have_milliseconds_and_a_z(seconds: float, text: str) -> None:
     """Always three digits, even zeros."""
@@ -346,11 +342,7 @@ small, any_number = st.integers(0, 12), st.integers(0, 2**64 - 1)
 entry_ids = st.tuples(small | any_number, st.integers(0, 2))
 
 
-@given(
-    contents=st.lists(st.tuples(entry_ids, fields), max_size=12),
-    after=st.integers(0, 8),
-    first=st.integers(0, 14),
-)
+@given(contents=st.lists(st.tuples(entry_ids, fields), max_size=12), after=st.integers(0, 8), first=st.integers(0, 14))
 def test_numbers_are_contiguous_whatever_the_entries_are(
     contents: list[tuple[tuple[int, int], list[bytes]]], after: int, first: int
 ) -> None:

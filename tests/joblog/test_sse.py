@@ -47,9 +47,7 @@ def cut(stream: bytes, positions: Iterable[int]) -> list[bytes]:
             id="event types",
         ),
         pytest.param(
-            b"data: YHOO\ndata: +2\ndata: 10\n\n",
-            [Event("message", "YHOO\n+2\n10", "")],
-            id="three lines of data",
+            b"data: YHOO\ndata: +2\ndata: 10\n\n", [Event("message", "YHOO\n+2\n10", "")], id="three lines of data"
         ),
         pytest.param(
             b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n",

@@ -67,10 +67,7 @@ def test_lines_of_one_shape_come_once() -> None:
     """The first line represents all lines of its shape, with their number."""
     errors = [line(3, "error 1"), line(4, "fatal"), line(7, "error 2")]
     summary = summarize(errors, [line(7, "error 2")])
-    assert summary["errors"] == {
-        "count": 3,
-        "first": [{**errors[0].to_json(), "repeated": 2}, errors[1].to_json()],
-    }
+    assert summary["errors"] == {"count": 3, "first": [{**errors[0].to_json(), "repeated": 2}, errors[1].to_json()]}
     assert (summary["last"], summary["truncated"]) == ([errors[2].to_json()], False)
     assert (summary["compared_with"], summary["new"]) == (None, {"count": 0, "first": []})
 

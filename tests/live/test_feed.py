@@ -287,11 +287,7 @@ def test_entries_become_frames() -> None:
     end = End(5, Status.COMPLETED, 0, 1, 0, NOW)
     events, closing = encode([lines[0], gap, lines[1], OutOfSequence("4-1"), end], 0)
 
-    assert events[:3] == [
-        frame_of(lines[0]),
-        EventFrame(3, None, gap.to_frame(), gap.first),
-        frame_of(lines[1]),
-    ]
+    assert events[:3] == [frame_of(lines[0]), EventFrame(3, None, gap.to_frame(), gap.first), frame_of(lines[1])]
     [event] = Decoder().feed(events[3].frame)
     assert (events[3].number, event.event, event.id, "4-1" in event.data) == (4, "error", "", True)
     assert closing is end

@@ -46,10 +46,7 @@ def start(url: str, directory: Path, log: Path) -> "subprocess.Popen[bytes]":
 @pytest.mark.long
 def test_each_end_is_delivered_despite_kills(tmp_path: Path) -> None:
     chance = random.Random(48)
-    with (
-        RedisServer(tmp_path / "store", None, "--appendonly", "yes") as server,
-        Receiver() as receiver,
-    ):
+    with RedisServer(tmp_path / "store", None, "--appendonly", "yes") as server, Receiver() as receiver:
         store = Store(server.url)
         watches: list[Watch] = []
         for shard in SHARDS:

@@ -200,11 +200,7 @@ def test_a_frameworks_try_has_the_settings_of_the_process(monkeypatch: pytest.Mo
     room = SpoolRoom(tmp_path / "spool", file_bytes=2**24)
     shared = {"max_line_bytes": 1_000, "lease_seconds": 7, "room": room}
     first = {**shared, "deliver_seconds": 3}
-    assert opened == [
-        first | {"wait_for_lease": True},
-        first | {"retry": True},
-        shared | {"wait_for_lease": True},
-    ]
+    assert opened == [first | {"wait_for_lease": True}, first | {"retry": True}, shared | {"wait_for_lease": True}]
 
 
 def test_lines_can_wait_for_another_runners_lease(

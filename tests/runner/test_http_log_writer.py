@@ -340,10 +340,7 @@ def test_only_the_end_of_a_job_confirms_all_lines_of_it() -> None:
     """After that of an attempt, the next one writes more."""
     ended, safe = answer("204 No Content"), answer("200 OK", b'{"next":3,"safe":true}')
     attempt = Attempt(SCRIPTED, token(), 1, 1)
-    with (
-        ScriptedService(ended, safe, ended) as service,
-        closing(HttpLogWriter(service.url, durable=True)) as writer,
-    ):
+    with ScriptedService(ended, safe, ended) as service, closing(HttpLogWriter(service.url, durable=True)) as writer:
         writer.finish(attempt, Status.PENDING, 0, 0, 9)
         assert writer.confirm(attempt, may_sync=True) == 3
         writer.finish(attempt, Status.COMPLETED, 0, 0, 9)

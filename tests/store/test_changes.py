@@ -100,10 +100,7 @@ def test_log_records_begin_and_end_a_job(bench: Bench, store: Store) -> None:
     store.records.append(JOB, RecordBatch([run], "1"))
     store.records.append(JOB, RecordBatch([run], "2"))
     store.records.append(JOB, RecordBatch([run], "3", end=(Status.COMPLETED, 0)))
-    assert [(each.job.status, each.job.last) for each in changes(bench)] == [
-        (Status.RUNNING, 2),
-        (Status.COMPLETED, 6),
-    ]
+    assert [(each.job.status, each.job.last) for each in changes(bench)] == [(Status.RUNNING, 2), (Status.COMPLETED, 6)]
 
 
 def test_a_change_by_an_older_version_is_recorded_at_the_next_read(bench: Bench, store: Store) -> None:

@@ -133,10 +133,7 @@ def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store,
     store.append(attempt, make_lines(1, 2))
     store.finish(attempt, Status.FAILED, 137, 4, 3)
 
-    assert bench.keys() == {
-        *map(bench.key, ("jobs", "changes", "log", "job")),
-        f"{bench.prefix}:workflows",
-    }
+    assert bench.keys() == {*map(bench.key, ("jobs", "changes", "log", "job")), f"{bench.prefix}:workflows"}
     assert bench.log()[2:] == [
         (
             "3-0",

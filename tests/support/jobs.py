@@ -52,12 +52,7 @@ class RunningJob:
         self.code: int | None = None
         self.error: BaseException | None = None
         argv = [sys.executable, "-c", f"gate = {str(self._gate)!r}\n{_WAIT}\n{code}"]
-        options: dict[str, Any] = {
-            "out": self.out,
-            "err": self.err,
-            "signals": self.signals,
-            **limits,
-        }
+        options: dict[str, Any] = {"out": self.out, "err": self.err, "signals": self.signals, **limits}
         self._thread = threading.Thread(target=self._run, args=(argv, store, job), kwargs=options)
 
     def _run(self, *args: Any, **options: Any) -> None:

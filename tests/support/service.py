@@ -216,12 +216,7 @@ def is_alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def serving(
-    directory: Path,
-    redis_url: str | None = None,
-    *,
-    workers: int = 1,
-    worker_class: str | None = None,
-    **settings: Any,
+    directory: Path, redis_url: str | None = None, *, workers: int = 1, worker_class: str | None = None, **settings: Any
 ) -> Iterator[Service]:
     """Runs a service inside a ``with`` block."""
     with Service(directory, redis_url, workers=workers, worker_class=worker_class, **settings) as service:

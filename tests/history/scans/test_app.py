@@ -118,11 +118,7 @@ def test_a_page_comes_with_its_position(app: ScanApp, pair: tuple[socket, socket
 
 @pytest.mark.parametrize(
     ("form", "expected"),
-    [
-        ("number", 10),
-        ("whole", {"stream": "stdout"}),
-        ("page", {"stream": "stdout", "highlights": [[5, 7]]}),
-    ],
+    [("number", 10), ("whole", {"stream": "stdout"}), ("page", {"stream": "stdout", "highlights": [[5, 7]]})],
 )
 def test_a_line_comes_in_the_form_that_is_asked_for(app: ScanApp, form: str, expected: Any) -> None:
     """The scan requests the last line, descending."""

@@ -94,10 +94,7 @@ def found(pages_: Iterator[JobsPage]) -> list[tuple[str, list[int]]]:
     return jobs
 
 
-@pytest.mark.parametrize(
-    ("limit", "ticks"),
-    [(4, 0.15), (4, 0.0), (1, 0.0), (100, 0.6)],
-)
+@pytest.mark.parametrize(("limit", "ticks"), [(4, 0.15), (4, 0.0), (1, 0.0), (100, 0.6)])
 @pytest.mark.parametrize(
     ("fields", "pattern"),
     [

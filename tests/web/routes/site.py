@@ -22,13 +22,7 @@ from tests.web.routes.wire import Stream, blocks
 class Site:
     """A service with an archive in files, and new jobs for tests."""
 
-    def __init__(
-        self,
-        service: Service,
-        directory: Path,
-        store: Store,
-        workflow_id: str,
-    ) -> None:
+    def __init__(self, service: Service, directory: Path, store: Store, workflow_id: str) -> None:
         self.service = service
         self.directory = directory
         self.store = store

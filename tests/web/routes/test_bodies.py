@@ -82,10 +82,7 @@ def refusal(bodies: BodyReader, stream: Any, subject: str = "ada", **headers: st
     A complete body is rejected, too: it is not JSON.
     """
     incoming = request(stream, **headers)
-    with (
-        pytest.raises((HTTPException, AtCapacity, ShareExceeded)) as refused,
-        read_json(bodies, incoming, subject),
-    ):
+    with pytest.raises((HTTPException, AtCapacity, ShareExceeded)) as refused, read_json(bodies, incoming, subject):
         pass
     return refused.value
 

@@ -39,11 +39,7 @@ def job(redis_server: RedisServer) -> Foreign:
 
 @pytest.fixture(scope="module")
 def draining(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
-    with serving(
-        tmp_path_factory.mktemp("draining"),
-        redis_server.url,
-        drain_seconds=DRAIN_SECONDS,
-    ) as service:
+    with serving(tmp_path_factory.mktemp("draining"), redis_server.url, drain_seconds=DRAIN_SECONDS) as service:
         yield service
 
 

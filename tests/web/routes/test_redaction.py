@@ -30,10 +30,7 @@ def redact(site: Site, job: Foreign, **body: object) -> httpx.Response:
 
 @pytest.mark.parametrize(
     ("first", "last"),
-    [
-        (95, 205),
-        *(pytest.param(*each, marks=pytest.mark.long) for each in ((150, 150), (250, 260), (1, 300))),
-    ],
+    [(95, 205), *(pytest.param(*each, marks=pytest.mark.long) for each in ((150, 150), (250, 260), (1, 300)))],
     ids=str,
 )
 @pytest.mark.parametrize("trim", [True, pytest.param(False, marks=pytest.mark.long)], ids=["trimmed", "hot"])

@@ -179,12 +179,7 @@ def check_documented(document: dict[str, Any], response: httpx.Response) -> None
 @pytest.mark.parametrize("absent", [False, pytest.param(True, marks=pytest.mark.long)], ids=["exists", "absent"])
 @pytest.mark.parametrize("kind", MATRIX)
 def test_every_route_answers_every_token_as_documented(
-    service: Service,
-    endpoint: Endpoint,
-    anonymous: httpx.Client,
-    document: dict[str, Any],
-    kind: str,
-    absent: bool,
+    service: Service, endpoint: Endpoint, anonymous: httpx.Client, document: dict[str, Any], kind: str, absent: bool
 ) -> None:
     """As the document says. No refusal reveals what exists, no cache keeps an answer, and no log has the token."""
     make, expected = MATRIX[kind]

@@ -111,9 +111,7 @@ def test_a_socket_is_written_to_until_it_is_closed(full_sockets: tuple[FullSocke
     assert full_sockets[0].calls == []
 
 
-def test_a_queued_socket_closed_by_another_is_not_written_to(
-    full_sockets: tuple[FullSocket, FullSocket],
-) -> None:
+def test_a_queued_socket_closed_by_another_is_not_written_to(full_sockets: tuple[FullSocket, FullSocket]) -> None:
     """Both have room at the same time, and the first one written to closes the other."""
     for each, other in (full_sockets, full_sockets[::-1]):
 
