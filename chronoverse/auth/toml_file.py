@@ -40,7 +40,10 @@ class TomlFile(Generic[_Content]):
             raise SettingsError(f"{self._setting}: {self._path}: {error}") from error
 
     def refresh(self) -> bool:
-        """Reads the file if it has changed. Returns whether it is valid; if not, keeps the content before it."""
+        """Reads the file if it has changed. Returns whether its latest content is valid.
+
+        Logs errors, and keeps the previous content.
+        """
         seen: tuple[int, ...] = ()
         try:
             status = self._path.stat()

@@ -246,7 +246,10 @@ def usually(usual: dict[str, float] | None) -> str:
 
 
 def meant_service(settings: Settings, server: str | None = None) -> str | None:
-    """The URL of the service to use, or None for the store: by ``server``, CHRONOVERSE_REDIS_URL, CHRONOVERSE_URL."""
+    """The URL of the service that a command uses, or None if it uses the store of ``settings``.
+
+    Precedence: ``server`` (``--server``), CHRONOVERSE_REDIS_URL, CHRONOVERSE_URL, the embedded store.
+    """
     return server if server is not None or settings.redis_url is not None else settings.url
 
 

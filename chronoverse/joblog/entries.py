@@ -41,7 +41,11 @@ class Match(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Entries in order, up to number ``position``. ``is_last``: nothing follows. ``matches``: found lines instead."""
+    """Entries in the requested order.
+
+    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. ``matches``: instead
+    of entries, lines that are known to match a search.
+    """
 
     entries: list[Entry]
     position: int

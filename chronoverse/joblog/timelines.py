@@ -206,7 +206,10 @@ class TimelineBuilder:
         self._recent: deque[_Row | None] = deque((None,), maxlen=_RECENT)
 
     def add(self, hashes: Sequence[int], numbers: Sequence[int], timestamps: Sequence[str]) -> None:
-        """Adds lines, between which others can be missing. Raises ValueError if numbers do not ascend."""
+        """Adds lines: the hashes of their shapes, their numbers, and their timestamps.
+
+        Lines can be missing before and among them. Raises ValueError if numbers do not ascend.
+        """
         if not numbers:
             return
         if numbers[0] <= self._last:
@@ -288,7 +291,11 @@ class TimelineBuilder:
 
 
 class Pause(NamedTuple):
-    """The pause before a line, in ms; the usual one, 0 for a new line; and the excess. None without good runs."""
+    """The pause before line ``number``, in ms; the usual pause there; and the excess over the slowest good run.
+
+    ``usual`` and ``excess`` are None without good runs. ``usual`` is 0 for a line that no good run has. An excess
+    within the noise is 0.
+    """
 
     number: int
     ms: int

@@ -412,7 +412,10 @@ def _lacks(feed: Feed, entries: Sequence[RawEntry], after: int) -> bool:
 
 
 def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tuple[Sequence[RawEntry], int]:
-    """Skips archived lines: viewers read them from the archive. Returns the other entries, and the number before."""
+    """Skips lines that were archived before the tail read them. Viewers read them from the archive.
+
+    ``entries`` follow line ``before``, with a gap. Returns the remaining entries, and the line number before them.
+    """
     if feed.job is None or not in_archive(feed.job, before + 1) or feed.cursor != before:
         return entries, before
     feed.skip(min(feed.job.archived, entry_number(entries[-1][0])))

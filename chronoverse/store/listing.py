@@ -105,7 +105,10 @@ def newest_first(
     count: int,
     wanted: Container[str] | None = None,
 ) -> list[ListingPosition]:
-    """Up to ``count`` (score, id) of the sorted set ``key`` below ``before``, highest first. Removes invalid ids."""
+    """Up to ``count`` (score, id) of the sorted set ``key`` below ``before``, highest first. Removes invalid ids.
+
+    With ``wanted``, skips all other members, at 1 µs each.
+    """
     highest = "+inf" if before is None else repr(before[0])
 
     def members(skip: int, count: int) -> list[tuple[float, bytes]]:

@@ -327,7 +327,11 @@ class Tools:
         stream: str | None = None,
         cursor: str | None = None,
     ) -> bytes:
-        """Returns as many lines as fit. A tail's cursor is the number to continue before, and the count to come."""
+        """Returns as many lines as fit.
+
+        The cursor is the number after which to continue. A tail's cursor has two numbers: the one before which to
+        continue, and the count of lines still to come.
+        """
         parsed = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
         if parsed is None:
             raise BadRequest("cursor: not a cursor of read_lines")

@@ -282,7 +282,10 @@ class Spool:
                     self._file.write(self._saved(), delete=(0, index))
 
     def preserve(self) -> Path | None:
-        """Writes the lines that fit, and the job's end, to the file, and closes it. Returns its path, or None."""
+        """Writes all lines, and the job's end, to the file, and closes it. Drops lines that do not fit.
+
+        Returns its path. None if there are no lines and no end, or if no file can be written.
+        """
         with self._changed:
             self._retry_at = 0.0
             while not self._spill() and self._file is not None and self._drop(self._memory):
