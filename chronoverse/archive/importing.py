@@ -265,7 +265,7 @@ def _records(job: JobRef, manifest: Manifest | None) -> list[Chunk]:
     except (ValueError, TypeError, LookupError) as error:
         raise ArchiveDamaged(f"the manifest of {job} cannot be read") from error
     if not is_own or not chunks:
-        raise ArchiveDamaged(f"the manifest of {job} is not that of an ended job of this name")
+        raise ArchiveDamaged(f"the manifest of {job} does not describe an ended job with this id")
     return chunks
 
 

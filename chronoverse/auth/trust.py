@@ -42,7 +42,7 @@ class Terms(NamedTuple):
             return content
         metadata = orjson.loads(content)
         if not isinstance(metadata, dict) or metadata.get("issuer") != self.issuer:
-            raise ValueError("the issuer's metadata name another issuer")
+            raise ValueError("the issuer's metadata names another issuer")
         keys_url = parse.jwks_url(str(metadata.get("jwks_uri")))
         if url.startswith("https:") and not keys_url.startswith("https:"):
             raise ValueError("the issuer's keys are not at an https:// URL")

@@ -48,7 +48,7 @@ def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
     LoginFile(settings.data_dir, settings.service_url).write(signed_in)
     common.print_message(f"signed in to {settings.service_url}")
     if settings.token or settings.token_file:
-        common.print_message("but CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE is set, and takes precedence")
+        common.print_message("CHRONOVERSE_TOKEN or CHRONOVERSE_TOKEN_FILE is set: it takes precedence over the sign-in")
     return 0
 
 

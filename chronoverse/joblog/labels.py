@@ -36,7 +36,7 @@ def _check(key: str, value: str) -> tuple[str, str]:
             f"invalid label {key[:100]!r}: a key is 1 to 63 of a-z 0-9 . _ / - and starts with a letter from a to z"
         )
     if not _VALUE.fullmatch(value):
-        raise ValueError(f"the value of the label {key} is 1 to 256 characters without control characters")
+        raise ValueError(f"invalid value of the label {key}: expected 1 to 256 characters without control characters")
     return key, value
 
 

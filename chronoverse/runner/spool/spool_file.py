@@ -244,7 +244,7 @@ class SpoolFile:
             raise SpoolError(f"{self.path} is damaged: invalid state")
         for name, pattern in _STATE.items():
             if name in state and not re.fullmatch(pattern, orjson.dumps(state[name]).decode(), re.ASCII):
-                raise SpoolError(f"{self.path} is damaged: its {name} cannot be right")
+                raise SpoolError(f"{self.path} is damaged: invalid {name}")
         return {name: state[name] for name in _STATE if name in state}
 
 

@@ -311,7 +311,7 @@ AttemptSchema: Final = answer(
 ComparedSchema: Final = answer(
     "Compared",
     {
-        "next": integer("One past the last identical line compared: continue there. `first` without any."),
+        "next": integer("One past the last identical line: continue there. `first` if no line is identical."),
         "differs": boolean("True if line `next` of the log is different."),
     },
 )

@@ -533,7 +533,7 @@ VerdictSchema: Final = answer(
     {
         "kind": one_of(
             ("new", "since", "recurring"),
-            "No earlier job has the line; all failures since `id` have it; or some failures, with good runs between.",
+            "`new`: no earlier job has the line. `since`: all failures since `id`. Else: some, with good runs between.",
         ),
         "id": text("With `since`: the first failure that has it.", allow_none=True),
     },
@@ -552,7 +552,7 @@ PauseSchema: Final = answer(
 RunningSchema: Final = answer(
     "Running",
     {
-        "silent_seconds": seconds("Time since the last line. Null if that has no time.", allow_none=True),
+        "silent_seconds": seconds("Time since the last line. Null if that line has no time.", allow_none=True),
         "usual": nullable(SpreadSchema, "The same in the good runs after that line. Null if unknown."),
         "seconds_left": nullable(SpreadSchema, "Estimate. Null if fewer than three good runs have the last lines."),
     },

@@ -208,7 +208,7 @@ class _ProtobufDecoder:
 
 
 def _too_many_records() -> RequestEntityTooLarge:
-    return RequestEntityTooLarge(f"a request may have {_MAX_RECORDS} log records, resources and scopes")
+    return RequestEntityTooLarge(f"a request can have at most {_MAX_RECORDS} log records, resources and scopes")
 
 
 def _read_varint(body: bytearray, at: int) -> tuple[int, int]:

@@ -309,7 +309,7 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
         if value is OTHER:
             raise BadValue(f"{name} must be a text or an integer, to name the {what}")
         if len(str(value)) > 128:
-            raise BadValue(f"{name} has more than the 128 characters that the id of a {what} may have")
+            raise BadValue(f"{name} is too long for the id of a {what}: at most 128 characters")
         # Ids begin with a letter or digit.
         found = _NOT_IN_IDS.sub("-", str(value)).lstrip("._-")
         if found:
