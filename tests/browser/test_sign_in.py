@@ -293,7 +293,7 @@ def test_a_malicious_or_unavailable_issuer_signs_nobody_in(
     page.click("#notice button")
     page.wait_for_selector("input[name=user]")
     page.click("button")
-    fails(" refuses: the user said no.")
+    fails(" refused: the user said no.")
     page.click("#notice button")
     page.fill("input[name=user]", "ann")
     for claims, expected in (({"nonce": "another"}, "nonce"), ({"iss": other}, "iss"), ({"aud": "another"}, "aud")):
@@ -303,7 +303,7 @@ def test_a_malicious_or_unavailable_issuer_signs_nobody_in(
         page.unroute(f"{provider.url}/token")
     page.goto(f"{signed_in_service.url}/ui/sign-in#code=stolen&state=another")
     page.reload()
-    fails(": it belongs to no sign-in that this tab has begun.")
+    fails(": this tab has not started this sign-in.")
     assert page.evaluate("location.href") == f"{signed_in_service.url}/ui/sign-in"
     page.click("button")
     page.wait_for_selector("text=Signed in")

@@ -19,7 +19,7 @@ test("a gap has its numbers and its reason", () => {
   equal(text(1, 899, "trimmed"), "Lines 1 to 899 are no longer kept");
   equal(text(902, 902, "missing"), "Line 902 is missing from the log");
   deepEqual(["lost", "quota", "malformed"].map((reason) => text(1200, 1200, reason)), [
-    "Line 1,200 is lost", "Line 1,200 is beyond the quota", "Line 1,200 is in no readable form",
+    "Line 1,200 is lost", "Line 1,200 is beyond the quota", "Line 1,200 is unreadable",
   ]);
 });
 

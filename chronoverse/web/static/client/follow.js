@@ -150,7 +150,7 @@ function frameReader(backoff, cursor, isOfWorkflow = false) {
     try {
       readBlocks(text);
     } catch (error) {
-      throw new Unreachable("the service sent a frame that cannot be read", { cause: error });
+      throw new Unreachable("the service sent an unreadable frame", { cause: error });
     }
     return frames;
   }

@@ -76,7 +76,7 @@ export function limited(outer, ms) {
       return await step();
     } catch (error) {
       outer?.throwIfAborted();
-      const text = isLate ? `nothing came for ${ms / 1000} s` : "the service does not answer, or the connection broke";
+      const text = isLate ? `no data for ${ms / 1000} s` : "the service does not answer, or the connection broke";
       throw new Unreachable(text, { cause: error });
     } finally {
       clearTimeout(timer);
@@ -135,13 +135,13 @@ export async function get(url, { token, signal, limitMs = REQUEST_MS, headers = 
 
 /** @type {(options: JobOptions, route: string, parameters: Query) => string} */
 export function jobUrl({ service, workflow, job }, route, parameters) {
-  if (!IDENTIFIER.test(job)) throw new TypeError(`${job} is not an id of a job`);
+  if (!IDENTIFIER.test(job)) throw new TypeError(`invalid job id: ${job}`);
   return workflowUrl({ service, workflow }, `jobs/${job}/${route}`, parameters);
 }
 
 /** @type {(options: { service?: string, workflow: string }, route: string, parameters: Query) => string} */
 export function workflowUrl({ service = "", workflow }, route, parameters) {
-  if (!IDENTIFIER.test(workflow)) throw new TypeError(`${workflow} is not an id of a workflow`);
+  if (!IDENTIFIER.test(workflow)) throw new TypeError(`invalid workflow id: ${workflow}`);
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {
     if (value !== undefined) for (const each of [value].flat()) query.append(name, String(each));

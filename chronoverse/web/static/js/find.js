@@ -82,7 +82,7 @@ export class Find extends Matches {
     output.textContent = output.title = "";
     if (!scan) return undefined;
     if (scan.error?.status === 400) {
-      Object.assign(output, { textContent: "not an expression", title: scan.error.message });
+      Object.assign(output, { textContent: "invalid expression", title: scan.error.message });
       return this.say(scan.error.message);
     }
     const { found, far } = this.progress;

@@ -18,7 +18,7 @@ export class SignedOut extends Error {
 
 /** Throws SignedOut for tokens bound to a key, such as DPoP tokens. */
 export function requireBearer({ token_type = "Bearer" }) {
-  if (token_type.toLowerCase() !== "bearer") throw new SignedOut(`the issuer's token has the type ${token_type}, and only Bearer can be used`);
+  if (token_type.toLowerCase() !== "bearer") throw new SignedOut(`the issuer issued a token of type ${token_type}: only Bearer can be used`);
 }
 
 /** The data for renewing a token. It has only times of this machine's clock, which therefore need not be right. */

@@ -11,7 +11,7 @@ const GAP_REASONS = {
   missing: "missing from the log",
   lost: "lost",
   quota: "beyond the quota",
-  malformed: "in no readable form",
+  malformed: "unreadable",
 };
 
 /** Makes rows. The page sets the fields, and calls `renew` after a change that affects all rows. */

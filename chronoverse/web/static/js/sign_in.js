@@ -50,7 +50,7 @@ async function finish(parameters) {
   const begun = JSON.parse(sessionStorage.getItem(BEGUN));
   sessionStorage.removeItem(BEGUN);
   history.replaceState(null, "", location.pathname);
-  if (!begun) throw new Error("it belongs to no sign-in that this tab has begun");
+  if (!begun) throw new Error("this tab has not started this sign-in");
   const server = await discover();
   const accepted = oauth.validateAuthResponse(server, client, parameters, begun.state);
   const at = Date.now();
@@ -69,7 +69,7 @@ async function finish(parameters) {
 
 function sentence(error) {
   if (error instanceof oauth.AuthorizationResponseError || error instanceof oauth.ResponseBodyError) {
-    return `The issuer ${issuer} refuses: ${error.error_description ?? error.error}.`;
+    return `The issuer ${issuer} refused: ${error.error_description ?? error.error}.`;
   }
   // Errors of failed requests have no code.
   if (error.name === "TimeoutError" || (error instanceof TypeError && !error.code)) {
