@@ -33,7 +33,7 @@ from google.protobuf import json_format
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 from bench.machine import raise_limits
-from chronoverse.auth.tokens import mint
+from chronoverse.auth.minting import mint
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from chronoverse.web.otlp.decoding import JSON, PROTOBUF

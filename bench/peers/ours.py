@@ -14,7 +14,8 @@ from bench.machine import children
 from bench.peers.store import StorePeer, job_ref, start_store, store_version
 from bench.processes import ROOT, START_SECONDS, free_port, listens, running, wait_until
 from bench.reference import Grammar
-from chronoverse.auth.tokens import READ, mint
+from chronoverse.auth.minting import mint
+from chronoverse.auth.rights import READ
 
 LOG: Final = rb"event: log\ndata: {data}\nid: (?P=number)\n\n"
 NOISE: Final = rb"event: (?:connected|job|end)\ndata: [^\n]*\n(?:retry: [0-9]+\n)?(?:id: [0-9]+\n)?\n"

@@ -21,10 +21,6 @@ from jwt.utils import base64url_decode
 
 from chronoverse.auth.jwks import KeySetStore, PublishedKeys, fetch_key_set
 from chronoverse.auth.local_secret import local_secret
-from chronoverse.auth.minting import mint as mint
-from chronoverse.auth.rights import ADMIN as ADMIN
-from chronoverse.auth.rights import READ as READ
-from chronoverse.auth.rights import WRITE as WRITE
 from chronoverse.auth.rights import Rule, Workflows, rights_by
 from chronoverse.auth.toml_file import TomlFile
 from chronoverse.auth.trust import Terms, group_rules, parse_trust

@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.auth.local_secret import local_secret
-from chronoverse.auth.rights import Workflows
-from chronoverse.auth.tokens import MAX_HEADER_BYTES, READ, WRITE, Principal, Verifier, mint
+from chronoverse.auth.minting import mint
+from chronoverse.auth.rights import READ, WRITE, Workflows
+from chronoverse.auth.tokens import MAX_HEADER_BYTES, Principal, Verifier
 from chronoverse.errors import Forbidden, JobNotFound, SettingsError, Unauthorized
 from chronoverse.settings import Settings
 from tests.support.examples import CHARACTERS

@@ -8,8 +8,8 @@ from typing import Any, Final
 import jwt
 import pytest
 
-from chronoverse.auth.rights import Workflows, rights_by
-from chronoverse.auth.tokens import ADMIN, READ, WRITE, Principal, Verifier
+from chronoverse.auth.rights import ADMIN, READ, WRITE, Workflows, rights_by
+from chronoverse.auth.tokens import Principal, Verifier
 from chronoverse.auth.toml_file import MAX_FILE_BYTES, TomlFile
 from chronoverse.cli.serve import service_settings
 from chronoverse.errors import Forbidden, JobNotFound, RightsUnavailable, SettingsError, Unauthorized

@@ -17,7 +17,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chronoverse.auth import jwks
-from chronoverse.auth.tokens import ADMIN, READ, WRITE, Principal, Verifier
+from chronoverse.auth.rights import ADMIN, READ, WRITE
+from chronoverse.auth.tokens import Principal, Verifier
 from chronoverse.auth.trust import parse_trust
 from chronoverse.cli.serve import service_settings
 from chronoverse.errors import (

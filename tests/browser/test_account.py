@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chronoverse.auth.tokens import WRITE
+from chronoverse.auth.rights import WRITE
 from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job

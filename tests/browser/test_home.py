@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Browser
 
-from chronoverse.auth.tokens import WRITE
+from chronoverse.auth.rights import WRITE
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 from tests.support.service import Service

@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 import pytest
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.rights import ADMIN, READ, WRITE
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ

@@ -17,7 +17,7 @@ import pytest
 import redis
 from playwright.sync_api import Browser, Error
 
-from chronoverse.auth.tokens import ADMIN
+from chronoverse.auth.rights import ADMIN
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.clients.conftest import options

@@ -18,7 +18,7 @@ from jwt.algorithms import ECAlgorithm
 
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.auth.jwks import PublishedKeys
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.rights import ADMIN, READ, WRITE
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary

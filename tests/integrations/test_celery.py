@@ -16,7 +16,7 @@ import psutil
 import pytest
 from celery import Celery, signals
 
-from chronoverse.auth.tokens import mint
+from chronoverse.auth.minting import mint
 from chronoverse.integrations.celery import AWAY_SECONDS, DELIVER_SECONDS, OPEN_SECONDS, install
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.settings import Settings

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 import pytest
 
-from chronoverse.auth.tokens import READ
+from chronoverse.auth.rights import READ
 from chronoverse.client.service_connection import RequestFailed
 from chronoverse.errors import (
     BadRequest,

@@ -23,7 +23,8 @@ from chronoverse.archive import schemes
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import RetentionPolicy
 from chronoverse.auth.jwks import keep_fresh
-from chronoverse.auth.tokens import READ, WRITE, mint
+from chronoverse.auth.minting import mint
+from chronoverse.auth.rights import READ, WRITE
 from chronoverse.errors import ChronoverseError
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp

@@ -16,7 +16,8 @@ from typing import Any, Final, Self
 import httpx
 
 from chronoverse.auth.local_secret import local_secret
-from chronoverse.auth.tokens import READ, WRITE, mint
+from chronoverse.auth.minting import mint
+from chronoverse.auth.rights import READ, WRITE
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]

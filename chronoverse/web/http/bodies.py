@@ -142,8 +142,9 @@ def _inflate_slices(sent: bytearray) -> Iterator[bytes]:
         raise BadRequest("incomplete gzip")
 
 
-def load_json(body: bytes | bytearray, pause: Callable[[], object], limit: int = MAX_STRUCTURAL_CHARACTERS) -> Any:
-    """The JSON document in ``body``. Raises 400 for invalid JSON, and for more than ``limit`` structural characters."""
+def load_json(body: bytes | bytearray, pause: Callable[[], object]) -> Any:
+    """The JSON document in ``body``. Raises 400 for invalid JSON, or beyond :data:`MAX_STRUCTURAL_CHARACTERS`."""
+    limit = MAX_STRUCTURAL_CHARACTERS
     if has_more_values(body, pause, limit):
         raise BadRequest(f"the body has more than {limit} brackets, commas and quotation marks around values")
     try:

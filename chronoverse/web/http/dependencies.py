@@ -10,7 +10,8 @@ from flask import Response, g, request
 
 from chronoverse.archive.object_store import ObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.auth.tokens import READ, WRITE, Principal, Verifier
+from chronoverse.auth.rights import READ, WRITE
+from chronoverse.auth.tokens import Principal, Verifier
 from chronoverse.embedded.server import ServerLease
 from chronoverse.errors import JobNotFound
 from chronoverse.history.scans.client import ScanClient

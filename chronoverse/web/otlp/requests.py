@@ -9,7 +9,7 @@ from flask import Response, request
 from werkzeug.exceptions import BadRequest
 
 from chronoverse import metrics
-from chronoverse.auth.tokens import WRITE
+from chronoverse.auth.rights import WRITE
 from chronoverse.errors import AppendRefused, ChronoverseError, Forbidden, JobNotFound, NotALog, RecordsMissing, TooFast
 from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.connection import has_left

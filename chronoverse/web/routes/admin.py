@@ -13,7 +13,7 @@ from chronoverse.archive import retention
 from chronoverse.archive.caches import RECORD_SECONDS
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.workflow_settings import change_settings
-from chronoverse.auth.tokens import ADMIN
+from chronoverse.auth.rights import ADMIN
 from chronoverse.errors import ArchiveNotConfigured, JobNotFound
 from chronoverse.history.pages import matches
 from chronoverse.joblog.matcher import Matcher

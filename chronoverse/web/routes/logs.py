@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 from flask import Response
 
-from chronoverse.auth.tokens import READ
+from chronoverse.auth.rights import READ
 from chronoverse.history.scans.scan import HistoryScan, ProfileScan, SummaryScan, WorkflowPosition, WorkflowScan
 from chronoverse.joblog.model import JobRef, iso_or_none
 from chronoverse.web.http import schemas

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from flask import Response
 
-from chronoverse.auth.tokens import WRITE
+from chronoverse.auth.rights import WRITE
 from chronoverse.web.http.dependencies import Dependencies
 from chronoverse.web.http.problems import NOT_FOUND, problem
 from chronoverse.web.http.schemas import SHARE_USED, Blueprint

@@ -8,7 +8,7 @@ from typing import Any, Final
 from flask import Response
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
-from chronoverse.auth.tokens import ADMIN
+from chronoverse.auth.rights import ADMIN
 from chronoverse.errors import BadRequest, JobNotFound
 from chronoverse.joblog.labels import MAX_LABELS
 from chronoverse.joblog.watches import DEFAULT_STATUSES, SECRET, Event, Watch, split_url

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Response
 
-from chronoverse.auth.tokens import READ
+from chronoverse.auth.rights import READ
 from chronoverse.errors import StoreError
 from chronoverse.joblog.model import JobRef, ListingPosition, iso_or_none
 from chronoverse.store.workflows import Workflow

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.auth.tokens import mint
+from chronoverse.auth.minting import mint
 from chronoverse.web.http.logging import Console, Json, redact
 
 TOKEN: Final = mint(b"x" * 32, "ada", ["logs:read"], ["*"], 60, 0)

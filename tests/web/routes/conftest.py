@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.rights import ADMIN, READ, WRITE
 from chronoverse.settings import Settings
 from chronoverse.web.app import create_app
 from tests.support.nginx import Nginx

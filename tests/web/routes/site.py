@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.rights import ADMIN, READ, WRITE
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from chronoverse.auth.tokens import ADMIN
+from chronoverse.auth.rights import ADMIN
 from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from chronoverse.store.audit import MAX_ENTRIES

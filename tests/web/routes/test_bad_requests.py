@@ -6,7 +6,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.rights import ADMIN, READ, WRITE
 from tests.support.service import Service
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 

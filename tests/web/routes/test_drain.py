@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import mint
+from chronoverse.auth.minting import mint
 from chronoverse.web.guards.admission import DRAIN_STEP_SECONDS
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving

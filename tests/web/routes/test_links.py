@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import ADMIN, READ, WRITE
+from chronoverse.auth.rights import ADMIN, READ, WRITE
 from chronoverse.history.scans.client import ScanClient
 from chronoverse.settings import Settings
 from chronoverse.web.app import build_app, build_dependencies

@@ -14,7 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from chronoverse.auth import jwks
-from chronoverse.auth.tokens import ADMIN, READ, WRITE, mint
+from chronoverse.auth.minting import mint
+from chronoverse.auth.rights import ADMIN, READ, WRITE
 from chronoverse.settings import Settings
 from chronoverse.web.app import _fetch_keys_in_time, create_app
 from tests.support.commands import call_main

@@ -11,7 +11,8 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import READ, Verifier
+from chronoverse.auth.rights import READ
+from chronoverse.auth.tokens import Verifier
 from chronoverse.cli.serve import banner
 from chronoverse.settings import Settings
 from tests.support.service import ROOT, Service

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from chronoverse.auth.tokens import mint
+from chronoverse.auth.minting import mint
 from chronoverse.web.guards.turns import UNREAD_WAIT_SECONDS
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving

@@ -6,7 +6,7 @@ from typing import Final
 import httpx
 import redis
 
-from chronoverse.auth.tokens import ADMIN
+from chronoverse.auth.rights import ADMIN
 from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer
 from tests.support.service import Service

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chronoverse.auth.tokens import mint
+from chronoverse.auth.minting import mint
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.support.bench import make_lines, ticking
