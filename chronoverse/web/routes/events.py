@@ -148,7 +148,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Adds its headers after the read audit, for which ``Last-Event-ID`` is the last line read."""
+    """A viewer's response. Adds its headers late: the read audit takes a ``Last-Event-ID`` for the last line read."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)
