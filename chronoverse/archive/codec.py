@@ -138,14 +138,16 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
     return (min(times), max(times)) if times and len(times) == len(found) else ("", "")
 
 
-def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int, int]:
-    """Reads an object. Returns the chunk's record, how many lines equal ``message``, and the size of all messages.
+def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) -> tuple[Chunk, int, tuple[int, int]]:
+    """Reads an object. Returns the chunk's record, how many lines equal ``message``, and what quotas count.
+
+    That is the size of all messages, and the number of lines dropped by a quota.
 
     Raises :class:`ArchiveDamaged` if the bytes do not match the object's name.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
         raise ArchiveDamaged(f"{name} does not match what was archived")
-    text_hash, frames, found, message_bytes, offset = hashlib.sha256(), [], 0, 0, 0
+    text_hash, frames, found, message_bytes, left_out, offset = hashlib.sha256(), [], 0, 0, 0, 0
     try:
         count = struct.unpack("<IBI", data[-9:])[0]
         for size, text_size in struct.iter_unpack("<II", data[-9 - 8 * count : -9]):
@@ -164,12 +166,14 @@ def read_chunk(job: JobRef, name: str, first: int, data: bytes, message: str) ->
             messages = [each.message for each in entries if isinstance(each, Line)]
             found += messages.count(message)
             message_bytes += sum(max(len(each.encode()), 1) for each in messages)
+            gaps = [each for each in entries if isinstance(each, Gap) and each.reason == "quota"]
+            left_out += sum(each.last - each.first + 1 for each in gaps)
             text_hash.update(text)
             first, offset = last + 1, offset + size
         chunk = Chunk(frames[0].first, frames[-1].last, name, len(data), text_hash.hexdigest(), tuple(frames))
     except (struct.error, ValueError, TypeError, LookupError) as error:
         raise ArchiveDamaged(f"{name} does not match what was archived") from error
-    return Chunk.from_json(job, chunk.to_json()), found, message_bytes
+    return Chunk.from_json(job, chunk.to_json()), found, (message_bytes, left_out)
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:

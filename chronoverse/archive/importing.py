@@ -116,8 +116,8 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 class _Import(NamedTuple):
     """The import of one job with the objects ``listed`` in the archive.
 
-    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. ``sizes``: bytes of messages
-    in each chunk read, by the chunk's name.
+    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. ``counts``: bytes of
+    messages and number of lines over quota in each chunk read, by the chunk's name.
     """
 
     store: Store
@@ -126,7 +126,7 @@ class _Import(NamedTuple):
     listed: Sequence[StoredObject]
     problems: list[Imported]
     later: list[_Later]
-    sizes: dict[str, int]
+    counts: dict[str, tuple[int, int]]
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
         """Imports the job. Returns None if it is restored ``later``, or if the folder contains no job's objects."""
@@ -167,8 +167,8 @@ class _Import(NamedTuple):
         wait_seconds: float | None,
         redactions: int,
     ) -> Imported | None:
-        sizes = {} if wait_seconds is None else self.sizes
-        counted = [(chunk, sizes.get(chunk.name, 0)) for chunk in chunks]
+        counts = {} if wait_seconds is None else self.counts
+        counted = [(chunk, *counts.get(chunk.name, (0, 0))) for chunk in chunks]
         is_new = self.store.chunks.import_job(
             self.job,
             counted,
@@ -234,7 +234,7 @@ class _Import(NamedTuple):
             first = int(each.name.rpartition("/")[2][:15])
             try:
                 data = self.objects.get(each.name)
-                chunk, redacted, self.sizes[each.name] = read_chunk(self.job, each.name, first, data, REDACTED_MESSAGE)
+                chunk, redacted, self.counts[each.name] = read_chunk(self.job, each.name, first, data, REDACTED_MESSAGE)
             except ArchiveDamaged as error:
                 self._report(each.name, str(error))
                 continue

@@ -154,14 +154,16 @@ class ChunkIndex:
     def import_job(
         self,
         job: JobRef,
-        chunks: Sequence[tuple[Chunk, int]],
+        chunks: Sequence[tuple[Chunk, int, int]],
         fields: Mapping[str, Any],
         *,
         created_ms: int,
         wait_seconds: float | None,
         redactions: int,
     ) -> bool | None:
-        """Recreates a job from ``chunks``, each with its bytes for quotas, and the job hash's ``fields``. Idempotent.
+        """Recreates a job from ``chunks`` and the job hash's ``fields``. Idempotent.
+
+        Each chunk comes with its bytes for quotas, and its number of lines over quota.
 
         Returns False if the store already has all of it; None if its runner is still resending lines: call again. A job
         without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
@@ -177,7 +179,7 @@ class ChunkIndex:
             wait_ms,
         )
         flat = [each for pair in fields.items() for each in pair]
-        records = [each for chunk, size in chunks for each in (chunk.last, chunk.to_json(), size)]
+        records = [each for chunk, *counts in chunks for each in (chunk.last, chunk.to_json(), *counts)]
         kinds = ("log", "job", "lease", "archive", "jobs")
         answer = self._commands.ask("import_job", job, kinds, *numbers, redactions, len(flat), *flat, *records)[0]
         if answer == 3:

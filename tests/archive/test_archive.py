@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import subprocess
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -65,7 +66,12 @@ def random_entries(choice: random.Random, first: int) -> list[RawEntry]:
             entries.append((b"%d-%d" % (number - 1, len(entries) + 1), [b"message", b"stray"]))
             continue
         if kind == 1:
-            entries.append((b"%d-0" % (number + 2), [b"event", b"lost", b"from", b"%d" % (number + 1)]))
+            entries.append(
+                (
+                    b"%d-0" % (number + 2),
+                    [b"event", b"lost", b"from", b"%d" % (number + 1), *choice.choice(([], [b"reason", b"quota"]))],
+                )
+            )
             number += 3
             continue
         number += kind == 2
@@ -78,6 +84,10 @@ def random_entries(choice: random.Random, first: int) -> list[RawEntry]:
     if choice.randrange(2):
         entries.append((b"%d-0" % number, [b"event", b"end", b"status", b"COMPLETED"]))
     return entries
+
+
+def left_out(found: Sequence[Entry]) -> int:
+    return sum(each.last - each.first + 1 for each in found if isinstance(each, Gap) and each.reason == "quota")
 
 
 def times_of(lines: list[bytes]) -> tuple[str, str]:
@@ -125,7 +135,7 @@ def test_a_chunk_is_the_same_however_it_is_built_and_read(seed: int) -> None:
     assert [(frame.earliest, frame.latest) for frame in chunk.frames] == [*map(times_of, lines)]
     messages = [each.message for each in found if isinstance(each, Line)]
     size = sum(max(len(each), 1) for each in messages)
-    assert read_chunk(JOB, chunk.name, first, data, "x") == (chunk, messages.count("x"), size)
+    assert read_chunk(JOB, chunk.name, first, data, "x") == (chunk, messages.count("x"), (size, left_out(found)))
     check_frames(chunk, data, frames)
     check_rewriting(chunk, data, found, choice)
 
@@ -193,7 +203,7 @@ def check_rewriting(chunk: Chunk, data: bytes, found: list[Entry], choice: rando
     assert new_numbers == [each.sequence_num for old, each in pairs if isinstance(each, Line) and old is not each]
     messages = [each.message for each in changed if isinstance(each, Line)]
     size = sum(max(len(each), 1) for each in messages)
-    assert read_chunk(JOB, new.name, first, new_data, "#") == (new, messages.count("#"), size)
+    assert read_chunk(JOB, new.name, first, new_data, "#") == (new, messages.count("#"), (size, left_out(changed)))
     with pytest.raises(ArchiveDamaged, match="does not match"):
         read_chunk(JOB, chunk.name, first, new_data, "#")
 
@@ -213,7 +223,7 @@ def test_an_object_with_oversized_frames_is_refused(size: int, fits: bool) -> No
     chunk, data = builder.finish()
     assert len(chunk.frames) == 1
     if fits:
-        assert read_chunk(JOB, chunk.name, 1, data, "last") == (chunk, 1, size + 5 - least)
+        assert read_chunk(JOB, chunk.name, 1, data, "last") == (chunk, 1, (size + 5 - least, 0))
         return
     with pytest.raises(ArchiveDamaged):
         read_chunk(JOB, chunk.name, 1, data, "last")

@@ -468,6 +468,12 @@ def test_a_quota_includes_the_archived_lines_of_a_running_job(
     # Two lines of seven bytes.
     assert line_numbers(entries(store, objects, GROWING))[-1] == 62
     assert bench.hash(GROWING)["bytes"] == str(bound)
+    # The dropped lines remain counted.
+    archive_up_to(store, objects, GROWING, 65)
+    empty(bench)
+    run_import(store, objects)
+    store.finish(store.open(GROWING, "token"), Status.COMPLETED, 0, 4, 66)
+    assert bench.hash(GROWING)["dropped"] == str(3 + 4)
 
 
 @pytest.mark.parametrize("more", [0, 20], ids=["all", "and-more"])

@@ -368,7 +368,7 @@ def test_a_job_is_imported_while_its_slot_moves(store: Store, cluster: Cluster, 
     cluster.ask("SET", f"{prefix}:{{{job.workflow_id}}}:job_1:lease", "next")
     fields = {"created_at": store.require_job(job).created_at}
     slot = cluster.begin_move(job.workflow_id, source, target)
-    assert store.chunks.import_job(job, [(new, 0)], fields, created_ms=0, wait_seconds=60, redactions=0)
+    assert store.chunks.import_job(job, [(new, 0, 0)], fields, created_ms=0, wait_seconds=60, redactions=0)
     assert [each.name for each in store.chunks.chunks(job)] == [new.name]
     cluster.move_keys(slot, source, target)
     cluster.end_move(slot, source, target)

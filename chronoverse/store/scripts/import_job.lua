@@ -2,8 +2,8 @@
 -- KEYS  log, job, lease, archive, jobs
 -- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), how many ms a
 --       job without an end waits for its runner ('' if it has ended), its number of redactions, number of the following
---       arguments that are fields of the hash as field, value, …; then the chunks, each as last number, record, and
---       bytes of its messages (0 if unknown)
+--       arguments that are fields of the hash as field, value, …; then the chunks, each as last number, record, bytes
+--       of its messages, and number of lines that a quota dropped (0 if unknown)
 -- ->    OK 1 (created), 0 (the store already has it), 2 (its runner has come back, but has not yet resent its lines) or
 --       3 (the store has another running job with this id) | DELETED
 -- A store restored from an old copy has an older state of a job: it lacks the last lines of the chunks, or a redaction
@@ -52,17 +52,21 @@ end
 
 -- Only the first write can be refused for lack of memory.
 redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
-local bytes, imported = goes_on and whole_number(redis.call('HGET', job, 'bytes')) or 0, {}
-for at = records, #ARGV, 3 do
+local counts = goes_on and redis.call('HMGET', job, 'bytes', 'left_out') or {}
+local bytes, left_out, imported = whole_number(counts[1]) or 0, whole_number(counts[2]) or 0, {}
+for at = records, #ARGV, 4 do
   redis.call('ZADD', archive, ARGV[at], ARGV[at + 1])
   imported[ARGV[at + 1]] = true
-  if tonumber(ARGV[at]) <= lacks_to then bytes = bytes + tonumber(ARGV[at + 2]) end
+  if tonumber(ARGV[at]) <= lacks_to then
+    bytes, left_out = bytes + tonumber(ARGV[at + 2]), left_out + tonumber(ARGV[at + 3])
+  end
 end
 -- Afterwards: while a Cluster moves a slot, a key that becomes empty cannot be written again.
 for _, record in ipairs(redis.call('ZRANGE', archive, 0, -1)) do
   if not imported[record] then redis.call('ZREM', archive, record) end
 end
 if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes)) end
+if left_out > 0 then redis.call('HSET', job, 'left_out', string.format('%.0f', left_out)) end
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 if goes_on then
