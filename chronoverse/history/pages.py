@@ -44,6 +44,9 @@ class PageBudget:
 
     def __post_init__(self, page_bytes: int) -> None:
         self.bytes_left = page_bytes
+        self.restart_time()
+
+    def restart_time(self) -> None:
         self._began = self.clock()
 
     def is_used_up(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -208,7 +208,11 @@ class ScanApp:
                 return None
             return self._pool.submit(self.archive.read_ahead, job.ref)
 
-        return read_jobs_page(scan, self._with_records(self._listed(scan)), search, budget, read_ahead)
+        listed = self._with_records(self._listed(scan))
+        first = [*islice(listed, 1)]
+        # Finding the newest jobs of 100,000 workflows takes seconds. Even then, a page searches many jobs.
+        budget.restart_time()
+        return read_jobs_page(scan, chain(first, listed), search, budget, read_ahead)
 
     def read_summary(self, scan: SummaryScan, client_is_gone: Callable[[], bool] = lambda: False) -> bytes:
         """The summary's JSON. Ends early if ``client_is_gone``. Raises what :meth:`read` raises."""

@@ -19,9 +19,9 @@ from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import WorkflowScan
 from chronoverse.history.scans.workflow_scan import JobsPage, read_jobs_page
-from chronoverse.joblog.model import JobRef, Line, Status
+from chronoverse.joblog.model import JobRef, Line, ListingPosition, Status
 from chronoverse.store import Store
-from chronoverse.store.listing import ListedJob
+from chronoverse.store.listing import JobListing, ListedJob
 from tests.support.archivers import archive
 from tests.support.archives import archive_up_to
 from tests.support.bench import NOW, NOW_SECONDS, write_ended
@@ -251,7 +251,11 @@ def test_jobs_of_several_workflows_that_began_together_are_found_once(server: Re
     assert [JobRef(job["workflow_id"], job["id"]) for job in jobs] == refs
 
 
-def test_a_search_of_many_workflows_takes_few_round_trips(server: RedisServer, prefix: str) -> None:
+def test_a_search_of_many_workflows_takes_few_round_trips(
+    server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page searches many jobs, however long it takes to find the newest jobs of all workflows."""
+
     def reads() -> int:
         return int(re.findall(rb"total_reads_processed:(\d+)", server.ask("INFO", "stats"))[0])
 
@@ -263,3 +267,12 @@ def test_a_search_of_many_workflows_takes_few_round_trips(server: RedisServer, p
         before = reads()
         page = scan_app(store, None, ticks=1.0).read_workflow(scan(workflow_id="", prefixes=["wf"]))
         assert (page.jobs, page.position is None, reads() - before < count / 2) == ([], False, True)
+        now, newest = [BEGAN], JobListing.newest
+
+        def slow_newest(*args: Any) -> dict[str, ListingPosition | None]:
+            now[0] += 5.0
+            return newest(*args)
+
+        monkeypatch.setattr(JobListing, "newest", slow_newest)
+        app = ScanApp(store, ArchiveReader(None, store.chunks.chunk), 65_536, lambda: now[0])
+        assert app.read_workflow(scan(workflow_id="", prefixes=["wf"])).position is None
