@@ -63,6 +63,8 @@ class Verdict:
     checked: int = 0
     #: Number of lines that gaps report as lost.
     named: int = 0
+    #: Number of lines that gaps report as over quota.
+    dropped: int = 0
 
     @property
     def faults(self) -> dict[str, list[str]]:
@@ -88,9 +90,10 @@ def judge(printed: Mapping[str, Printed], views: Mapping[str, Sequence[Seen]], h
     verdict = Verdict()
     last = max((seen.number for seen in history if seen.kind == LINE), default=0)
     contents: dict[int, tuple[str, str]] = {}
-    lost = [seen for seen in next(iter(views.values()), ()) if seen.kind == GAP and seen.message == "lost"]
-    verdict.named = sum(seen.last - seen.number + 1 for seen in lost)
-    pages = list(merge(history, lost, key=attrgetter("number")))
+    gaps = [seen for seen in next(iter(views.values()), ()) if seen.kind == GAP and seen.message in ("lost", "quota")]
+    verdict.named = sum(seen.last - seen.number + 1 for seen in gaps if seen.message == "lost")
+    verdict.dropped = sum(seen.last - seen.number + 1 for seen in gaps if seen.message == "quota")
+    pages = list(merge(history, gaps, key=attrgetter("number")))
     for name, view in {"/logs": pages, **views}.items():
         _ViewCheck(name, printed, contents, verdict).run(view, last)
     return verdict
@@ -126,6 +129,8 @@ class _ViewCheck:
         self._named = 0
         #: How many numbers gaps have reported as lost.
         self._lost = 0
+        #: How many numbers gaps have reported as over quota.
+        self._dropped = 0
 
     def run(self, view: Sequence[Seen], last: int) -> None:
         """Checks all events, then what is missing up to the log's ``last`` line."""
@@ -178,6 +183,7 @@ class _ViewCheck:
             self._verdict.reordered.append(where)
         else:
             self._check_skipped(writer, number)
+            self._named = 0
             self._reached[writer] = number
         self._found[writer].add(number)
         if writer != self._writer:
@@ -186,9 +192,10 @@ class _ViewCheck:
 
     def _check_skipped(self, writer: str, number: int) -> None:
         """Checks that the writer's lines between its last one and ``number`` were in a gap."""
-        for lost in range(self._reached[writer] + 1 + self._named, number):
-            self._verdict.lost.append(f"{self._name}: line {lost} of {writer}")
-        self._named = 0
+        missing = range(self._reached[writer] + 1, number)
+        self._verdict.lost += [f"{self._name}: line {lost} of {writer}" for lost in missing[self._named :]]
+        # At the end, a gap can have lines of several writers.
+        self._named = max(self._named - len(missing), 0)
 
     def _gap(self, seen: Seen) -> None:
         if seen.number <= self._highest or seen.last < seen.number:
@@ -198,13 +205,17 @@ class _ViewCheck:
         self._highest = seen.last
         self._named += seen.last - seen.number + 1
         self._lost += (seen.last - seen.number + 1) * (seen.message == "lost")
+        self._dropped += (seen.last - seen.number + 1) * (seen.message == "quota")
 
     def _end(self, state: Mapping[str, object]) -> None:
         lost = state["status"] == "LOST"
-        if not lost and (state["lines"] != self._highest or state["dropped"] not in range(self._lost + 1)):
+        if not lost and (
+            state["lines"] != self._highest
+            or state["dropped"] not in range(self._dropped, self._dropped + self._lost + 1)
+        ):
             self._verdict.misstated.append(
                 f"{self._name}: {state['lines']} lines and {state['dropped']} dropped at the end, "
-                f"not {self._highest} and at most {self._lost}"
+                f"not {self._highest} and {self._dropped} to {self._dropped + self._lost}"
             )
 
     def _missing(self, last: int) -> Iterator[int]:

@@ -14,14 +14,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="The first seed.")
     parser.add_argument("--seeds", type=int, default=1, help="How many seeds.")
     parser.add_argument("--hours", type=float, help="Virtual hours of each. Without it, one round of a small world.")
-    for name in ("--nodes", "--jobs", "--viewers"):
+    for name in ("--nodes", "--jobs", "--viewers", "--quota"):
         parser.add_argument(name, type=int)
     parser.add_argument("--round", type=float, help="Virtual seconds of faults before all must rest.")
     parser.add_argument("--plain", action="store_true", help="All faults and all features, for each seed.")
     parser.add_argument("--only", help="Only the faults with these numbers, or `none`.")
     parser.add_argument("--shrink", action="store_true", help="Find the smallest plan that fails.")
     args = parser.parse_args(argv)
-    given = {name: value for name in ("hours", "nodes", "jobs", "viewers", "round") if (value := getattr(args, name))}
+    names = ("hours", "nodes", "jobs", "viewers", "round", "quota")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
     only = None if args.only is None else tuple(map(int, args.only.split(","))) if args.only != "none" else ()
     failed = 0
     with Simulator() as simulator:

@@ -9,11 +9,10 @@ from typing import Any
 from chronoverse.archive.importing import import_jobs
 from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import ChronoverseError
-from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.sse import Decoder
 from chronoverse.store import Store
 from tests.simulation.kernel import Process, loop, world
-from tests.simulation.parts import BALANCER, Runner, Site
+from tests.simulation.parts import BALANCER, WORKFLOW, Runner, Site
 
 
 def request(site: Site, method: str, path: str, body: Any = None, host: str = BALANCER) -> tuple[int, Any]:
@@ -45,10 +44,18 @@ def until_done(site: Site, name: str, method: str, path: str, body: Any, done: A
     _person(site, name, run)
 
 
-def register(site: Site, job: JobRef) -> None:
+def register(site: Site, runner: Runner) -> None:
     """Registers the job, so that its viewers wait for its runner."""
-    path = f"/workflows/{job.workflow_id}/jobs/{job.job_id}"
-    until_done(site, f"registrar-{loop.steps}", "PUT", path, {}, lambda status, _: 200 <= status < 500)
+    until_done(site, f"registrar-{loop.steps}", "PUT", runner.path, {}, lambda status, _: 200 <= status < 500)
+
+
+def set_quota(site: Site) -> None:
+    """Sets the workflow's quota, and waits for that."""
+    if site.quota:
+        body = {"job_bytes": site.quota}
+        until_done(site, "admin", "PUT", f"/workflows/{WORKFLOW}/settings", body, lambda status, _: status == 200)
+        site.people[-1].greenlets[0].join()
+        time.sleep(2.0)  # Until it is on disk.
 
 
 class Redacted:
@@ -68,8 +75,7 @@ class Redacted:
 
 def redact(site: Site, runner: Runner, start: float, size: float, host: str, query: str) -> None:
     """Redacts some of the job's lines, while somebody repeatedly reads them at ``host`` with ``query``."""
-    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
-    name = f"redactor-{loop.steps}"
+    path, name = runner.path, f"redactor-{loop.steps}"
 
     def run() -> None:
         try:
@@ -89,7 +95,6 @@ def redact(site: Site, runner: Runner, start: float, size: float, host: str, que
             read = f"{path}/events?offset={max(found.first - 1 - 50 * slow, 0)}{query}"
             _person(site, f"reader-{loop.steps}-{slow}", _read_on, site, host, read, found, slow)
         time.sleep(2 * size)
-
         losses = len(site.losses)
 
         def done(status: int, answer: Any) -> bool:
@@ -175,7 +180,6 @@ def import_archive(site: Site, seconds: float) -> None:
 
 def delete(site: Site, runner: Runner) -> None:
     runner.is_deleted = True
-    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
 
     def done(status: int, answer: Any) -> bool:
         # An archiver completes what an earlier request started.
@@ -184,4 +188,4 @@ def delete(site: Site, runner: Runner) -> None:
         runner.is_deleted = status != 409
         return status in (204, 404, 409)
 
-    until_done(site, f"deleter-{loop.steps}", "DELETE", path, None, done)
+    until_done(site, f"deleter-{loop.steps}", "DELETE", runner.path, None, done)

@@ -6,7 +6,6 @@ within :data:`LONGEST_SECONDS`, and reports what it does to the story.
 
 import math
 import random
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +13,7 @@ from tests.simulation.actions import delete, import_archive, redact
 from tests.simulation.install import ASKED_FOR
 from tests.simulation.kernel import Process, loop, world
 from tests.simulation.network import Link
-from tests.simulation.parts import ArchiverProcess, Node, Runner, Site, Viewer
+from tests.simulation.parts import ArchiverProcess, Node, Site
 
 #: Maximum duration of a fault in seconds.
 LONGEST_SECONDS: Final = 30.0
@@ -54,8 +53,7 @@ class Faults:
 
     def start(self, fault: Fault) -> None:
         self._chance = random.Random(fault.seed)
-        method: Callable[[], str | None] = getattr(self, fault.kind)
-        what = method()
+        what: str | None = getattr(self, fault.kind)()
         if what is not None:
             world.count("faults")
             world.faults.append(fault.number)
@@ -284,10 +282,7 @@ class Faults:
         return "while all run"
 
     def busy_disk(self) -> str:
-        seconds = self._seconds(20)
-        self._site.store.disk_is_busy = True
-        loop.call_later(seconds, setattr, self._site.store, "disk_is_busy", False)
-        return f"for {seconds:.1f} s"
+        return self._limit(20, "disk_is_busy")
 
     # The archive
 
@@ -346,16 +341,14 @@ class Faults:
         return self._chance.uniform(0.1, most)
 
     def _processes(self) -> list[Process]:
-        parts: list[Node | ArchiverProcess | Runner | Viewer] = [*self._site.nodes, *self._site.archivers]
-        parts += [each for each in self._site.runners if each.is_alive]
+        parts: list[Any] = [*self._site.services, *(each for each in self._site.runners if each.is_alive)]
         found = [each.process for each in parts] + [each.scans for each in self._site.nodes]
         return [each for each in found if not each.dead] + [self._site.store.process]
 
     def _pair(self) -> tuple[str, Link, list[Any]]:
         """The names of two processes that communicate, their link, and the first one's ends of their connections."""
         talking: dict[tuple[str, str], tuple[Process, Process]] = {}
-        people: list[Any] = [each for each in self._site.viewers if not each.ending]
-        for process in [*self._processes(), *(each.process for each in people)]:
+        for process in [*self._processes(), *(each.process for each in self._site.viewers if not each.ending)]:
             for end in process.endpoints:
                 if end.peer is not None:
                     talking[process.name, end.peer.owner.name] = process, end.peer.owner

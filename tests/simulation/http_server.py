@@ -84,4 +84,3 @@ class _Answer:
         end = b"0\r\n\r\n" if self._is_chunked else b""
         if self._head is not None or end:
             self._sock.sendall((self._head or b"") + end)
-        self._head = None

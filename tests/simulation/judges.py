@@ -114,13 +114,11 @@ def rest(site: Site) -> None:
     while loop.time < until and not all(each.greenlets[0].dead for each in site.people):
         gevent.sleep(1.0)
     deleted = {each.job for each in site.runners if each.is_deleted or each.is_gone}
-    waiting = [each for each in site.viewers if each.job not in deleted]
-    _wait(lambda: [each.name for each in waiting if not each.ending], "viewers")
+    _wait(lambda: [each.name for each in site.viewers if not (each.ending or each.job in deleted)], "viewers")
     if not world.violations:
         _wait(lambda: _outdated(site), "viewers of the workflow")
     # Viewers of a job that the store has lost wait for it to begin again.
-    stuck = [each.process for each in site.viewers if each.job in deleted]
-    for process in (*stuck, *[each.process for each in site.workflow_viewers]):
+    for process in [v.process for v in site.viewers if v.job in deleted] + [w.process for w in site.workflow_viewers]:
         site.network.kill(process)
     # A node is not notified that the network has dropped a stream.
     if not world.violations and not world.counts.get("half_open"):
@@ -177,8 +175,7 @@ def _answer(site: Site, path: str, host: str = BALANCER) -> tuple[int, Any]:
 
 def _judge_deleted(site: Site, runner: Runner) -> None:
     """An acknowledged deletion is permanent."""
-    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
-    status = _answer(site, path)[0]
+    status = _answer(site, runner.path)[0]
     if status != 404:
         world.violation(f"{runner.job} was deleted at {runner.deleted_at:.1f} s, and answers {status}")
     elif any(name.startswith(f"{runner.job.workflow_id}/{runner.job.job_id}/") for name in site.objects.stored):
@@ -188,7 +185,7 @@ def _judge_deleted(site: Site, runner: Runner) -> None:
 def _judge_gone(site: Site, runner: Runner) -> None:
     """The remains of a job whose store was lost contain nothing redacted, and waited a lease for its runner."""
     world.count("gone jobs")
-    status, state = _answer(site, f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}")
+    status, state = _answer(site, runner.path)
     if runner.is_deleted or status != 200:
         return
     _judge_redactions(runner, [], _pages(site, runner, with_gaps=True))
@@ -206,19 +203,21 @@ def _pages(site: Site, runner: Runner, *, with_gaps: bool) -> list[Seen]:
 
 
 def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
-    path = f"/workflows/{runner.job.workflow_id}/jobs/{runner.job.job_id}"
-    status, state = _answer(site, path)
+    status, state = _answer(site, runner.path)
     if status == 404 and runner.publisher is not None and runner.publisher.base is None:
         return
     if status != 200:
         world.violation(f"{runner.job} answers {status}")
         return
-    # A LOST job's end is a viewer's last event, even if the store then loses the job and its runner continues.
-    plain = [each for each in viewers if each.query is None and each.ended_at > runner.lost_at]
-    # Viewers can have lines that are no longer in the log, and filtered viewers have no gaps. Then the pages' apply.
-    by_pages = runner.lost_at > 0 or (runner.dropped > 0 and not plain)
-    pages = _pages(site, runner, with_gaps=by_pages)
     is_lost = state["status"] == Status.LOST
+    # A LOST job's end is a viewer's last event, even if the store then loses it, or the job, and its runner continues.
+    if site.outages and not is_lost:
+        viewers = [v for v in viewers if not any(each.state and each.state["status"] == "LOST" for each in v.seen)]
+    plain = [each for each in viewers if each.query is None and each.ended_at > runner.lost_at]
+    left_out = _counted(site, runner)[1]
+    # Viewers can have lines that are no longer in the log, and filtered viewers have no gaps. Then the pages' apply.
+    by_pages = runner.lost_at > 0 or (runner.dropped + left_out > 0 and not plain)
+    pages = _pages(site, runner, with_gaps=by_pages)
     if is_lost and not (runner.lapses or runner.deaths):
         world.violation(f"{runner.job} is LOST, and its runner was never silent: {runner.contacts[-3:]}")
     if runner.refusal is not None and not (is_lost and type(runner.refusal) is Closed):
@@ -230,26 +229,30 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
     if state["attempt"] > 1 + runner.deaths + runner.lapses + 2 * site.outages:
         world.violation(f"{runner.job} has {state['attempt']} attempts")
     _judge_redactions(runner, viewers, pages)
-    log = _log(site, path)
-    _judge_routes(site, path, log)
+    log = _log(site, runner.path)
+    _judge_routes(site, runner.path, log)
     if not site.outages:
-        _judge_audit(site, runner, path, pages)
+        _judge_audit(site, runner, pages)
         for viewer in viewers:
             _judge_notices(site, runner, viewer)
     views = {each.name: _unredacted(runner, each.seen) for each in plain}
     if by_pages:
-        named = [each._replace(message="lost") if each.kind == GAP else each for each in pages]
-        views = {"pages": _unredacted(runner, named), **views}
+        # A store that was lost has also lost which lines were over the quota.
+        all_views = {"pages": _unredacted(runner, pages), **views}.items()
+        views = {name: [x._replace(message="lost") if x.kind == GAP else x for x in seen] for name, seen in all_views}
         pages = [each for each in pages if each.kind != GAP]
-    verdict = judge(runner.printed, views, _unredacted(runner, pages))
+    pages = _unredacted(runner, pages)
+    verdict = judge(runner.printed, views, pages)
+    if site.quota and not runner.lost_at > 0:
+        _judge_quota(site, runner, pages, verdict.dropped or left_out * by_pages)
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)
     has_all = not runner.deaths and not runner.dropped
     if runner.lost_at > 0:
         # Of two objects, an import uses the one with more redacted lines, and reports what only the other one has. What
         # followed the archive of a LOST job is unknown.
-        has_all = has_all and runner.keep_bytes > 10**6 and not runner.redactions and not is_lost
-    if verdict.named and has_all:
+        has_all = has_all and runner.keep_bytes > 10**6 and not (runner.redactions or is_lost or site.quota)
+    if verdict.named > left_out * by_pages and has_all:
         world.violation(f"{runner.job} names {verdict.named} lines as lost, and its runner has them all")
     if not verdict.clean:
         world.violation(f"{runner.job}: {verdict}")
@@ -265,6 +268,24 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
             _judge_filtered(runner, viewer, log, may_have_more=is_lost and site.outages > 0)
 
 
+def _counted(site: Site, runner: Runner) -> tuple[int, int]:
+    """The bytes that the store counts toward the job's quota, and the lines that the quota dropped."""
+    key = f"chronoverse:{{{WORKFLOW}}}:{runner.job.job_id}:job"
+    counted, left_out = site.store.ask(site.store._link, [("HMGET", key, "bytes", "left_out")])[1][0]
+    return int(counted or 0), int(left_out or 0)
+
+
+def _judge_quota(site: Site, runner: Runner, pages: list[Seen], named: int) -> None:
+    """Stored bytes are exact, dropped lines are ``named``, and nothing is dropped below the quota."""
+    (counted, left_out), size = _counted(site, runner), sum(len(each.message) for each in pages if each.kind == LINE)
+    world.count("over quota", left_out)
+    is_exact = site.quota - 70 < size <= site.quota == counted if left_out else size == counted
+    if not is_exact or named != left_out:
+        world.violation(
+            f"{runner.job} has {size} bytes, counts {counted}, and names {named} of {left_out} dropped lines"
+        )
+
+
 def _log(site: Site, path: str) -> Log:
     """A log's lines, as in the reference model."""
     names = ("sequence_num", "message", "stream", "timestamp")
@@ -278,11 +299,10 @@ def _judge_routes(site: Site, path: str, log: Log) -> None:
     offset, limit = int(chance.random() * len(log.entries)), chance.choice((1, 9, 500))
     query = Query(f"n={chance.randint(1, 9)}")
     backwards = [each for each in log.lines() if not offset or each["sequence_num"] < offset][::-1]
-    around = query._replace(before=1)
     asked = {
         f"?limit={limit}&offset={offset}": [each for each in log.lines() if each["sequence_num"] > offset],
         f"?limit={limit}&order=desc" + f"&offset={offset}" * bool(offset): backwards,
-        f"/search?q={quote(query.q or '')}&limit={limit}&before=1": log.search(around),
+        f"/search?q={quote(query.q or '')}&limit={limit}&before=1": log.search(query._replace(before=1)),
         f"/raw?format=jsonl&q={quote(query.q or '')}": log.lines(query),
     }
     host = chance.choice(site.nodes).name
@@ -294,9 +314,9 @@ def _judge_routes(site: Site, path: str, log: Log) -> None:
             world.violation(f"{host}{path}/logs{each}: {status} {str(found)[:99]}, not {str(wanted)[:99]}")
 
 
-def _judge_audit(site: Site, runner: Runner, path: str, pages: list[Seen]) -> None:
+def _judge_audit(site: Site, runner: Runner, pages: list[Seen]) -> None:
     """The audit counts each redacted line once."""
-    counted = sum(each["count"] for each in _answer(site, f"{path}/logs/redactions")[1]["redactions"])
+    counted = sum(each["count"] for each in _answer(site, f"{runner.path}/logs/redactions")[1]["redactions"])
     redacted = sum(each.message == REDACTED for each in pages)
     if counted != redacted:
         world.violation(f"{runner.job} has {redacted} redacted lines, and {counted} in the audit")
@@ -372,11 +392,10 @@ def _judge_redactions(runner: Runner, viewers: list[Viewer], pages: list[Seen]) 
     for redaction in runner.redactions:
         if redaction.done_at == float("inf"):
             continue
-        for name, seen in [("/logs", pages), *((each.name, each.seen) for each in viewers)]:
-            connected = next((each.connected_at for each in viewers if each.name == name), [])
+        for name, seen, connected in [("/logs", pages, []), *((v.name, v.seen, v.connected_at) for v in viewers)]:
             for each in seen:
                 # Text already in transit to a viewer cannot be recalled.
-                is_later = name == "/logs" or connected[each.connection - 1] > redaction.done_at
+                is_later = not connected or connected[each.connection - 1] > redaction.done_at
                 is_concerned = each.kind == LINE and each.number in redaction.texts
                 if is_concerned and is_later and each.message != REDACTED:
                     world.violation(f"{name} has line {each.number} of {runner.job}, which was redacted before")
@@ -386,14 +405,13 @@ def _judge_redactions(runner: Runner, viewers: list[Viewer], pages: list[Seen]) 
 
 def _unredacted(runner: Runner, seen: list[Seen]) -> list[Seen]:
     """What was received, with the texts from before the redactions."""
-    texts = {number: text for each in reversed(runner.redactions) for number, text in each.texts.items()}
-    original = {number: text for number, text in texts.items() if text != REDACTED}
+    texts = {at: text for each in reversed(runner.redactions) for at, text in each.texts.items() if text != REDACTED}
     # A stream that starts after the job's end first has its outcome.
     last = max((at for at, each in enumerate(seen) if each.kind == JOB), default=0)
     seen = [each for at, each in enumerate(seen) if each.kind != JOB or at == last]
     return [
-        each._replace(message=original[each.number])
-        if each.kind == LINE and each.message == REDACTED and each.number in original
+        each._replace(message=texts.get(each.number, REDACTED))
+        if (each.kind, each.message) == (LINE, REDACTED)
         else each
         for each in seen
     ]

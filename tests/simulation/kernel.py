@@ -126,8 +126,7 @@ class World:
         """Records an error. The simulation ends soon."""
         self.violations.append(f"{loop.time:.3f} s: {text}")
         self.tell("judge", text)
-        if error is not None:
-            self.errors.append(error)
+        self.errors += [error] if error else []
 
     @property
     def digest(self) -> str:

@@ -69,6 +69,7 @@ class Site:
     directory: Path
     shape: Shape
     clock: Path
+    quota: int = 0
     network: Network = field(default_factory=Network)
     objects: SimObjectStore = field(default_factory=SimObjectStore)
     nodes: "list[Node]" = field(default_factory=list)
@@ -138,8 +139,7 @@ class Node:
     def __init__(self, site: Site, name: str) -> None:
         self.name: Final = name
         self._site = site
-        self.process = Process(name)
-        self.scans = Process(f"{name}-scans")
+        self.process, self.scans = Process(name), Process(f"{name}-scans")
         self.deps: Dependencies | None = None
 
     def start(self) -> None:
@@ -231,6 +231,7 @@ class Runner:
     def __init__(self, site: Site, job: JobRef, kind: str, seconds: float, pause: float) -> None:
         self.job: Final = job
         self.name: Final = f"r-{job.job_id}"
+        self.path: Final = f"/workflows/{job.workflow_id}/jobs/{job.job_id}"
         self._site = site
         self._kind = kind
         self.until = loop.time + seconds
@@ -238,22 +239,18 @@ class Runner:
         self.printed: dict[str, Printed] = {}
         self.process = Process(self.name)
         self.publisher: _Publisher | None = None
-        #: Whether it has finished: everything is delivered, or it will not be restarted.
-        self.is_done = False
-        #: The job's redactions and its deletion.
+        #: Whether it has finished: everything is delivered, or it will not be restarted. Whether the job is deleted.
+        self.is_done = self.is_deleted = False
         self.redactions: list[Any] = []
-        self.is_deleted = False
         #: When the store last lost everything, which only viewers then have; or 0.
         self.lost_at = 0.0
-        self.deleted_at = float("inf")
         self.refusal: ChronoverseError | None = None
         self._directory = site.directory / job.job_id
         self._spool_path: Path | None = None
-        self.deaths = 0
-        #: Times of its lease renewals and their answers; and the time after which none were needed.
+        self.deaths = self.dropped = 0
+        #: Times of its lease renewals and their answers; the time after which none were needed, and of its deletion.
         self.contacts: list[tuple[float, float]] = []
-        self.over_at = float("inf")
-        self.dropped = 0
+        self.over_at = self.deleted_at = float("inf")
         #: Maximum lines per burst, and those of the last one, as when a whole file is printed.
         self._burst = site.shape.burst
         self._last_burst = world.chance.choice((0, 0, 0, 1_200 if site.shape.burst > 100 else 40))

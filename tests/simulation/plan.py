@@ -33,6 +33,8 @@ class Plan:
     viewers: int = 30
     #: Virtual duration of a round in seconds: jobs start, and faults happen. Then everything must come to rest.
     round: float = 600.0
+    #: The workflow's quota in bytes per job; 0: none.
+    quota: int = 0
     #: Only these faults of the seed's schedule, by number; None for all.
     only: tuple[int, ...] | None = None
     #: A world with every fault and every feature, unlike any seed's.
@@ -85,7 +87,8 @@ class Shape(NamedTuple):
 def small(seed: int) -> Plan:
     """The plan of a small world, which takes a few seconds. Many of these find more than a large one."""
     pick = random.Random(f"plan {seed}").choice
-    return Plan(seed, 0.01, pick((1, 2, 2, 3)), pick((1, 2, 3, 4)), pick((3, 6, 9)), pick((45.0, 75.0, 105.0)))
+    sizes = pick((1, 2, 2, 3)), pick((1, 2, 3, 4)), pick((3, 6, 9))
+    return Plan(seed, 0.01, *sizes, pick((45.0, 75.0, 105.0)), pick((*[0] * 6, 500, 3_000, 20_000)))
 
 
 def shape_of(plan: Plan) -> Shape:

@@ -22,7 +22,7 @@ from gevent.monkey import get_original
 
 from chronoverse.joblog.model import JobRef
 from tests.simulation import parts
-from tests.simulation.actions import register
+from tests.simulation.actions import register, set_quota
 from tests.simulation.faults import LONGEST_SECONDS, Faults, schedule
 from tests.simulation.install import install
 from tests.simulation.judges import awake, judge_round, rest, watch
@@ -41,7 +41,7 @@ def run(plan: Plan, clock: Path) -> Result:
     world.seed(plan.seed, with_story=plan.story)
     shm = "/dev/shm" if os.path.isdir("/dev/shm") else None
     directory = Path(tempfile.mkdtemp(prefix="simulation-", dir=shm))
-    site = parts.Site(directory, shape_of(plan), clock)
+    site = parts.Site(directory, shape_of(plan), clock, plan.quota)
     try:
         _run(plan, site)
     except Exception as error:
@@ -63,6 +63,7 @@ def _run(plan: Plan, site: parts.Site) -> None:
     site.archivers += [parts.ArchiverProcess(site, "archiver1"), parts.ArchiverProcess(site, "archiver2")]
     for part in site.services:
         part.start()
+    set_quota(site)
     number = 0
     while loop.time < plan.hours * 3600 and not world.violations:
         number += 1
@@ -81,7 +82,7 @@ def _round(plan: Plan, site: parts.Site, number: int) -> None:
         how = chance.choice(("store", "http"))
         runners.append(parts.Runner(site, job, how, seconds, pause=chance.choice(site.shape.pauses)))
         if chance.random() < 0.5:
-            loop.call_later(chance.uniform(0, min(15.0, 0.1 * plan.round)), register, site, job)
+            loop.call_later(chance.uniform(0, min(15.0, 0.1 * plan.round)), register, site, runners[-1])
     for each in range(plan.viewers):
         job, name = runners[each % len(runners)].job, f"v{number}-{each}"
         query = chance.choice(QUERIES)

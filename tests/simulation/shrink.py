@@ -12,14 +12,13 @@ def shrink(plan: Plan, result: Result, run: Callable[[Plan], Result], tries: int
 
     ``result`` is that of ``plan``. ``run`` is called up to ``tries`` times.
     """
-    left = tries
     # Nothing happens after the violation.
     plan = replace(plan, hours=min(plan.hours, math.ceil(result.hours * 6) / 6))
 
     def fails(candidate: Plan) -> bool:
-        nonlocal left
-        left -= 1
-        return left >= 0 and bool(run(candidate).violations)
+        nonlocal tries
+        tries -= 1
+        return tries >= 0 and bool(run(candidate).violations)
 
     faults = _fewest(result.faults, lambda only: fails(replace(plan, only=tuple(only))))
     plan = replace(plan, only=tuple(faults))
