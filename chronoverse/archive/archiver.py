@@ -502,7 +502,7 @@ class Archiver:
         if known is None or known.archived != job.archived:
             written_at = next(map(written_seconds, self.store.read(ref, job.archived, 1)), None)
             waited = 0.0 if written_at is None else max(0.0, self.clock() - written_at)
-            known = self._queue.waiting[ref] = _Waiting(job.archived, now + seconds - min(waited, seconds))
+            known = self._queue.waiting[ref] = _Waiting(job.archived, now + max(0.0, seconds - waited))
         if known.due_at <= now and ref not in self._queue.due:
             self._queue.due[ref] = None
             self._queue.late_since.setdefault(ref, self.clock())
