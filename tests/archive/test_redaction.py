@@ -55,12 +55,14 @@ def test_the_last_line_can_be_redacted_once_the_log_has_ended(
     if not ended:
         with pytest.raises(LineStillOpen, match="line 10 is the newest"):
             redact(bench, objects, 4, 10)
+    bench.ask("RPUSH", bench.key("audit"), *["{}"] * 1_000)
     found = redact(bench, objects, 4, 10, exact=False)
     numbers = [4, 6, 8, 10] if ended else [4, 6, 8]
     assert (found.lines, found.last_checked, found.complete) == (len(numbers), 10 if ended else 9, True)
     assert redacted(bench, objects) == numbers
     assert redact(bench, objects, 1, 9).lines == 1
     assert redacted(bench, objects) == [2, *numbers]
+    assert [each["count"] for each in bench.store.chunks.audit(JOB)] == [len(numbers), 1]
     # Even if its archiver comes later.
     assert bench.ttl("job") == -1
     if archived and ended:

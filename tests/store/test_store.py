@@ -128,32 +128,25 @@ def test_append_skips_stored_lines(bench: Bench, store: Store, attempt: Attempt)
 # Finish
 
 
-def test_finish_writes_the_end_and_deletes_the_lease(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Terminal entry and hash have the documented fields."""
+@pytest.mark.parametrize(
+    ("status", "code"), [("FAILED", 137), ("FAILED", None), ("COMPLETED", None), ("CANCELED", None)]
+)
+def test_finish_writes_the_end_and_deletes_the_lease(
+    bench: Bench, store: Store, attempt: Attempt, status: str, code: int | None
+) -> None:
+    """Terminal entry and hash have the documented fields. An unknown exit code is absent."""
     store.append(attempt, make_lines(1, 2))
-    store.finish(attempt, Status.FAILED, 137, 4, 3)
+    store.finish(attempt, Status(status), code, 4, 3)
+    shown = {} if code is None else {"exit_code": "137"}
 
     assert bench.keys() == {*map(bench.key, ("jobs", "changes", "log", "job")), f"{bench.prefix}:workflows"}
-    assert bench.log()[2:] == [
-        (
-            "3-0",
-            {"event": "end", "status": "FAILED", "lines": "2", "dropped": "4", "timestamp": NOW, "exit_code": "137"},
-        )
-    ]
+    end = {"status": status, "lines": "2", "dropped": "4", **shown}
+    assert bench.log()[2:] == [("3-0", {"event": "end", "timestamp": NOW, **end})]
     fields = bench.hash()
     seconds, _ = bench.ask("TIME")
     assert int(seconds) - 60 <= int(fields.pop("end_seen_ms")) / 1000 <= int(seconds) + 1
-    assert fields.pop("told") == "FAILED 1 137 "
-    assert fields == {
-        "status": "FAILED",
-        "attempt": "1",
-        "created_at": NOW,
-        "started_at": NOW,
-        "finished_at": NOW,
-        "exit_code": "137",
-        "lines": "2",
-        "dropped": "4",
-    }
+    assert fields.pop("told") == f"{status} 1 {'' if code is None else code} "
+    assert fields == {"attempt": "1", "created_at": NOW, "started_at": NOW, "finished_at": NOW, **end}
 
 
 def test_an_attempt_can_end_before_the_job(bench: Bench, store: Store, judge: Store, attempt: Attempt) -> None:
@@ -187,15 +180,6 @@ def test_a_job_without_its_next_attempt_is_lost(
     wait_until(lambda: status(judge, JOB) is Status.LOST, 60, "the job is LOST")
 
 
-@pytest.mark.parametrize("status", [Status.COMPLETED, Status.FAILED, Status.CANCELED])
-def test_an_unknown_exit_code_is_absent(bench: Bench, store: Store, attempt: Attempt, status: Status) -> None:
-    """Whatever the status, neither the entry nor the hash has the field."""
-    store.finish(attempt, status, None, 0, 1)
-
-    assert bench.log() == [("1-0", {"event": "end", "status": status, "lines": "0", "dropped": "0", "timestamp": NOW})]
-    assert "exit_code" not in bench.hash()
-
-
 @pytest.mark.parametrize("own", [None, RETENTION_MS // 1000 - 100, RETENTION_MS // 1000 + 100])
 def test_a_workflow_can_have_its_own_retention(
     bench: Bench, store: Store, attempt: Attempt, judge: Store, own: int | None
@@ -203,6 +187,7 @@ def test_a_workflow_can_have_its_own_retention(
     """Applied to jobs that end, are LOST, or are never started. The listing does not expire."""
     lost, pending = JobRef(JOB.workflow_id, "lost"), JobRef(JOB.workflow_id, "pending")
     store.catalog.change_settings(JOB.workflow_id, retention_seconds=own)
+    bench.ask("HSET", bench.key("job"), "retention_ms", 1)
     finish(store, store.open(JOB, attempt.token))
     store.append(store.open(lost, "token-1"), make_lines(1, 1))
     bench.ask("DEL", bench.key("lease", lost))
