@@ -425,6 +425,7 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
         ("list_jobs", {"workflow_id": "mcp_w", "max_bytes": MOST + 1}, "Bad Request", "max_bytes: 262145 is greater"),
         ("read_lines", {**job("bad"), "tail": 3, "last": 9}, "Bad Request", "tail: cannot be combined"),
         ("read_lines", {**job("bad"), "tail": 3, "first": 1}, "Bad Request", "tail: cannot be combined"),
+        ("read_lines", {**job("bad"), "first": 9, "last": 3}, "Bad Request", "last: 3 is before first (9)"),
         ("read_lines", {**job("bad"), "cursor": "x"}, "Bad Request", "cursor: not a cursor of read_lines"),
         ("search", {**job("bad"), "q": "(", "regex": True}, "Bad Request", "q: "),
         ("search", {**job("bad"), "q": "x", "status": "LOST"}, "Bad Request", "status: cannot be combined"),

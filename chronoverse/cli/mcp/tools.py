@@ -341,6 +341,8 @@ class Tools:
         if descending and (first, last) != (None, None):
             raise BadRequest("tail: cannot be combined with first or last")
         first, last = first or 1, last or MAX_NUMBER
+        if first > last:
+            raise BadRequest(f"last: {last} is before first ({first})")
         job = self.client.read("/workflows/{}/jobs/{}", workflow_id, job_id)
         start = int(parsed[1]) if cursor else job["last_sequence_num"] + 1 if descending else first - 1
         page = self._look(
