@@ -71,7 +71,9 @@ class IssuerClient:
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:
-            raise ChronoverseError(f"the issuer {self._url} does not support device authorization (RFC 8628)")
+            raise ChronoverseError(
+                f"the issuer {self._url} does not support device authorization (RFC 8628): set CHRONOVERSE_TOKEN"
+            )
         form = {"scope": scopes, **({"audience": audience} if audience else {})}
         device = self._granted(self._post(metadata["device_authorization_endpoint"], form))
         with self._reading():
@@ -93,9 +95,11 @@ class IssuerClient:
             failures = 0
             if answer.get("error") == "slow_down":
                 interval += 5
+            elif answer.get("error") == "expired_token":
+                break
             elif answer.get("error") != "authorization_pending":
                 return self._login(self._granted((status, answer)), metadata, None, at)
-        raise Unauthorized("the sign-in timed out")
+        raise Unauthorized("the sign-in timed out: run `chronoverse login` again")
 
     def renew(self, login: Login, now: float) -> Login:
         """Renews the token. Raises :class:`Unreachable`, or :class:`Unauthorized` if the sign-in has ended."""
