@@ -72,7 +72,10 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
     found = orjson.loads(document)
     if not isinstance(found, dict):
         raise ValueError("the issuer's key set is not a JSON object")
-    keys = jwt.PyJWKSet.from_dict(found).keys
+    try:
+        keys = jwt.PyJWKSet.from_dict(found).keys
+    except NotImplementedError as error:
+        raise ValueError("a key of the issuer's key set has the algorithm none") from error
     return {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in ("sig", None)}
 
 

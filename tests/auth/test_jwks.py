@@ -346,8 +346,9 @@ def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer) -> None:
         b"{}",
         b'{"keys":[]' + b" " * MAX_KEY_SET_BYTES + b"}",
         b"\xff",
+        b'{"keys":[{"kty":"RSA","kid":"k1","alg":"none"}]}',
     ],
-    ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text"],
+    ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text", "none"],
 )
 def test_an_invalid_key_set_is_refused(issuer: Issuer, body: bytes) -> None:
     """After these errors, the cached keys stay in use."""
