@@ -63,7 +63,11 @@ def test_a_failed_job_is_reported_with_its_cause(site: Site) -> None:
     site.run("build-1", Status.FAILED, "fine", labels={"branch": "other"})
     site.run("build-2", Status.COMPLETED, labels={"branch": "main"})
     ref = site.run(
-        "build-3", Status.FAILED, "ok", "E   AssertionError: <3> & 4, @channel, @here\x1b[2J", labels={"branch": "main"}
+        "build-3",
+        Status.FAILED,
+        "ok",
+        "E   Error: <3>&, @Channel, @here_\x1b[2J![a](http://b)",
+        labels={"branch": "main"},
     )
     (message,) = wait_for(site, 1)
     job = site.store.get_job(ref)
@@ -75,7 +79,7 @@ def test_a_failed_job_is_reported_with_its_cause(site: Site) -> None:
     assert data["verdict"] == {"kind": "new", "id": None}
     assert data["url"] == f"{URL}/ui/workflows/nightly/jobs/build-3#L2"
     assert message.json["text"] == (
-        "nightly build-3 failed: E   AssertionError: &lt;3&gt; &amp; 4, @\u200bchannel, @\u200bhere (line 2) "
+        "nightly build-3 failed: E   Error: &lt;3&gt;&amp;, @\u200bChannel, @\u200bhere_![a]\u200b(http://b) (line 2) "
         + data["url"]
     )
     headers = message.headers

@@ -17,8 +17,8 @@ _ENDED: Final = {
     Status.CANCELED: "was canceled",
     Status.LOST: "was lost",
 }
-#: Mentions that notify a whole chat channel.
-_MENTION: Final = re.compile("@(?=(?:all|channel|everyone|here)\\b)")
+#: What an invisible space after it makes plain: mentions that notify a whole channel, and Markdown links and images.
+_MARKUP: Final = re.compile(r"@(?=(?:all|channel|everyone|here)(?![^\W_]))|\](?=\()", re.IGNORECASE)
 
 
 def message(
@@ -70,4 +70,4 @@ def _plain(text: str) -> str:
     clean = sanitize(text, colour=False).strip()
     short = clean if len(clean) <= 300 else f"{clean[:300]}…"
     escaped = short.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MENTION.sub("@\u200b", escaped)
+    return _MARKUP.sub("\\g<0>\u200b", escaped)
