@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from chronoverse.joblog.secret_forms import SecretForms, StreamMask
+from chronoverse.joblog.secret_forms import MAX_HELD, SecretForms, StreamMask
 
 #: The smallest ``max_line_bytes``: the longest UTF-8 character must fit.
 _MIN_LINE_BYTES: Final = 4
@@ -68,7 +68,10 @@ class LineSplitter:
         self.is_open = self.is_open and not newline
         self.rest = rest
         while len(self.rest) > self._max:
-            batches += self._cut_partial(_cut_length(self.rest, 0, self._max))
+            pieces = [*self._cut_partial(_cut_length(self.rest, 0, self._max))]
+            if not pieces:
+                break
+            batches += pieces
         return batches
 
     def flush(self) -> list[LineBatch]:
@@ -101,12 +104,18 @@ class LineSplitter:
         return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
-        """Cuts off up to ``length`` bytes of the rest; fewer if they end with the possible beginning of a secret."""
-        is_too_long = len(self.rest) > self._max
-        length = length - self.mask.undecided(self.rest[:length]) or length * is_too_long
-        if not length:
+        """Cuts off up to ``length`` bytes of the rest; fewer if they end with the possible beginning of a secret.
+
+        If it begins with one, which can be longer than a line, waits for more bytes than a secret has, and cuts those.
+        """
+        decided = length - self.mask.undecided(self.rest[:length])
+        longest = max(self._max, MAX_HELD)
+        if not decided and len(self.rest) > longest:
+            length = _cut_length(self.rest, 0, longest)
+            decided = length - self.mask.undecided(self.rest[:length]) or length
+        if not decided:
             return
-        text, self.rest, self.is_open = self.mask.mask_part(self.rest[:length]), self.rest[length:], True
+        text, self.rest, self.is_open = self.mask.mask_part(self.rest[:decided]), self.rest[decided:], True
         while text:
             # A mask can be longer than the text it replaces.
             cut = _cut_length(text, 0, self._max) if len(text) > self._max else len(text)

@@ -16,7 +16,7 @@ from chronoverse.joblog.matcher import ENDS, ExpressionSet, compile_groups, stri
 
 _MASKED: Final = b"[masked]"
 #: Maximum bytes at the end of a text that are held back as the possible beginning of a secret.
-_MAX_HELD: Final = 8_192
+MAX_HELD: Final = 8_192
 
 #: A form per row: an RE2 expression that finds candidates, and one that matches the secret, or captures it in the first
 #: group that matches. ``~``: the secret must not follow a word character or sign, except an escape such as ``\n`` of
@@ -141,7 +141,7 @@ class StreamMask:
         key, before = self.key, self.before
         masked = self(text)
         # Only a whole line shows whether a key continues in the next one.
-        self.key, self.before = key, (before + text)[-_MAX_HELD:]
+        self.key, self.before = key, (before + text)[-MAX_HELD:]
         return masked
 
     def mask_pieces(self, pieces: Sequence[bytes]) -> list[bytes]:
@@ -159,7 +159,7 @@ class StreamMask:
 
     def undecided(self, text: bytes) -> int:
         """How many bytes at the end of ``text``, the next part of a line, could belong to a secret that continues."""
-        tail = (self.before + text)[-_MAX_HELD:] if self._forms.is_on else b""
+        tail = (self.before + text)[-MAX_HELD:] if self._forms.is_on else b""
         if self.key is None:
             found = self._forms.unfinished.search(tail)
             tail = tail[found.start() :] if found else b""

@@ -105,7 +105,14 @@ def test_a_secret_that_comes_in_two_chunks_is_masked(name: str, around: str, key
 
 
 @pytest.mark.parametrize("sizes", [[1], [2], [3], [5, 1, 1], [300]], ids=str)
-@pytest.mark.parametrize(("name", "around", "key"), [*CASES, ("long", "{}", "ya" + "29." + LETTERS * 20)])
+@pytest.mark.parametrize(
+    ("name", "around", "key"),
+    [
+        *CASES,
+        ("long", "{}", "ya" + "29." + LETTERS * 20),
+        ("long JWT", "{}", f"ey{'J'}{LETTERS * 10}.eyJ{LETTERS * 10}.{LETTERS}"),
+    ],
+)
 def test_a_secret_that_comes_in_many_chunks_is_masked(name: str, around: str, key: str, sizes: list[int]) -> None:
     """Each is published as soon as it can be. A secret that is longer than a line gets several masks."""
     parts = [key[:length] for length in range(len(key) if around == "{}" else 1)]
