@@ -340,12 +340,12 @@ def _judge_notices(site: Site, runner: Runner, viewer: Viewer) -> None:
 def _judge_gaps(site: Site, viewer: Viewer, pages: list[Seen]) -> None:
     """No false gaps: lines reported to a viewer as unavailable are not in the log either.
 
-    What a runner reports as lost can come back with the archive (ADR 40). A viewer can get the report 25 s later.
+    A lost store also loses its quota. Lines reported as lost until 25 s after the import can come back (ADR 40).
     """
     there = {each.number for each in pages if each.kind == LINE}
     for gap in (each for each in viewer.seen if each.kind == GAP):
-        at = gap.at - MONOTONIC
-        if gap.message == "lost" and any(lost < at < imported + 25.0 for lost, imported in site.losses):
+        at, why = gap.at - MONOTONIC, gap.message
+        if any(at < end + 25.0 and (why == "quota" or (why == "lost" and begin < at)) for begin, end in site.losses):
             continue
         if false := [number for number in range(gap.number, gap.last + 1) if number in there]:
             world.violation(f"{viewer.name} was told that {false[:5]} of {viewer.job} are {gap.message}: they exist")
