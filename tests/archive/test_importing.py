@@ -447,6 +447,12 @@ def test_an_object_that_the_store_has_forgotten_is_left_to_an_import(
     assert redactions_in(each.name for each in objects.list("wf_1/growing/")) == 1
 
 
+def resend_from_51(store: Store, last: int) -> None:
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 50)
+    store.append(attempt, make_lines(51, last - 50))
+
+
 @pytest.mark.parametrize("is_back", [False, True], ids=["before", "after"])
 def test_a_quota_includes_the_archived_lines_of_a_running_job(
     bench: Bench, objects: FileObjectStore, is_back: bool
@@ -458,9 +464,7 @@ def test_a_quota_includes_the_archived_lines_of_a_running_job(
     bound = sum(sizes[:40]) + sum(sizes[50:] if is_back else sizes[40:]) + 20
     store.catalog.change_settings("wf_1", job_bytes=bound)
     if is_back:
-        attempt = store.open(GROWING, "token")
-        store.append_lost(attempt, 1, 50)
-        store.append(attempt, make_lines(51, 10))
+        resend_from_51(store, 60)
     assert made(run_import(store, objects)) == {"growing"}
     attempt = store.open(GROWING, "token")
     with pytest.raises(QuotaReached):
@@ -468,10 +472,13 @@ def test_a_quota_includes_the_archived_lines_of_a_running_job(
     # Two lines of seven bytes.
     assert line_numbers(entries(store, objects, GROWING))[-1] == 62
     assert bench.hash(GROWING)["bytes"] == str(bound)
-    # The dropped lines remain counted.
+    # Dropped lines remain dropped. Without the quota, those that are sent again before the import are stored.
     archive_up_to(store, objects, GROWING, 65)
     empty(bench)
+    if is_back:
+        resend_from_51(store, 65)
     run_import(store, objects)
+    assert entries(store, objects, GROWING)[-1] == Gap(63, 65, "quota")
     store.finish(store.open(GROWING, "token"), Status.COMPLETED, 0, 4, 66)
     assert bench.hash(GROWING)["dropped"] == str(3 + 4)
 

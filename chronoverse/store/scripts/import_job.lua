@@ -52,21 +52,22 @@ end
 
 -- Only the first write can be refused for lack of memory.
 redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
-local counts = goes_on and redis.call('HMGET', job, 'bytes', 'left_out') or {}
-local bytes, left_out, imported = whole_number(counts[1]) or 0, whole_number(counts[2]) or 0, {}
+local counts = goes_on and redis.call('HMGET', job, 'bytes', 'left_out', 'skipped') or {}
+local bytes, imported = whole_number(counts[1]) or 0, {}
+-- Readers see the chunks' gaps, not those of resent lines. Lines dropped later are the newest.
+local left_out = math.min(whole_number(counts[2]) or 0, math.max((whole_number(counts[3]) or 0) - last, 0))
 for at = records, #ARGV, 4 do
   redis.call('ZADD', archive, ARGV[at], ARGV[at + 1])
   imported[ARGV[at + 1]] = true
-  if tonumber(ARGV[at]) <= lacks_to then
-    bytes, left_out = bytes + tonumber(ARGV[at + 2]), left_out + tonumber(ARGV[at + 3])
-  end
+  if tonumber(ARGV[at]) <= lacks_to then bytes = bytes + tonumber(ARGV[at + 2]) end
+  left_out = left_out + tonumber(ARGV[at + 3])
 end
 -- Afterwards: while a Cluster moves a slot, a key that becomes empty cannot be written again.
 for _, record in ipairs(redis.call('ZRANGE', archive, 0, -1)) do
   if not imported[record] then redis.call('ZREM', archive, record) end
 end
 if bytes > 0 then redis.call('HSET', job, 'bytes', string.format('%.0f', bytes)) end
-if left_out > 0 then redis.call('HSET', job, 'left_out', string.format('%.0f', left_out)) end
+if left_out > 0 or counts[2] then redis.call('HSET', job, 'left_out', string.format('%.0f', left_out)) end
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 if goes_on then
