@@ -262,8 +262,13 @@ def test_quotas_omit_lines(bench: Bench, store: Store) -> None:
     assert store.records.append(JOB, numbered(5, 8)).left_out == 2
     age_holes(bench, 0)
     assert not store.records.append(JOB, numbered(1, 8)).left_out
+    # Missing records after an omitted line belong to its gap.
+    runs = [RecordRun(NOW, "stdout", False, 0, 0, 0, [b"x"]), *numbered(11, 11).runs]
+    for _ in range(2):
+        assert store.records.append(JOB, RecordBatch(runs, "c", [("a.log", "")])).left_out
+        age_holes(bench, MISSING_SECONDS)
     store.records.append(JOB, plain("d", end=(Status.COMPLETED, 0)))
-    assert content(bench) == [*texts(1, 4), Gap(5, 8, "quota"), Status.COMPLETED]
+    assert content(bench) == [*texts(1, 4), Gap(5, 13, "quota"), Status.COMPLETED]
 
 
 def test_marks_of_files_count_in_quotas(bench: Bench, store: Store) -> None:
