@@ -147,8 +147,11 @@ def test_ended_jobs_are_restored(bench: Bench, objects: FileObjectStore) -> None
     assert store.catalog.archive_state(jobs[1]).has_derived
 
 
-def test_a_job_without_an_end_is_lost_after_a_gap(bench: Bench, objects: FileObjectStore) -> None:
-    """Its runner does not return. An archiver then completes the archive, and the next import knows the end."""
+@pytest.mark.parametrize("status", [Status.LOST, Status.CANCELED])
+def test_a_job_without_an_end_ends_after_a_gap(bench: Bench, objects: FileObjectStore, status: Status) -> None:
+    """Its runner does not return, or a client ends it. An archiver then completes the archive, and the next import
+    knows the end.
+    """
     store = bench.new_store(lease_seconds=1)
     attempt = write_growing(bench.store, objects)
     empty(bench)
@@ -158,10 +161,13 @@ def test_a_job_without_an_end_is_lost_after_a_gap(bench: Bench, objects: FileObj
         store.append(attempt, make_lines(101, 1))
 
     # The lease of a job that waits for its runner expires.
-    bench.expire_lease(GROWING)
-    assert wait_for_ends(store, [GROWING], 30) == 1
+    if status is Status.LOST:
+        bench.expire_lease(GROWING)
+    else:
+        store.end(GROWING, status, None)
+    assert wait_for_ends(store, [GROWING], 30) == (status is Status.LOST)
     job = store.require_job(GROWING)
-    assert (job.status, job.archived, job.last) == (Status.LOST, 60, 61)
+    assert (job.status, job.archived, job.last) == (status, 60, 61)
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 61)]
     assert kept[-1] == Gap(61, 61, "lost")
