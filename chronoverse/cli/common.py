@@ -352,7 +352,7 @@ def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterato
     try:
         yield
     except errors.JobNotFound as error:
-        if error.__cause__ is not None:  # The log's last event gave the reason.
+        if error.__cause__ is not None:  # The log's last event gave the reason, or a proxy answered.
             raise
         raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
 

@@ -128,7 +128,7 @@ class ServiceConnection:
                 if response.status == 401 and token is None:
                     hint = "set CHRONOVERSE_TOKEN, or run `chronoverse login`"
                     raise errors.Unauthorized(f"{self.url} requires a token: {hint}")
-                raise _refusal(response, answer)
+                raise _refusal(response, answer, self.url)
             yield response
         except CONNECTION_ERRORS as error:
             raise RequestFailed(f"the connection to {self.url} was lost") from error
@@ -168,7 +168,7 @@ class ServiceConnection:
             if response.status != 200 or response.will_close:
                 self._end_pipeline(thread)
             if response.status != 200:
-                raise _refusal(response, answer)
+                raise _refusal(response, answer, self.url)
             return answer
 
         return receive
@@ -293,14 +293,16 @@ def failure(error: Exception, url: str, who: str) -> Unreachable:
     return RequestFailed(f"{who} does not answer: {reason}")
 
 
-def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
-    """The error for a refusal: from its problem document (RFC 9457), or else from its status."""
+def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseError:
+    """The error for a refusal: from its problem document (RFC 9457), or else from its status and the service's URL."""
     status = response.status
+    unreadable: Exception | None = None
     try:
         problem = orjson.loads(answer)
         detail = str(problem.get("detail") or problem["title"]).rstrip(".")  # it becomes a part of a sentence
         title, reason, expected = str(problem.get("title", "")), problem.get("reason"), problem.get("expected")
-    except (ValueError, LookupError, AttributeError, TypeError):
+    except (ValueError, LookupError, AttributeError, TypeError) as invalid:
+        unreadable = invalid
         detail = f"the service answers {status} {response.reason or ''}".rstrip()
         title, reason, expected = "", None, None
     error: ChronoverseError
@@ -316,6 +318,9 @@ def _refusal(response: HTTPResponse, answer: bytes) -> ChronoverseError:
                 error.keys = tuple(map(str, problem.get("labels") or ()))
     if title:
         error.title = title
+    elif is_from_proxy(error):
+        error.__cause__ = unreadable
+        error.args = (f"{detail}; is {url} the right address?",)
     return error
 
 

@@ -261,7 +261,7 @@ class HttpLogWriter:
             if self._was_answered and is_from_proxy(error):
                 # While the service is being deployed, a proxy can answer 404. A retry can succeed.
                 raise StoreUnavailable(f"{self._service.url}: {error}") from error
-            if isinstance(error, JobNotFound):
+            if isinstance(error, JobNotFound) and not is_from_proxy(error):
                 # The service's message does not say what is missing.
                 where = f"the workflow {job.workflow_id} at {self._service.url}"
                 reasons = f"the token is not for {where}, or there is no such job"

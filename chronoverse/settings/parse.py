@@ -250,7 +250,8 @@ def is_loopback(host: str | None) -> bool:
 
 
 def _url(text: str, *schemes: str) -> SplitResult:
-    expected = f"must be a complete {' or '.join(f'{scheme}://' for scheme in schemes)} URL"
+    names = " or ".join(f"{scheme}://" for scheme in schemes)
+    expected = f"must be a complete {names} URL, such as {schemes[0]}://host.example:8000 or {schemes[0]}://[::1]:8000"
     try:
         parts = urlsplit(text)
         complete = bool(parts.hostname and parts.port != 0)
