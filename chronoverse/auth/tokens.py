@@ -190,7 +190,7 @@ class Verifier:
             raise Unauthorized(f"the Authorization header has more than {MAX_HEADER_BYTES} bytes")
         found = _BEARER.fullmatch(authorization)
         if found is None:
-            raise Unauthorized("the Authorization header is not a bearer token")
+            raise Unauthorized("the Authorization header is not a bearer token (a JWT)")
         issuer = self._issuer(found[1])
         return _principal(_claims(found[1], issuer), issuer, now)
 

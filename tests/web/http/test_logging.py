@@ -60,7 +60,7 @@ def test_tokens_are_never_logged(formatter: logging.Formatter) -> None:
     "text",
     [
         *("eye.of.newt at 10.0.0.1, bearer", "a bearer token is required"),
-        "the Authorization header is not a bearer token",
+        "the Authorization header is not a bearer token (a JWT)",
     ],
 )
 def test_other_words_are_unchanged(text: str) -> None:
