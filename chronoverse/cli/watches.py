@@ -1,10 +1,13 @@
 """``chronoverse watches`` and ``chronoverse watch``: webhooks about a workflow's jobs."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import click
 
+from chronoverse import errors
 from chronoverse.cli import common, names
 from chronoverse.client.client import read_items, reading
 from chronoverse.joblog.terminal import plain_text
@@ -25,6 +28,14 @@ def watches(workflow: str, output: str) -> None:
     with common.open_client(workflow, scope="logs:admin") as client:
         for each in read_items(client.read(_ROUTE, workflow), "watches", dict):
             click.echo(show(each))
+
+
+@contextlib.contextmanager
+def _naming(name: str, workflow: str) -> Iterator[None]:
+    try:
+        yield
+    except errors.JobNotFound as error:
+        raise errors.JobNotFound(f"watch {name} of {workflow}: not found, or no access") from error
 
 
 def _text(watch: dict[str, Any]) -> str:
@@ -68,7 +79,7 @@ def watch(
     if is_new != (settings["url"] is not None) or is_new + test + delete != 1:
         raise click.UsageError("pass --on and --url, --test, or --delete")
     route = f"{_ROUTE}/{{}}"
-    with common.open_client(workflow, scope="logs:admin") as client:
+    with common.open_client(workflow, scope="logs:admin") as client, _naming(name, workflow):
         if delete:
             client.send("DELETE", route, workflow, name)
             click.echo(f"watch {name} of {workflow} deleted")

@@ -106,7 +106,9 @@ def test_a_rejected_watch_reports_the_reason(service: Service, tmp_path: Path) -
         assert "pass --on and --url, --test, or --delete" in said
     _, said = call(service, "watch", "shop", "x", "--on", "silent", "--url", "http://127.0.0.1/", code=65)
     assert "seconds: required with `silent`" in said
-    _, said = call(service, "watch", "shop", "nothing", "--delete", code=66)
+    for option in ("--delete", "--test"):
+        _, said = call(service, "watch", "shop", "nothing", option, code=66)
+        assert "watch nothing of shop: not found, or no access" in said
 
 
 #: The metrics by their value in a service whose archiver, notifier, runners, viewers and readers have worked, without
