@@ -147,6 +147,13 @@ table("links", linked, [
   ["\x1b]8;;javascript:alert(1)\x07here\x1b]8;;\x07", []], ["\x1b]8;id=1;HTTP://b.example/\x1b\\see \x1b[31mthis\x1b]8;;\x07 not", [["see ", "HTTP://b.example/"], ["this", "HTTP://b.example/", "b.example"]]],
   ...["javascript://x", "data:text/html,x", "file:///etc/passwd", "http://x/'onclick=1", "https://", "//x"].map((target) => [`\x1b]8;;${target}\x07here\x1b]8;;\x07`, []]),
 ]);
+test("a line of brackets or dots delays the page only briefly", () => {
+  const long = ["https://a/" + ")".repeat(19_990), "https://a/" + ")]".repeat(9_995), "https://a/" + ".".repeat(19_989) + "x"];
+  const began = performance.now();
+  for (let round = 0; round < 6; round += 1) deepEqual(long.map((line) => linked(line)[0][0].length), [10, 10, 20_000]);
+  // Quadratic algorithms take 90 s.
+  ok(performance.now() - began < 30_000);
+});
 test("marks split the text, even across styles and next to links", () => {
   const marked = (message, ...marks) => segments(message, marks).map(({ text, mark }) => (mark ? `<${text}>` : text)).join("");
   equal(marked("hello", [1, 3]), "h<el>lo");
