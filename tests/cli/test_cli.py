@@ -143,8 +143,9 @@ def test_no_token_is_sent_to_another_listener(cli: Cli, tmp_path: Path, settings
 
 def test_a_proxys_not_found_is_no_missing_workflow(cli: Cli) -> None:
     with ScriptedService(answer("404 Not Found", b"<html>")) as service:
-        done = cli("jobs", "wf_1", URL=service.url, TOKEN="a.b.c")
-    assert f"the service answers 404 Not Found; is {service.url} the right address?\n" in done.stderr
+        url = service.url
+        done = cli("jobs", "wf_1", URL=url, TOKEN="a.b.c")
+    assert f"the service answers 404 Not Found; is {url} the right address?\n" in done.stderr
 
 
 @pytest.mark.parametrize(
