@@ -390,7 +390,7 @@ def test_an_unresponsive_server_is_noticed(server: RedisServer) -> None:
     """A read that receives nothing sends a PING."""
     world = World(server, "still", "?socket_timeout=0.2")
     world.watch(*JOBS)
-    world.read()
+    wait_until(lambda: world.read_safely() is not None, SOON, "the server answers")
     os.kill(server.pid, signal.SIGSTOP)
     try:
         with pytest.raises(StoreUnavailable):
@@ -414,7 +414,7 @@ def test_a_key_of_another_type_affects_only_its_job(either: World) -> None:
     assert {job: type(error) for job, error in either.errors.items()} == {JOBS[0]: NotALog}
     either.unwatch(JOBS[0])
     either.write(JOBS[2], 1)
-    assert either.read() == {JOBS[2]: [1]}
+    wait_until(lambda: either.read() == {JOBS[2]: [1]}, SOON, "the new line is read")
     assert either.errors == {}
 
 
