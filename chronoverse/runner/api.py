@@ -90,6 +90,8 @@ class JobLog:
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
+        if not lease_seconds > 0:
+            raise ValueError(f"invalid lease_seconds {lease_seconds}: expected more than 0")
         forms = SecretForms(mask_forms_setting())
         with ExitStack() as stack:
             writer: LogWriter
@@ -282,4 +284,7 @@ def connect_writer(
     """The store or service at ``url``. A store only uses ``store_options``, a service only the other arguments."""
     if url.startswith(("http://", "https://")):
         return HttpLogWriter(url, token, ca_file=ca_file, read_seconds=read_seconds)
-    return Store(url, **store_options)
+    try:
+        return Store(url, **store_options)
+    except ValueError as error:
+        raise ValueError(f"invalid URL of a store or service: {error}") from None

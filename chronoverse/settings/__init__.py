@@ -369,8 +369,11 @@ def all_settings() -> Iterator[tuple[str, str, Setting]]:
 
 def ca_file_or_setting(given: Path | str | None) -> Path | None:
     """``given``, else CHRONOVERSE_CA_FILE. If it has no certificates, raises ValueError or :class:`SettingsError`."""
-    if given:
-        return parse.ca_file(str(given))
+    try:
+        if given:
+            return parse.ca_file(str(given))
+    except ValueError as error:
+        raise ValueError(f"invalid ca_file {str(given)!r}: {error}") from None
     try:
         return parse.ca_file(text) if (text := os.environ.get("CHRONOVERSE_CA_FILE")) else None
     except ValueError as error:

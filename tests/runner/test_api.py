@@ -318,11 +318,18 @@ def test_a_rejection_is_raised_immediately(store: Store, open_log: Callable[...,
         JobLog.open(store, *JOB)
 
 
-@pytest.mark.parametrize(("workflow", "job"), [("a b", "j"), ("w", ""), ("w", "../x")])
-def test_invalid_ids_are_rejected(store: Store, workflow: str, job: str) -> None:
+@pytest.mark.parametrize(
+    ("job", "options", "says"),
+    [
+        *((job, {}, "invalid id") for job in (("a b", "j"), ("w", ""), ("w", "../x"))),
+        *((JOB, {"lease_seconds": each}, f"invalid lease_seconds {each}") for each in (0, -1, float("nan"))),
+        (JOB, {"ca_file": "/missing"}, "invalid ca_file '/missing': must be the path"),
+    ],
+)
+def test_invalid_arguments_are_rejected(job: tuple[str, str], options: dict[str, Any], says: str) -> None:
     """Before the store is contacted."""
-    with pytest.raises(ValueError, match="invalid id"):
-        JobLog.open(store, workflow, job)
+    with pytest.raises(ValueError, match=says):
+        JobLog.open("http://127.0.0.1:1", *job, **options)
 
 
 def test_an_unavailable_store_does_not_block_the_program(
@@ -364,7 +371,7 @@ def test_the_url_of_a_service_is_enough() -> None:
         JobLog.open(service.url, *JOB, token="shown", open_seconds=SOON)
     assert service.requests[0].headers["authorization"] == "Bearer shown"
     for url in ("ftp://x", "x", "", "127.0.0.1:8000"):
-        with pytest.raises(ValueError, match="URL"):
+        with pytest.raises(ValueError, match="invalid URL of a store or service: must be a complete"):
             JobLog.open(url, *JOB)
 
 
