@@ -154,7 +154,7 @@ class JobLog:
         """
         if stream not in STREAMS:
             raise ValueError(f"the stream must be stdout or stderr, not {stream!r}")
-        data = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(text)
+        data = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(memoryview(text))
         if not data.endswith(b"\n"):
             data += b"\n"
         with self._lock:

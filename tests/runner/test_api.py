@@ -159,6 +159,8 @@ def test_finish_decides_how_the_job_ends(
                 log.finish(status)
         with pytest.raises(ValueError, match="stdin"):
             log.write("stdin", "a")
+        with pytest.raises(TypeError, match="'int'"):
+            log.write("stdout", 5)  # type: ignore[arg-type]  # Not five NUL bytes.
         log.write("stdout", "a")
         assert log.finish(*given)
         assert log.finish(Status.COMPLETED, 0)
