@@ -118,8 +118,10 @@ def read_watches(objects: ObjectStore, workflow_id: str) -> dict[str, bytes]:
     name = f"{workflow_id}/{_WATCHES_NAME}"
     try:
         found = {watch_id: str(text).encode() for watch_id, text in orjson.loads(objects.get(name)).items()}
-        if any(Watch(**orjson.loads(text)).id != watch_id for watch_id, text in found.items()):
-            raise ValueError
+        for watch_id, text in found.items():
+            watch = Watch(**orjson.loads(text))
+            if (watch.workflow_id, watch.id) != (workflow_id, watch_id):
+                raise ValueError
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ArchiveDamaged(f"{name} cannot be read") from error
     return found

@@ -637,10 +637,16 @@ def test_settings_of_workflows_are_restored(bench: Bench, objects: FileObjectSto
     assert own_settings(store) == before
 
 
+#: A watch of another workflow than the one whose object contains it.
+FOREIGN_WATCH = orjson.dumps(
+    {"x": orjson.dumps(Watch(workflow_id="wf_2", id="x", on="end", url="https://a", secret="")).decode()}
+)
+
+
 @pytest.mark.parametrize(
     ("kind", "data"),
     [("settings", each) for each in (b"{", b"[]", b'{"job_bytes":-1}', b'{"job_bytes":"1"}', b'{"other":1}')]
-    + [("watches", each) for each in (b"{", b"[]", b'{"x":1}', b'{"x":"{}"}')],
+    + [("watches", each) for each in (b"{", b"[]", b'{"x":1}', b'{"x":"{}"}', FOREIGN_WATCH)],
 )
 def test_invalid_settings_and_watches_are_reported(
     bench: Bench, objects: FileObjectStore, kind: str, data: bytes
