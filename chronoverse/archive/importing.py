@@ -7,7 +7,7 @@ once.
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -217,9 +217,11 @@ class _Import(NamedTuple):
         for (first, _), found in sorted(spans.items()):
             by_first.setdefault(first, []).extend(found)
         chunks: list[Chunk] = []
+        # Archivers' clocks differ: the newest object can be a shorter one that a longer one has replaced.
+        ends = {*(first - 1 for first in by_first), max(last for _, last in spans)}
         for first, found in by_first.items():
             next_number = chunks[-1].last + 1 if chunks else min(by_first)
-            if first >= next_number and (chunk := self._read(found)):
+            if first >= next_number and (chunk := self._read(found, ends)):
                 if first > next_number:
                     chunks.append(self._put_lost(next_number, first - 1))
                 chunks.append(chunk)
@@ -227,9 +229,12 @@ class _Import(NamedTuple):
             chunks.append(self._put_lost(chunks[-1].last + 1, max(last for _, last in spans)))
         return chunks
 
-    def _read(self, found: Sequence[StoredObject]) -> Chunk | None:
-        """The record of the chunk with the most redacted lines, or the newest of several. None if all are damaged."""
-        best: tuple[tuple[bool, int, float, int], Chunk] | None = None
+    def _read(self, found: Sequence[StoredObject], ends: Container[int] = ()) -> Chunk | None:
+        """The record of the chunk with the most redacted lines, or the newest of several. None if all are damaged.
+
+        Of equally redacted chunks, those that end at one of the ``ends`` are preferred: another chunk follows.
+        """
+        best: tuple[tuple[bool, int, bool, float, int], Chunk] | None = None
         for each in found:
             first = int(each.name.rpartition("/")[2][:15])
             try:
@@ -238,7 +243,13 @@ class _Import(NamedTuple):
             except ArchiveDamaged as error:
                 self._report(each.name, str(error))
                 continue
-            rank = (not each.name.endswith("-lost.jsonl.zst"), redacted, each.written_at, chunk.last)
+            rank = (
+                not each.name.endswith("-lost.jsonl.zst"),
+                redacted,
+                chunk.last in ends,
+                each.written_at,
+                chunk.last,
+            )
             if best is None or rank > best[0]:
                 best = (rank, chunk)
         return best and best[1]

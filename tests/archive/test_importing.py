@@ -15,6 +15,7 @@ import orjson
 import pytest
 
 from chronoverse.archive.chunk_writer import write_chunk
+from chronoverse.archive.codec import ChunkBuilder
 from chronoverse.archive.importing import Imported, import_jobs, wait_for_ends
 from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name
@@ -451,6 +452,21 @@ def test_an_object_that_the_store_has_forgotten_is_left_to_an_import(
     run_import(store, objects)
     assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 61 if lost == "all" else 101)]
     assert redactions_in(each.name for each in objects.list("wf_1/growing/")) == 1
+
+
+def test_a_replaced_chunk_is_not_imported_because_of_its_time(bench: Bench, objects: FileObjectStore) -> None:
+    """The clock of the archiver that wrote the longer chunk was slow."""
+    write_growing(bench.store, objects, 60)
+    builder, listed = ChunkBuilder(GROWING, 41), objects.list
+    builder.add([(b"50-0", [b"event", b"lost", b"from", b"41"])])
+    chunk, data = builder.finish()
+    objects.put(chunk.name, data)
+    objects.list = lambda prefix: (  # type: ignore[method-assign]
+        each._replace(written_at=each.written_at + 7200 * (each.name == chunk.name)) for each in listed(prefix)
+    )
+    empty(bench)
+    run_import(bench.store, objects)
+    assert line_numbers(entries(bench.store, objects, GROWING)) == [*range(1, 61)]
 
 
 def resend_from_51(store: Store, last: int) -> None:
