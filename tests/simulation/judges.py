@@ -202,7 +202,7 @@ def _pages(site: Site, runner: Runner, *, with_gaps: bool) -> list[Seen]:
     return found
 
 
-def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
+def _judge_job(site: Site, runner: Runner, all_viewers: list[Viewer]) -> None:
     status, state = _answer(site, runner.path)
     if status == 404 and runner.publisher is not None and runner.publisher.base is None:
         return
@@ -211,8 +211,8 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         return
     is_lost = state["status"] == Status.LOST
     # A LOST job's end is a viewer's last event, even if the store then loses it, or the job, and its runner continues.
-    if site.outages and not is_lost:
-        viewers = [v for v in viewers if not any(each.state and each.state["status"] == "LOST" for each in v.seen)]
+    may_leave = site.outages > 0 and not is_lost
+    viewers = [v for v in all_viewers if not (may_leave and any("LOST" in (x.state or {}).values() for x in v.seen))]
     plain = [each for each in viewers if each.query is None and each.ended_at > runner.lost_at]
     left_out = _counted(site, runner)[1]
     # Viewers can have lines that are no longer in the log, and filtered viewers have no gaps. Then the pages' apply.
@@ -228,7 +228,7 @@ def _judge_job(site: Site, runner: Runner, viewers: list[Viewer]) -> None:
         runner.printed = {writer: printed._replace(required=0) for writer, printed in runner.printed.items()}
     if state["attempt"] > 1 + runner.deaths + runner.lapses + 2 * site.outages:
         world.violation(f"{runner.job} has {state['attempt']} attempts")
-    _judge_redactions(runner, viewers, pages)
+    _judge_redactions(runner, all_viewers, pages)
     log = _log(site, runner.path)
     _judge_routes(site, runner.path, log)
     if not site.outages:
