@@ -46,6 +46,7 @@ AROUND = {
     "url": ("postgres" + "://app:{}@db.example:5432/shop", "hunter22" + "x"),
     "url without a user": ("redis" + "://:{}@cache:6379", "hunter22" + "x"),
     "url, a password with @": ("https" + "://app:{}@h.example/x", "hun@ter22"),
+    "url, a token in a password": ("https" + "://app:{}@h.example/x", "a." + GITHUB + ".b"),
 }
 CASES = [*((name, "{}", key) for name, key in KEYS.items()), *((name, *rest) for name, rest in AROUND.items())]
 
