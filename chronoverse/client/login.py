@@ -17,7 +17,7 @@ from chronoverse.auth.local_secret import read_own_file
 from chronoverse.auth.tls import tls_context
 from chronoverse.backoff import RetryPolicy
 from chronoverse.client.service_connection import CONNECTION_ERRORS, RequestFailed, failure, make_connection, target_of
-from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized, Unreachable
+from chronoverse.errors import SettingsError, StaleToken, Unauthorized, Unreachable
 from chronoverse.files import draft_of
 from chronoverse.settings.parse import bearer_token, jwks_url
 
@@ -66,12 +66,12 @@ class IssuerClient:
     ) -> Login:
         """Signs the user in. ``show`` gets an address, a code to enter there, and an address that includes the code.
 
-        Raises :class:`Unauthorized` if the issuer refuses or the time is up, :class:`Unreachable`, and
-        :class:`ChronoverseError` if the issuer's answers are unusable.
+        Raises :class:`Unauthorized` if the issuer refuses or the time is up, :class:`Unreachable`, also for an invalid
+        answer, and :class:`SettingsError` for an unsuitable issuer.
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:
-            raise ChronoverseError(
+            raise SettingsError(
                 f"the issuer {self._url} does not support device authorization (RFC 8628): set CHRONOVERSE_TOKEN"
             )
         form = {"scope": scopes, **({"audience": audience} if audience else {})}
@@ -117,9 +117,9 @@ class IssuerClient:
         url = f"{self._url.rstrip('/')}/.well-known/openid-configuration"
         status, found = self._send("GET", url, None)
         if status != 200:
-            raise ChronoverseError(f"the issuer {self._url} answers {status} at {url}: is it the right address?")
+            raise SettingsError(f"the issuer {self._url} answers {status} at {url}: is it the right address?")
         if found.get("issuer") != self._url:
-            raise ChronoverseError(f"the issuer {self._url} identifies itself as {found.get('issuer')}")
+            raise SettingsError(f"the issuer {self._url} identifies itself as {found.get('issuer')}")
         with self._reading():
             for name in ("token_endpoint", "device_authorization_endpoint", "revocation_endpoint"):
                 if name in found or name == "token_endpoint":
@@ -129,7 +129,7 @@ class IssuerClient:
     def _login(self, answer: Mapping[str, Any], endpoints: Mapping[str, Any], refresh: str | None, at: float) -> Login:
         # https://www.rfc-editor.org/rfc/rfc6749#section-7.1
         if (kind := str(answer.get("token_type", "Bearer"))).lower() != "bearer":
-            raise ChronoverseError(f"the issuer {self._url} issued a token of type {kind}: only Bearer can be used")
+            raise SettingsError(f"the issuer {self._url} issued a token of type {kind}: only Bearer can be used")
         with self._reading():
             return Login(
                 issuer=self._url,
@@ -175,7 +175,7 @@ class IssuerClient:
         try:
             yield
         except (KeyError, TypeError, ValueError) as error:
-            raise ChronoverseError(f"the issuer {self._url} sent an invalid answer") from error
+            raise RequestFailed(f"the issuer {self._url} sent an invalid answer") from error
 
 
 class LoginFile:

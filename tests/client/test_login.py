@@ -11,7 +11,7 @@ import pytest
 
 from chronoverse.client.login import IssuerClient, Login, LoginFile
 from chronoverse.client.service_connection import RequestFailed
-from chronoverse.errors import ChronoverseError, SettingsError, StaleToken, Unauthorized
+from chronoverse.errors import SettingsError, StaleToken, Unauthorized, Unreachable
 from tests.support.scripted import ScriptedService, answer
 
 SERVICE: Final = "https://logs.example.com"
@@ -69,16 +69,19 @@ def test_a_sign_in_fails_with_the_issuers_reason() -> None:
     for answers in ([says("400 Bad Request", **PENDING)] * 20, [expired]):
         with pytest.raises(Unauthorized, match="the sign-in timed out: run `chronoverse login` again"):
             sign_in(ScriptedService(*answers), [])
-    with pytest.raises(ChronoverseError, match="identifies itself as https://other"):
+    with pytest.raises(SettingsError, match="identifies itself as https://other"):
         sign_in(ScriptedService(), [], "https://other")
-    for status, said in (("503 Service Unavailable", "; try again"), ("404 Not Found", ": is it the right address[?]")):
+    for status, said, kind in (
+        ("503 Service Unavailable", "; try again", Unreachable),
+        ("404 Not Found", ": is it the right address[?]", SettingsError),
+    ):
         issuer = ScriptedService(says(status))
         url, sentence = issuer.url, f"answers {status[:3]} at {issuer.url}/.well-known/openid-configuration{said}"
-        with issuer, pytest.raises(ChronoverseError, match=f"^the issuer {url} {sentence}$"):
+        with issuer, pytest.raises(kind, match=f"^the issuer {url} {sentence}$"):
             IssuerClient(url, "cli", None).sign_in("openid", None, lambda *given: None)
-    with pytest.raises(ChronoverseError, match="issued a token of type DPoP"):
+    with pytest.raises(SettingsError, match="issued a token of type DPoP"):
         sign_in(ScriptedService(tokens(1, token_type="DPoP")), [])
-    with pytest.raises(ChronoverseError, match="sent an invalid answer"):
+    with pytest.raises(Unreachable, match="sent an invalid answer"):
         sign_in(ScriptedService(tokens(1, access_token="two\nlines")), [])
 
 
