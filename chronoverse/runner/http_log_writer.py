@@ -256,7 +256,8 @@ class HttpLogWriter:
                 raise TooFast(str(error), error.min_delay) from error
             if not isinstance(error, RequestFailed) and not self._was_answered:
                 raise  # never trusted; a certificate that was trusted before will be renewed
-            raise StoreUnavailable(str(error)) from error
+            by = f"{self._service.url}: " if isinstance(error, RequestFailed) and error.answered else ""
+            raise StoreUnavailable(f"{by}{error}") from error
         except ChronoverseError as error:
             if self._was_answered and is_from_proxy(error):
                 # While the service is being deployed, a proxy can answer 404. A retry can succeed.

@@ -236,6 +236,7 @@ def test_every_answer_of_a_service_becomes_one_of_our_errors(said: bytes, error:
         writer.open(SCRIPTED, token())
     assert type(raised.value) is error
     assert getattr(raised.value, "seconds", 3) == 3
+    assert str(raised.value).startswith("http://127.0.0.1:") or not said.startswith(b"HTTP/1.1 50")
     assert service.requests[0].headers["authorization"] == "Bearer a.b.c"
 
 
