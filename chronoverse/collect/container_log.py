@@ -196,10 +196,10 @@ class ContainerLog:
             point = _ResumePoint(*found[0], start)
             while not point.is_exact:
                 if self._files.take_gap():
-                    point.compare(self._reader.close())
+                    point.compare(self._reader.close(is_torn=True))
                     point.note_gap()
                 data = self._files.read()
-                point.compare(self._reader.end_file() if data is None else self._reader.feed(data))
+                point.compare(self._feed(data))
                 if data == b"" and not self._files.unread:
                     break
                 yield data != b""
@@ -275,12 +275,12 @@ class ContainerLog:
         """Reads the next bytes, or ends the job. Returns whether there may be more to read now."""
         files, end = self._files, self.end
         if files.take_gap():
-            self._put(self._reader.close())
+            self._put(self._reader.close(is_torn=True))
             if not self._skip:  # skipped lines are already published, and so is a gap between them
                 self._spool.skip(1)
         data = files.read()
         if data != b"":
-            self._put(self._reader.end_file() if data is None else self._reader.feed(data))
+            self._put(self._feed(data))
             return data is None or len(data) == READ_BYTES
         if end and not files.unread and (self.failure or time.monotonic() - files.changed_at > QUIET_SECONDS):
             self._put(self._reader.close())
@@ -291,6 +291,10 @@ class ContainerLog:
             self._publisher.end(JobResult(end.status, end.exit_code), labels)
             self._is_ending = True
         return False
+
+    def _feed(self, data: bytes | None) -> list[LineBatch]:
+        """The lines that ``data`` completes. None is the end of a file."""
+        return self._reader.end_file(is_torn=self._files.has_gap) if data is None else self._reader.feed(data)
 
     @property
     def _number(self) -> int:

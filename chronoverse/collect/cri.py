@@ -51,13 +51,14 @@ class CriReader:
             batches += self._splitters[self._stream].feed(text, self._timestamp)
         return batches
 
-    def end_file(self) -> list[LineBatch]:
-        """Call this at the end of a file. Its last line may be truncated."""
+    def end_file(self, *, is_torn: bool = False) -> list[LineBatch]:
+        """Call this at the end of a file. Its last line may be truncated. ``is_torn`` drops it: a gap follows."""
+        self.rest = b"" if is_torn else self.rest
         return self.feed(b"\n") if self.rest else []
 
-    def close(self) -> list[LineBatch]:
-        """Call this at the end of the log."""
-        batches = self.end_file()
+    def close(self, *, is_torn: bool = False) -> list[LineBatch]:
+        """Call this at the end of the log, or at a gap."""
+        batches = self.end_file(is_torn=is_torn)
         for splitter in self._splitters.values():
             batches += splitter.close()
         return batches

@@ -136,9 +136,14 @@ class LogFiles:
             return None
         return b""
 
+    @property
+    def has_gap(self) -> bool:
+        """Whether bytes are missing before the next byte."""
+        return bool(self._files) and self._files[self._at].has_gap
+
     def take_gap(self) -> bool:
-        """Whether bytes are missing before the next byte. True only once per gap."""
-        if not (self._files and self._files[self._at].has_gap):
+        """Like :attr:`has_gap`, but True only once per gap."""
+        if not self.has_gap:
             return False
         self._files[self._at].has_gap = False
         return True

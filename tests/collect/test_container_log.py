@@ -1,6 +1,8 @@
 """One run of a container in this process, step by step, with a real store."""
 
 import contextlib
+import gzip
+import os
 import shutil
 import threading
 import time
@@ -282,6 +284,23 @@ def test_a_gap_that_was_not_recorded_is_not_repeated(run: Run) -> None:
     run.writer.print("more")
     run.finish()
     assert run.log() == [Gap(1, 1, "missing"), "early", "last", "more"]
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_torn_line_belongs_to_the_gap(run: Run, is_last: bool) -> None:
+    """The compressed file that ends within it was truncated."""
+    whole = [os.urandom(500).hex() for _ in range(20)]
+    content = gzip.compress(b"".join(cri_line(each, at=AT) for each in whole))
+    run.writer.path.with_name("0.log.20260303-100005.gz").write_bytes(content[:-1_000])
+    if is_last:
+        run.writer.path.unlink()
+    else:
+        run.writer.write(cri_line("last", at=AT + 2))
+    run.finish(run.begin("2026-03-03T10:00:04Z"))
+    found = run.log()
+    number = len(found) - (not is_last)
+    assert found == [*whole[: number - 1], Gap(number, number, "missing"), *["last"] * (not is_last)]
+    assert number > 10
 
 
 def test_an_ended_job_is_not_changed_again(run: Run) -> None:
