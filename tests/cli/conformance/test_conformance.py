@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shlex
 import signal
@@ -89,6 +90,15 @@ def curl_runner(directory: Path) -> list[str]:
     for program in ("curl", "jq", "openssl", "stdbuf"):
         tool(program)
     return ["sh", str(path), *ARGUMENTS]
+
+
+def test_the_documented_runner_refuses_a_malformed_url(tmp_path: Path) -> None:
+    """Retries cannot help."""
+    command = [*curl_runner(tmp_path)[:2], "wf_1", "two words", "--", "echo", "started"]
+    environ = {**os.environ, "CHRONOVERSE_URL": "http://127.0.0.1:1", "CHRONOVERSE_TOKEN": "t"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    told = "malformed URL: http://127.0.0.1:1/workflows/wf_1/jobs/two words\n"
+    assert (done.returncode, done.stdout, done.stderr) == (64, "", told)
 
 
 @pytest.mark.long
