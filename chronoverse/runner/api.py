@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,11 @@ class JobLog:
     _service_url: str | None
     #: Closed when the log is finished.
     _resources: ExitStack
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: Reentrant: a signal handler or a finalizer can write in the thread that it interrupted in :meth:`write`.
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    #: Written texts that are not in the spool yet, and whether a call is moving them there.
+    _waiting: deque[tuple[str, bytes, str]] = field(default_factory=deque)
+    _is_moving: bool = False
     #: Whether :meth:`finish` was called. Nothing can be written afterwards.
     finished: bool = False
 
@@ -160,11 +165,23 @@ class JobLog:
         with self._lock:
             if self.finished:
                 raise ValueError("the log is finished")
-            timestamp = iso_timestamp(self._clock() if at is None else at)
-            # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
-            for start in range(0, len(data), 262_144):
-                for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
-                    self._publisher.spool.put(batch)
+            self._waiting.append((stream, data, iso_timestamp(self._clock() if at is None else at)))
+            self._move_waiting()
+
+    def _move_waiting(self) -> None:
+        """Moves written texts to the spool. If this call interrupted another one, that one moves them."""
+        if self._is_moving:
+            return
+        self._is_moving = True
+        try:
+            while self._waiting:
+                stream, data, timestamp = self._waiting.popleft()
+                # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
+                for start in range(0, len(data), 262_144):
+                    for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
+                        self._publisher.spool.put(batch)
+        finally:
+            self._is_moving = False
 
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
         """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits up to ``deliver_seconds`` for its
@@ -179,6 +196,7 @@ class JobLog:
             if self.finished:
                 return self._publisher.ended
             self.finished = True
+            self._move_waiting()
         # A retried attempt's exit code is not the job's, and a killed attempt has none.
         has_code = status not in (Status.PENDING, Status.LOST)
         self._publisher.end(JobResult(Status(status), exit_code if has_code else None))

@@ -16,6 +16,7 @@ import pytest
 
 from chronoverse.api import JobLog, JobLogHandler, JobLogStream
 from chronoverse.errors import Closed, Held, Unauthorized
+from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
@@ -287,6 +288,25 @@ def test_a_signal_handler_can_write_to_a_stream_that_is_writing() -> None:
     stream.write("one\nt")
     stream.write("wo\n")
     assert sorted("".join(text for _, text in log.writes)) == sorted("one\nhandled\ntand wo\n")
+
+
+def test_a_finalizer_or_signal_handler_can_write_to_a_log_that_is_written_to(
+    server: RedisServer, open_log: Callable[..., JobLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines follow the interrupted ones."""
+    log = open_log()
+    spool = log._publisher.spool
+    put = spool.put
+
+    def interrupted(batch: LineBatch) -> None:
+        monkeypatch.undo()
+        log.write("stderr", "handled")
+        put(batch)
+
+    monkeypatch.setattr(spool, "put", interrupted)
+    log.write("stdout", "one\ntwo")
+    assert log.finish()
+    assert read_lines(server) == ["one", "two", "handled"]
 
 
 def test_threads_can_write_concurrently(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
