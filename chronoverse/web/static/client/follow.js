@@ -144,15 +144,17 @@ function frameReader(backoff, cursor, isOfWorkflow = false) {
     if (!isOfWorkflow && reader.cursor === null && NUMBER.test(startsAfter ?? "")) reader.cursor = Number(startsAfter);
   }
 
-  /** Parses the next frames. Throws Unreachable for an invalid frame. @param {string} text */
-  function read(text) {
+  /** The next frames. Throws Unreachable at an invalid frame, after those before it. @param {string} text */
+  function* read(text) {
     frames = [];
+    let invalid;
     try {
       readBlocks(text);
     } catch (error) {
-      throw new Unreachable("the service sent an unreadable frame", { cause: error });
+      invalid = new Unreachable("the service sent an unreadable frame", { cause: error });
     }
-    return frames;
+    yield* frames;
+    if (invalid) throw invalid;
   }
 
   /** Advances the cursor. False if it was there before. @param {number} number */
