@@ -1,8 +1,6 @@
 """``chronoverse watches`` and ``chronoverse watch``: webhooks about a workflow's jobs."""
 
-import base64
 import contextlib
-import secrets
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,7 +9,7 @@ import click
 
 from chronoverse import errors
 from chronoverse.cli import common, names
-from chronoverse.client.client import Client, read_items, reading
+from chronoverse.client.client import read_items, reading
 from chronoverse.joblog.terminal import plain_text
 
 _ROUTE: Final = "/workflows/{}/watches"
@@ -38,12 +36,6 @@ def _naming(name: str, workflow: str) -> Iterator[None]:
         yield
     except errors.JobNotFound as error:
         raise errors.JobNotFound(f"watch {name} of {workflow}: not found, or no access") from error
-
-
-def _exists(client: Client, route: str, workflow: str, name: str) -> bool:
-    with contextlib.suppress(errors.JobNotFound):
-        return bool(client.read(route, workflow, name))
-    return False
 
 
 def _text(watch: dict[str, Any]) -> str:
@@ -94,13 +86,9 @@ def watch(
             return 0
         if not test:
             settings |= {"status": status or None, "label": dict(each.split("=", 1) for each in label)}
-            generated = ""
-            if settings["secret"] is None and not _exists(client, route, workflow, name):
-                # The service shows its own in one answer only, which can be lost.
-                generated = settings["secret"] = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
             made = client.send("PUT", route, workflow, name, body=settings)
-            if generated:
-                click.echo(f"secret, printed once: {generated}", err=True)
+            if "secret" in made:
+                click.echo(plain_text(f"secret, printed once: {made['secret']}"), err=True)
             click.echo(plain_text(_text(made)))
             return 0
         found = before = client.send("POST", f"{route}/test", workflow, name)

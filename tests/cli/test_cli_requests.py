@@ -3,10 +3,9 @@
 import shlex
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
-import orjson
 import pytest
 
 from chronoverse.cli.common import moment
@@ -97,26 +96,6 @@ def test_each_option_is_in_the_request(command: str, target: str, body: bytes, t
         done = call_main(*shlex.split(command.format(url=service.url)), environ=environ)
     assert [(each.target, each.body) for each in service.requests[asks_first:]] == [(target, body)], done.stderr
     assert done.returncode == 65
-
-
-def test_a_new_watchs_secret_is_printed_although_an_answer_was_lost(tmp_path: Path) -> None:
-    """The repeated request finds the watch, and its answer has no secret."""
-    made: dict[str, Any] = {
-        "id": "w",
-        "on": "end",
-        "status": [],
-        "seconds": None,
-        "label": {},
-        "same": [],
-        "url": "https://a/",
-    }
-    made |= {"state": "ok", "waiting": 0, "dropped": 0, "error": None}
-    with ScriptedService(problem("404 Not Found", "no"), None, answer("200 OK", orjson.dumps(made))) as service:
-        environ = {"CHRONOVERSE_URL": service.url, "CHRONOVERSE_TOKEN": "t", "CHRONOVERSE_DATA_DIR": str(tmp_path)}
-        done = call_main("watch", "wf", "w", "--on", "end", "--url", "https://a/", environ=environ)
-    secret = orjson.loads(service.requests[-1].body)["secret"]
-    assert (done.returncode, done.stdout) == (0, "w\tend\thttps://a/\tok\n")
-    assert done.stderr.splitlines()[-1] == f"secret, printed once: {secret}"
 
 
 @pytest.mark.parametrize(("age", "seconds"), [("45s", 45), ("5m", 300), ("1h30m", 5_400), ("2d", 172_800)])

@@ -49,7 +49,7 @@ def test_what_the_service_names_is_shown_and_confirmed(tmp_path: Path, reply: st
     asked = f"asks for a token of {named['issuer']} (client theirs, audience their-logs, scopes openid logs:admin)"
     assert asked in done.stderr
     assert bool(issuer.requests) == (reply == "y")
-    assert done.returncode == {"y": 70, "n": 1, None: 64}[reply], done.stderr
+    assert done.returncode == {"y": 78, "n": 1, None: 64}[reply], done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -136,6 +136,5 @@ def test_a_test_is_queued_and_due_now(admin: httpx.Client, redis_server: RedisSe
     # A retry delay, which the test ends.
     queue = "chronoverse-watches:{watched.e}:x:queue"
     redis_server.ask("ZADD", queue, 9e15, "")
-    answer = admin.post(f"{path}/test")
-    assert (answer.status_code, answer.json()["waiting"]) == (202, 1)
+    assert admin.post(f"{path}/test").status_code == 202
     assert (admin.get(path).json()["waiting"], redis_server.ask("ZSCORE", queue, "")) == (1, None)
