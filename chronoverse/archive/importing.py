@@ -56,7 +56,7 @@ def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Ite
     later = list[_Later]()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
         if job is None:
-            # The mark, a probe and a draft of either are no settings. A workflow can be named like them.
+            # The mark, a probe and a draft of either are not settings. A workflow can have such a name.
             names = (each.name for each in listed if "/" in each.name or MARK not in each.name)
             yield from (_settings_or_problem(store, objects, name) for name in names)
             continue

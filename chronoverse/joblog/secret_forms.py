@@ -162,10 +162,11 @@ class StreamMask:
         tail = (self.before + text)[-MAX_HELD:] if self._forms.is_on else b""
         if self.key is None:
             found = self._forms.unfinished.search(tail)
-            start = found.start() if found else len(tail)
+            if found is None:
+                return 0
             # It can be within another secret, such as a token in a URL's password.
-            start = min([start, *(first for first, end in self._forms.spans(tail) if found and first < start < end)])
-            tail = tail[start:]
+            outer = [first for first, end in self._forms.spans(tail) if first < found.start() < end]
+            tail = tail[min([found.start(), *outer]) :]
         return min(len(text), len(tail))
 
     def _spans(self, line: bytes) -> list[Span]:

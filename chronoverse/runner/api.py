@@ -170,18 +170,18 @@ class JobLog:
 
     def _move_waiting(self) -> None:
         """Moves written texts to the spool. If this call interrupted another one, that one moves them."""
-        if self._is_moving:
-            return
-        self._is_moving = True
-        try:
-            while self._waiting:
-                stream, data, timestamp = self._waiting.popleft()
-                # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
-                for start in range(0, len(data), 262_144):
-                    for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
-                        self._publisher.spool.put(batch)
-        finally:
-            self._is_moving = False
+        # Again if another call came after the last one was moved, and before the flag was reset.
+        while self._waiting and not self._is_moving:
+            self._is_moving = True
+            try:
+                while self._waiting:
+                    stream, data, timestamp = self._waiting.popleft()
+                    # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
+                    for start in range(0, len(data), 262_144):
+                        for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
+                            self._publisher.spool.put(batch)
+            finally:
+                self._is_moving = False
 
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
         """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits up to ``deliver_seconds`` for its

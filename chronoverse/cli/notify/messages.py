@@ -17,7 +17,8 @@ _ENDED: Final = {
     Status.CANCELED: "was canceled",
     Status.LOST: "was lost",
 }
-#: What an invisible space after it makes plain: mentions that notify a whole channel, and Markdown links and images.
+#: The beginnings of mentions that notify a whole channel, and of the targets of Markdown links. An invisible space
+#: after them disables them.
 _MARKUP: Final = re.compile(r"@(?=(?:all|channel|everyone|here)(?![^\W_]))|\](?=\()", re.IGNORECASE)
 
 
