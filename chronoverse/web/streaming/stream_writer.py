@@ -3,7 +3,6 @@
 import _socket
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
@@ -43,7 +42,7 @@ class StreamWriter:
 
     __slots__ = (
         "_closed", "_greenlet", "_hangup_watch", "_peer_left", "_socket", "_unsent", "_woken", "_writers", "group",
-        "is_writable", "viewer", "write_deadline", "write_watch",
+        "viewer", "write_watch",
     )  # fmt: skip
 
     def __init__(self, viewer: Viewer, sock: Any, writers: "StreamWriters", closed: Callable[[], None]) -> None:
@@ -58,9 +57,6 @@ class StreamWriter:
         #: Exactly one of these is set if behind, neither if caught up.
         self._greenlet: gevent.Greenlet | None = None
         self.write_watch: Any = None
-        #: For the write scheduler: when to give up, and whether the socket is queued because it has room.
-        self.write_deadline = 0.0
-        self.is_writable = False
         #: Bytes that did not fit into the socket, for the write scheduler.
         self._unsent: memoryview | bytes = b""
         #: Whether the viewer was woken while behind: its greenlet then checks for frames again.
@@ -244,8 +240,10 @@ class WriteScheduler:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
-        self._waiting: set[StreamWriter] = set()
-        self._writable: deque[StreamWriter] = deque()
+        #: The writers with full sockets, and when to give up on each.
+        self._deadlines: dict[StreamWriter, float] = {}
+        #: Those whose sockets have room again, in order. The value None has no meaning.
+        self._writable: dict[StreamWriter, None] = {}
         self._wakeup = gevent.event.Event()
         self._greenlet: gevent.Greenlet | None = None
 
@@ -254,13 +252,12 @@ class WriteScheduler:
         # libev's EV_WRITE, for which gevent has no public name.
         writer.write_watch = gevent.get_hub().loop.io(writer.fileno(), 2)
         writer.write_watch.start(self._queue, writer)
-        self._waiting.add(writer)
         self.renew(writer)
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)
 
     def renew(self, writer: StreamWriter) -> None:
-        writer.write_deadline = self.clock() + STALL_SECONDS
+        self._deadlines[writer] = self.clock() + STALL_SECONDS
 
     def remove(self, writer: StreamWriter) -> None:
         """Stops watching ``writer``, if watched."""
@@ -268,13 +265,13 @@ class WriteScheduler:
             writer.write_watch.stop()
             writer.write_watch.close()
             writer.write_watch = None
-            self._waiting.discard(writer)
+            del self._deadlines[writer]
+            self._writable.pop(writer, None)
 
     def _queue(self, writer: StreamWriter) -> None:
         """Notes that a socket has room. Called by the event loop, so it must not block."""
-        if not writer.is_writable:
-            writer.is_writable = True
-            self._writable.append(writer)
+        if writer not in self._writable:
+            self._writable[writer] = None
             self._wakeup.set()
 
     def _run(self) -> None:
@@ -284,9 +281,8 @@ class WriteScheduler:
             self._wakeup.wait(1.0)
             self._wakeup.clear()
             until = self.clock() + _PASS_SECONDS
-            for _ in range(len(self._writable)):
-                writer = self._writable.popleft()
-                writer.is_writable = False
+            for writer in list(self._writable):
+                self._writable.pop(writer, None)
                 self._call(writer, writer.write_more)
                 if self.clock() >= until:
                     gevent.sleep(0)
@@ -296,13 +292,13 @@ class WriteScheduler:
             if self.clock() >= swept_at + 1.0:
                 swept_at = self.clock()
                 # A socket that is writable but still queued is late because of us, not its client.
-                for writer in [each for each in self._waiting if each.write_deadline <= swept_at]:
-                    if not writer.is_writable:
+                for writer in [each for each, deadline in self._deadlines.items() if deadline <= swept_at]:
+                    if writer not in self._writable:
                         self._call(writer, writer.give_up)
 
     def _call(self, writer: StreamWriter, function: Callable[[], None]) -> None:
         """Calls ``function`` unless ``writer`` was removed. An error ends only this watch."""
-        if writer in self._waiting:
+        if writer in self._deadlines:
             try:
                 function()
             except Exception:

@@ -31,7 +31,6 @@ class FullSocket:
         self.calls: list[str] = []
         self.write_more: Callable[[], None] = self.note_write
         self.write_watch: Any = None
-        self.is_writable = False
         self.writer = cast(StreamWriter, self)
         self._scheduler = scheduler
         scheduler.watch(self.writer)
