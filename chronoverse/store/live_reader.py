@@ -68,6 +68,8 @@ class NodeReader:
     def __init__(self, server: Hashable, live: "LiveReader") -> None:
         self.server: Final = server
         self.logs: Final[dict[bytes, WatchedLog]] = {}
+        #: In a Cluster: why the last read failed. None if it succeeded.
+        self.error: StoreError | None = None
         self._live: Final = live
         self._topology: Final = live.topology
         self._queue: deque[WatchedLog] = deque()
@@ -304,7 +306,6 @@ class LiveReader:
     _results: queue.Queue[list[Found]] = field(default_factory=lambda: queue.Queue(1))
     #: The ``count`` of the last :meth:`read`: how many entries of each job a node's thread requests.
     _count: int = 100
-    _errors: dict[Hashable, StoreError] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
     _closed: threading.Event = field(default_factory=threading.Event)
 
@@ -344,9 +345,10 @@ class LiveReader:
             found += self._results.get(timeout=self.block_seconds)
             while True:
                 found += self._results.get_nowait()
-        nodes, errors = tuple(self._nodes), dict(self._errors)
-        if nodes and not found and all(server in errors for server in nodes):
-            raise errors[nodes[0]]
+        nodes = tuple(self._nodes.values())
+        errors = [error for node in nodes if (error := node.error)]
+        if errors and not found and len(errors) == len(nodes):
+            raise errors[0]
         return found
 
     def silent_seconds(self, job: JobRef) -> float:
@@ -391,16 +393,14 @@ class LiveReader:
                 failures += 1
                 if failures == 1:
                     log.warning("the tail reader cannot read some jobs: %s", error)
-                self._errors[node.server] = error if isinstance(error, StoreError) else StoreError(repr(error))
+                node.error = error if isinstance(error, StoreError) else StoreError(repr(error))
                 self._closed.wait(RetryPolicy(first=0.05, longest=0.5).delay(failures))
                 continue
-            failures = 0
-            self._errors.pop(node.server, None)
+            failures, node.error = 0, None
             while found and not self._closed.is_set():
                 with contextlib.suppress(queue.Full):
                     self._results.put(found, timeout=self.block_seconds)
                     break
-        self._errors.pop(node.server, None)
         node.close()
 
     def _ends(self, node: NodeReader) -> bool:
