@@ -54,8 +54,6 @@ class Viewer:
     #: Why the stream ended: ``end``, ``error``, ``expired``, ``age``, ``drain``, ``left`` or ``slow``; for ``/wait``
     #: also ``matched``. Empty before.
     reason: str = ""
-    #: Whether to end the stream early, so that its client reconnects to another process.
-    closes_early: bool = False
     #: Whether :meth:`try_next` returned None because a store read is needed.
     needs_store_read: bool = False
     #: Called when there may be more to send.
@@ -105,11 +103,15 @@ class Viewer:
 
     def close_with_retry(self, retry_ms: int) -> None:
         """Ends the stream before the log ends. The client reconnects to another process after ``retry_ms``."""
-        self.closes_early = True
         self.retry_ms = retry_ms
         # Order matters: a concurrent call of next computes due from closes_at.
-        self.closes_at = self.due = float("-inf")
+        self.closes_at = self.due = -math.inf
         self.wake()
+
+    @property
+    def closes_early(self) -> bool:
+        """Whether :meth:`close_with_retry` was called."""
+        return self.closes_at == -math.inf
 
     def close(self) -> None:
         """Leaves the feed. Idempotent."""
