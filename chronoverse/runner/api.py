@@ -238,6 +238,8 @@ class JobLogStream(io.TextIOBase):
         self._log = log
         self._stream = stream
         self._unfinished = ""
+        #: Whether the last line was published before its end.
+        self._is_cut = False
         # A signal handler, such as a time limit's, can print while the thread that it interrupted is in write().
         self._lock = threading.RLock()
 
@@ -247,9 +249,13 @@ class JobLogStream(io.TextIOBase):
     def write(self, text: str) -> int:
         """Publishes the lines that ``text`` completes. Returns the length of ``text``. Never waits for the store."""
         with self._lock:
-            lines, newline, rest = (self._unfinished + text).rpartition("\n")
+            # print() writes a line's end separately. After a line that is already published, it is not another line.
+            new = text.removeprefix("\n") if self._is_cut else text
+            self._is_cut = self._is_cut and not text
+            lines, newline, rest = (self._unfinished + new).rpartition("\n")
             if len(rest) > _MAX_UNFINISHED:
                 lines, newline, rest = lines + newline + rest, "\n", ""
+                self._is_cut = True
             self._unfinished = rest
             if newline and not self.closed and not self._log.finished:
                 self._log.write(self._stream, lines + newline)

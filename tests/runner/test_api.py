@@ -255,10 +255,11 @@ MOST: Final = 65_536
         (["a\nb", "c\nd"], ["a\n", "bc\n", "d\n"]),
         (["x" * MOST, "\n"], ["x" * MOST + "\n"]),
         (["x" * MOST, "y", "z"], ["x" * MOST + "y\n", "z\n"]),
+        (["x" * MOST + "y", "", "\n", "\n"], ["x" * MOST + "y\n", "\n"]),
         (["a\n" + "x" * (MOST + 1)], ["a\n" + "x" * (MOST + 1) + "\n"]),
         (["", "not ended"], ["not ended\n"]),
     ],
-    ids=["parts", "rest", "longest", "too long", "too long rest", "close"],
+    ids=["parts", "rest", "longest", "too long", "too long, ended", "too long rest", "close"],
 )
 def test_a_stream_publishes_lines_when_they_end(pieces: list[str], writes: list[str]) -> None:
     """Or when they are too long, or the stream is closed. Later text is ignored, also after the log's end."""
