@@ -135,6 +135,7 @@ def test_a_stopped_unit_cancels_its_job(service: Service, program: Path, variabl
         ("echo a; echo b", "echo", 0, ["a", "b"]),
         ("echo '#x' # -report", "report", 0, ["#x"]),
         ("[ -d / ] && echo a", "job", 0, ["a"]),
+        ("KEY=secret /bin/echo a", "job", 0, ["a"]),
         (f"echo a # .- {'x' * 200}", "x" * 100, 0, ["a"]),
     ],
 )
