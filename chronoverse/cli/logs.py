@@ -114,7 +114,8 @@ def logs(
         if is_so:
             raise click.UsageError(sentence)
     output, colour = printing.pop("output"), common.keeps_colors(printing.pop("color"))
-    renderer = LineRenderer(colour=colour, **printing)
+    only_stream = stream is not None and search is None and not new
+    renderer = LineRenderer(colour=colour, only_stream=only_stream, **printing)
     start: dict[str, Any]
     if job is None:
         start = {"tail": tail, "stream": stream, "q": search, "regex": regex}

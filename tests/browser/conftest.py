@@ -65,6 +65,11 @@ class Job:
             self.last += len(lines)
         return self
 
+    def lose(self) -> "Job":
+        """Declares the next line lost."""
+        self.last = self._store.append_lost(self._attempt, self.last + 1, self.last + 1) - 1
+        return self
+
     def wait(self, seconds: float) -> "Job":
         """Delays the next line's timestamp. Lines written individually are 0.1 s apart."""
         self._waited += seconds

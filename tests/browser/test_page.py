@@ -184,13 +184,16 @@ def test_a_search_can_be_shared_by_its_address(open_tab: OpenTab, job: Job) -> N
 
 @pytest.mark.long
 def test_a_jump_moves_the_selection(open_tab: OpenTab, job: Job) -> None:
-    """So that a copied link leads to the line in view. The button confirms that something was copied."""
-    job.lines("one", "a `b` ```c```", "two", *["x"] * 400, "needle (1)").end()
-    tab = open_tab(job.ref, "L1-L2").wait_number(1)
+    """So that a copied link leads to the line in view. The button confirms that something was copied.
+
+    A line whose rest is lost does not swallow the next line.
+    """
+    job.write(iter([("one", "stdout", True)])).lose().lines("a `b` ```c```", *["x"] * 400, "needle (1)").end()
+    tab = open_tab(job.ref, "L1-L3").wait_number(3)
     read = "navigator.clipboard.readText()"
     tab.page.click("#copymarkdown")
     tab.wait_text("#copymarkdown", "Copied ✓")
-    link = f"[{job.ref.job_id}, lines 1 to 2]({tab.address})"
+    link = f"[{job.ref.job_id}, lines 1 to 3]({tab.address})"
     assert tab.page.evaluate(read) == f"````\none\na `b` ```c```\n````\n{link}\n"
     tab.wait_text("#copymarkdown", "Copy as Markdown")
     tab.find("needle (1)")

@@ -66,7 +66,9 @@ def blueprint(deps: Dependencies) -> Blueprint:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
             pages = _scan_pages(deps, job, regex=regex, **query) if query else _read_pages(deps, job)
-            parts = _encode(_check_pages(deps, job, pages, expires_at), format, control_sequences=control_sequences)
+            only_stream = "stream" in query and "q" not in query
+            renderer = LineRenderer(colour=False, raw=control_sequences, only_stream=only_stream)
+            parts = _encode(_check_pages(deps, job, pages, expires_at), format, renderer)
             # A log that cannot be read at all gets a problem document. Later errors can only cut the download.
             first = next(parts, b"")
         except BaseException:
@@ -176,13 +178,12 @@ def _check_same_log(deps: Dependencies, job: Job) -> None:
         raise StoreUnavailable("the log was replaced during the download")
 
 
-def _encode(batches: Iterable[list[bytes]], form: str, *, control_sequences: bool) -> Iterator[bytes]:
+def _encode(batches: Iterable[list[bytes]], form: str, renderer: LineRenderer) -> Iterator[bytes]:
     """The download's bytes: one message per line for ``txt``, one object per line for ``jsonl`` and ``json``.
 
-    ``txt`` joins the pieces of a long line, unless a line of the other stream comes between them.
+    ``txt`` joins the pieces of a long line, unless missing lines or a line of the other stream come between them.
     """
-    renderer, time_slice = LineRenderer(colour=False, raw=control_sequences), TimeSlice()
-    opening = b"[\n"
+    time_slice, opening = TimeSlice(), b"[\n"
     for lines in batches:
         if form == "txt":
             rendered: list[str] = []

@@ -132,16 +132,23 @@ def test_a_download_can_be_filtered(client: httpx.Client, log: Foreign) -> None:
 
 
 def test_pieces_of_a_long_line_are_joined_in_text(client: httpx.Client, job: Foreign) -> None:
-    """Unless a line of the other stream is between them.
+    """Unless missing lines, or a line of the other stream, are between them.
 
     A line without its last piece does not swallow the next line.
     """
     commands = [("out ", "stdout", "1"), ("end", "stdout", "0"), ("half", "stdout", "1"), ("err", "stderr", "0")]
-    for message, stream, partial in [*commands, ("rest", "stdout", "0"), ("open", "stderr", "1")]:
-        job.last += 1
+    for message, stream, partial in [
+        *commands,
+        ("rest", "stdout", "1"),
+        ("later", "stdout", "0"),
+        ("open", "stderr", "1"),
+    ]:
+        job.last += 1 + (message == "later")
         job.add(f"{job.last}-0", "timestamp", TIMESTAMP, "message", message, "stream", stream, "partial", partial)
 
-    assert raw(client, job).text == "out end\nhalf\nerr\nrest\nopen\n"
+    assert raw(client, job).text == "out end\nhalf\nerr\nrest\nlater\nopen\n"
+    assert raw(client, job, stream="stdout").text == "out end\nhalfrestlater\n"
+    assert raw(client, job, q="h|l", regex="true").text == "half\nlater\n"
 
 
 def test_a_text_has_no_control_sequences_unless_asked(client: httpx.Client, job: Foreign) -> None:

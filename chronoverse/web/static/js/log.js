@@ -286,7 +286,11 @@ export class Log {
     while (window.joined < WINDOW && this.#known(window, window.joined)) {
       const line = window.lines[window.joined];
       window.joined += 1;
-      if (!line) continue;
+      if (!line) {
+        // The rest of an unfinished line may be in the gap.
+        window.open = {};
+        continue;
+      }
       const head = window.open[line.stream];
       if (head !== undefined) this.#attach(head, line.sequence_num);
       window.open[line.stream] = line.partial ? head ?? line.sequence_num : undefined;

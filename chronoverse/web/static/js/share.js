@@ -43,14 +43,22 @@ export function showPicked(picked) {
   $("copy").textContent = many === 1 ? "Copy line" : "Copy lines";
 }
 
-/** The text of the picked lines, without numbers and colours, with the parts of long lines joined. At most `MAX_COPIED` lines. */
+/**
+ * The text of the picked lines, without numbers and colours. At most `MAX_COPIED` lines. Joins the parts of a long line,
+ * unless missing lines or a line of the other stream come between them.
+ */
 async function textOf(path, { from, to }, stream) {
   let text = "";
+  let open = null;
   const end = Math.min(to, from + MAX_COPIED - 1);
   for (let position = from - 1; position < end; ) {
     const { body, position: reached } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(1000, end - position) })}`);
     const picked = body.logs.filter((line) => line.sequence_num <= end);
-    for (const line of picked) text += plain(line.message) + (line.partial ? "" : "\n");
+    for (const line of picked) {
+      if (open && !stream && (open.stream !== line.stream || open.sequence_num + 1 !== line.sequence_num)) text += "\n";
+      text += plain(line.message) + (line.partial ? "" : "\n");
+      open = line.partial ? line : null;
+    }
     if (!body.cursor) break;
     position = reached;
   }
