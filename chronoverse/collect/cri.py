@@ -57,10 +57,10 @@ class CriReader:
         return self.feed(b"\n") if self.rest else []
 
     def close(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Call this at the end of the log, or at a gap."""
+        """Call this at the end of the log, or at a gap (``is_torn``), in which the rest of unfinished lines may be."""
         batches = self.end_file(is_torn=is_torn)
         for splitter in self._splitters.values():
-            batches += splitter.close()
+            batches += splitter.close(is_torn=is_torn)
         return batches
 
     def _read(self, lines: list[bytes]) -> list[LineBatch]:

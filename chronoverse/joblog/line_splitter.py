@@ -78,12 +78,13 @@ class LineSplitter:
         """Returns the rest, which has no newline yet, as a partial line."""
         return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
-    def close(self) -> list[LineBatch]:
-        """Ends the stream. Returns the last line, if it had no newline."""
+    def close(self, *, is_torn: bool = False) -> list[LineBatch]:
+        """Ends the stream. Returns the last line, if it had no newline; ``partial`` if its rest is missing."""
         if not self.rest and not self.is_open:
             return []
         text, self.rest, self.is_open = self.mask(self.rest), b"", False
-        return [*self._split(text)]
+        *batches, last = self._split(text)
+        return [*batches, last._replace(partial=is_torn)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
         """Yields batches of complete lines, and pieces of longer ones. Does not process short lines one by one."""

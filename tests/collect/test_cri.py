@@ -69,6 +69,13 @@ def test_partial_lines_are_joined_for_each_stream() -> None:
     data += cri_line("\xa9inning".encode("latin-1"), tag="F:z", at=AT) + cri_line("!", "stderr", at=AT)
 
     assert [text for _, _, text, _ in read(data)] == ["begéinning", "oops!"]
+    # Their rest can be in a gap.
+    reader = CriReader(10, OFF)
+    pieces = [("out", "x" * 7), ("out", "x" * 7), ("err", "y")]
+    batches = [reader.feed(cri_line(text, f"std{stream}", "P")) for stream, text in pieces]
+    batches += [reader.close(is_torn=True), reader.feed(cri_line("z"))]
+    found = [line[2:] for each in batches for line in lines_of(each)]
+    assert found == [("x" * 10, True), ("x" * 4, True), ("y", True), ("z", False)]
 
 
 def test_a_long_line_is_cut_as_by_run() -> None:
