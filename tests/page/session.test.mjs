@@ -1,6 +1,6 @@
 // The token of a tab: from the address, from other tabs, and renewed once by all of them.
 
-import { deepEqual, equal } from "node:assert/strict";
+import { deepEqual, equal, rejects } from "node:assert/strict";
 import { test } from "node:test";
 
 import { until } from "./document.mjs";
@@ -29,7 +29,7 @@ Object.assign(globalThis, {
 });
 globalThis.location = Object.assign(new URL("http://127.0.0.1/ui/workflows/w?q=a#L5&token=%67iven%&x"), { reload: () => (reloads += 1) });
 Object.defineProperty(globalThis, "navigator", { value: { locks: { request: (_, work) => work() } } });
-const { isDue } = await import("../../chronoverse/web/static/js/oidc.js");
+const { isDue, renew } = await import("../../chronoverse/web/static/js/oidc.js");
 const { begin, currentToken, isRenewed, Refused, signedIn, signIn, signOut, token } = await import("../../chronoverse/web/static/js/session.js");
 const session = (at, until = Date.now() + 10_000) => ({ at, until, refresh: `refresh ${at}`, token_endpoint: "http://127.0.0.1/token" });
 
@@ -61,6 +61,13 @@ test("a token is renewed a minute before its end, or in the last quarter of its 
   const due = (age, life, refresh = "refresh") => isDue({ at: Date.now() - 1000 * age, until: Date.now() + 1000 * (life - age), refresh });
   const isDueAt = [[230, 300], [245, 300], [40, 60], [50, 60], [290, 300, null], [301, 300, null], [-9, 300]].map((row) => due(...row));
   deepEqual(isDueAt, [false, true, false, true, false, true, true]);
+});
+
+test("an issuer's unusable answer is named by its status, and does not sign out", async () => {
+  for (const [body, status, said] of [["<h1>Oops</h1>", 503, "503 without JSON"], ["{}", 503, "503"], ["{}", 429, "429"], ["", 200, "200 without JSON"]]) {
+    globalThis.fetch = async () => new Response(body, { status });
+    await rejects(renew(session(1)), ({ name, message }) => name === "IssuerAway" && message.endsWith(` answers ${said}.`));
+  }
 });
 
 test("a token that another tab has renewed is not renewed again", async () => {

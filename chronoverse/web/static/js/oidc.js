@@ -53,8 +53,9 @@ export async function renew(session) {
   const values = { grant_type: "refresh_token", refresh_token: session.refresh };
   const away = (error) => Promise.reject(new IssuerAway(`The issuer ${issuer} does not answer.`, { cause: error }));
   const response = await send(session.token_endpoint, values, { signal: AbortSignal.timeout(ISSUER_MS) }).catch(away);
-  const answer = await response.json().catch(away);
-  if (response.status >= 500 || response.status === 429) throw new IssuerAway(`The issuer ${issuer} answers ${response.status}.`);
+  // A proxy's error page is not JSON.
+  const answer = await response.json().catch(() => undefined);
+  if (response.status >= 500 || response.status === 429 || answer === undefined) throw new IssuerAway(`The issuer ${issuer} answers ${response.status}${answer === undefined ? " without JSON" : ""}.`);
   if (!response.ok) throw new SignedOut(`the issuer says: ${answer?.error_description ?? answer?.error ?? response.status}`);
   if (typeof answer?.access_token !== "string") throw new SignedOut("the issuer's answer has no token");
   requireBearer(answer);
