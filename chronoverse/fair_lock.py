@@ -63,7 +63,7 @@ class FairLock:
                 self._give_up(subject, mine)
         if not came:
             error = self.used_up if self.used_up and self._held[subject] >= self.each else self.missed
-            raise error(f"too many requests at a time: this one did not get its turn within {seconds:g} s")
+            raise error(f"too many concurrent requests: timed out after {seconds:g} s")
         return True
 
     def _give_up(self, subject: Hashable, mine: threading.Event) -> None:

@@ -228,7 +228,7 @@ class Archiver:
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Does all due work. Returns how many jobs had problems.
 
-        ``progress`` gets the number of archived lines, and of all due lines.
+        ``progress`` is called with the number of archived lines and the number of all due lines.
         """
         self._compare_history()
         for page in self.store.catalog.jobs():

@@ -224,7 +224,7 @@ def split_lines(frame: Frame, text: bytes) -> list[bytes]:
         numbers = [number for line in lines if (number := _number(decode_entry(line)))]
         valid = numbers == sorted(numbers) and (not numbers or frame.first <= numbers[0] <= numbers[-1] <= frame.last)
     if not valid:
-        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} have other numbers than in their record")
+        raise ArchiveDamaged(f"lines {frame.first} to {frame.last} do not have the numbers in their record")
     return lines
 
 

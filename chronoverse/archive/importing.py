@@ -129,7 +129,7 @@ class _Import(NamedTuple):
     counts: dict[str, tuple[int, int]]
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
-        """Imports the job. Returns None if it is restored ``later``, or if the folder contains no job's objects."""
+        """Imports the job. Returns None if it is restored ``later``, or if the folder has no objects of a job."""
         manifest = read_manifest(self.objects, self.job)
         if manifest and "deleted_at" in manifest.fields:
             raise Deleted

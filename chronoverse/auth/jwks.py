@@ -61,7 +61,7 @@ def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
         error.close()
         raise
     except http.client.HTTPException as error:
-        raise ValueError("the issuer's answer is not valid HTTP") from error
+        raise ValueError("the issuer's response is not valid HTTP") from error
     if len(document) > MAX_KEY_SET_BYTES:
         raise ValueError(f"the issuer's key set has more than {MAX_KEY_SET_BYTES} bytes")
     return document

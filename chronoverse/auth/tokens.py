@@ -369,7 +369,7 @@ def secrets(settings: Settings) -> list[bytes]:
     if settings.has_local_secret:
         return [local_secret(settings.data_dir)]
     if settings.jwt_public_key or settings.jwt_jwks_url or settings.trust_file:
-        raise SettingsError("tokens can only be made with the private key")
+        raise SettingsError("tokens can only be issued with the private key")
     raise SettingsError(
         "CHRONOVERSE_REDIS_URL needs one of CHRONOVERSE_JWT_SECRET, CHRONOVERSE_JWT_PUBLIC_KEY,"
         " CHRONOVERSE_JWT_JWKS_URL and CHRONOVERSE_TRUST_FILE"

@@ -304,7 +304,7 @@ def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | No
 
 @click.command()
 @common.time_option("--since", "Actions since this time or age, such as 1h or 2d.")
-@common.time_option("--until", "Actions until this time.")
+@common.time_option("--until", "Actions at or before this time.")
 def audit(since: str | None, until: str | None) -> None:
     """Print the audit trail: who deleted, redacted and changed what.
 

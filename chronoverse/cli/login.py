@@ -26,7 +26,7 @@ def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
         told = _ask_service(settings)
         audience = f"audience {told['audience']}" if told["audience"] else "no audience"
         common.print_message(
-            f"{settings.service_url} asks for a token of {told['issuer']} "
+            f"{settings.service_url} requires a token from {told['issuer']} "
             f"(client {told['client_id']}, {audience}, scopes {told['scopes']})"
         )
         # The service may name another service's audience.

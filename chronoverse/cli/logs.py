@@ -56,10 +56,10 @@ def _wait(text: str) -> int:
 @common.regex_option
 @common.time_option(
     "--since",
-    "Start with the first line of this time or later: ISO 8601 (UTC by default) or an age, such as 5m. With --search:"
-    " only lines of this time or later.",
+    "Start at the first line at or after this time: ISO 8601 (UTC by default) or an age, such as 5m. With --search:"
+    " only lines at or after this time.",
 )
-@common.time_option("--until", "End with the last line of this time or earlier.")
+@common.time_option("--until", "End at the last line at or before this time.")
 @click.option("--new", is_flag=True, help="Lines that no earlier good run has.")
 @click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
 @common.against_label_option

@@ -38,7 +38,7 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
 @click.option("--workflow", required=True, type=common.identifier, metavar="ID", help="Workflow of the job.")
 @click.option("--job", type=common.identifier, metavar="ID", help="Job id. Generated and printed if omitted.")
 @_server_option
-@_timeout_option("How long to deliver after CMD ends.")
+@_timeout_option("How long to keep delivering after CMD ends.")
 @click.option("--require-log", is_flag=True, help="Start CMD only if its log can be published.")
 @click.option("--retry", is_flag=True, help="Publish as the first free JOB.2, JOB.3, ... if the id is taken.")
 @click.option("--continue", "continues", is_flag=True, help="Add CMD to a log that several commands share.")

@@ -18,7 +18,7 @@ from chronoverse.joblog.terminal import LineRenderer, plain_text
 @common.status_option("Only jobs with this status.")
 @common.jobs_label_option
 @common.time_option("--since", "Jobs started since this time or age, such as 5m or 2d.")
-@common.time_option("--until", "Jobs started until this time.")
+@common.time_option("--until", "Jobs started at or before this time.")
 @common.integer_option("Maximum lines per job.", (1, 100), 100, "-m", "--max-count")  # the service allows no more
 @common.list_output_option
 @common.color_option

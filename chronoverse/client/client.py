@@ -177,7 +177,7 @@ class Client:
                 follower.ended = True
                 return
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                raise Unreachable(f"{self._service.url} does not answer with an event stream: is it the right address?")
+                raise Unreachable(f"{self._service.url} did not return an event stream: is it the right address?")
             failure: _StreamFailed | None = None
             try:
                 follower.start_connection(response.headers.get("Last-Event-ID"))
@@ -406,7 +406,7 @@ class Client:
         except ValueError:
             body = None
         if not isinstance(body, dict):
-            raise Unreachable(f"{self._service.url} does not answer with JSON: is it the right address?")
+            raise Unreachable(f"{self._service.url} did not return JSON: is it the right address?")
         return body
 
 

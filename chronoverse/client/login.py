@@ -117,7 +117,7 @@ class IssuerClient:
         url = f"{self._url.rstrip('/')}/.well-known/openid-configuration"
         status, found = self._send("GET", url, None)
         if status != 200:
-            raise SettingsError(f"the issuer {self._url} answers {status} at {url}: is it the right address?")
+            raise SettingsError(f"the issuer {self._url} returned {status} at {url}: is it the right address?")
         if found.get("issuer") != self._url:
             raise SettingsError(f"the issuer {self._url} identifies itself as {found.get('issuer')}")
         with self._reading():
@@ -146,7 +146,7 @@ class IssuerClient:
     def _granted(self, answered: tuple[int, dict[str, Any]]) -> dict[str, Any]:
         status, answer = answered
         if status != 200:
-            raise Unauthorized(str(answer.get("error_description") or answer.get("error") or f"it answers {status}"))
+            raise Unauthorized(str(answer.get("error_description") or answer.get("error") or f"it returned {status}"))
         return answer
 
     def _post(self, endpoint: str, form: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
@@ -167,7 +167,7 @@ class IssuerClient:
             answer = None
         if response.status >= 500 or response.status == 429 or not isinstance(answer, dict):
             kind = "" if isinstance(answer, dict) else ", and not with a JSON object"
-            raise RequestFailed(f"the issuer {self._url} answers {response.status} at {url}{kind}; try again")
+            raise RequestFailed(f"the issuer {self._url} returned {response.status} at {url}{kind}; try again")
         return response.status, answer
 
     @contextlib.contextmanager

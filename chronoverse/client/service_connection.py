@@ -231,7 +231,7 @@ class Pipeline:
     def receive(self, number: int) -> tuple[HTTPResponse, bytes]:
         """The next response, which must answer request ``number``. Raises :data:`CONNECTION_ERRORS`."""
         if number != self._received + 1 or self._answers.file.closed:
-            raise HTTPException("the connection was closed, or earlier answers were not read")
+            raise HTTPException("the connection was closed, or earlier responses were not read")
         # Closed even if it did not begin: since Python 3.13, its finalizer reports that the file was closed before it.
         with contextlib.closing(HTTPResponse(self._answers, method="POST")) as response:  # type: ignore[arg-type]
             response.begin()
@@ -290,7 +290,7 @@ def failure(error: Exception, url: str, who: str) -> Unreachable:
     reason = (isinstance(error, OSError) and (error.strerror or str(error))) or type(error).__name__
     if isinstance(error, SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         reason = "no TLS at this port: use http://, or another port"
-    return RequestFailed(f"{who} does not answer: {reason}")
+    return RequestFailed(f"{who} is not responding: {reason}")
 
 
 def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseError:
@@ -303,7 +303,7 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
         title, reason, expected = str(problem.get("title", "")), problem.get("reason"), problem.get("expected")
     except (ValueError, LookupError, AttributeError, TypeError) as invalid:
         unreadable = invalid
-        detail = f"the service answers {status} {response.reason or ''}".rstrip()
+        detail = f"the service returned {status} {response.reason or ''}".rstrip()
         title, reason, expected = "", None, None
     error: ChronoverseError
     if status in (408, 429) or status >= 500:

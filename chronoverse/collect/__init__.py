@@ -71,7 +71,7 @@ def kubernetes(
     from chronoverse.joblog.secret_forms import SecretForms
 
     if len(labels) > MAX_LABELS - 7:  # the agent adds seven
-        raise click.UsageError("--label: at most 9")
+        raise click.UsageError("--label can be given at most 9 times")
     settings = common.read_settings()
     # A hundred logs can have the same problem at once, so each message is printed once a minute.
     say_once = lru_cache(maxsize=1_000)(lambda text, minute: common.print_message(text))

@@ -68,7 +68,7 @@ class ServerLease:
             deadline = time.monotonic() + start_seconds
             while not _try_lock(self._lock, fcntl.LOCK_SH):  # held by a supervisor that is stopping its server
                 if time.monotonic() > deadline:
-                    raise EmbeddedError(f"the previous server of {directory} does not stop.{_log_tail(directory)}")
+                    raise EmbeddedError(f"the previous server of {directory} did not stop.{_log_tail(directory)}")
                 time.sleep(POLL_SECONDS)
             self._address = _address(directory)
             self.url: Final = "unix://" + quote(str(self._address))
@@ -88,7 +88,7 @@ class ServerLease:
                     started += 1  # each supervisor tries to start its server three times
                 if time.monotonic() - start > timeout:
                     log = _log_tail(self._data_dir)
-                    raise EmbeddedError(f"the embedded server in {self._data_dir} does not answer.{log}")
+                    raise EmbeddedError(f"the embedded server in {self._data_dir} is not responding.{log}")
                 time.sleep(POLL_SECONDS)
 
     def sync(self) -> None:
@@ -170,7 +170,7 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
         if not _try_lock(lock.fileno(), fcntl.LOCK_EX):
             return False
         if give_up:
-            raise EmbeddedError(f"the embedded server does not start.{_log_tail(data_dir)}")
+            raise EmbeddedError(f"the embedded server did not start.{_log_tail(data_dir)}")
         supervisor = (sys.executable, "-I", "-S", str(_SUPERVISOR), str(data_dir), str(lock.fileno()))
         # Lets malloc cache up to 8,000 freed blocks per size. An append allocates and frees 5,000 small blocks. With
         # glibc's default of 7, that took a fifth of the server's time. Other C libraries ignore the variable.

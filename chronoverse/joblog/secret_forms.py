@@ -75,7 +75,7 @@ class SecretForms:
                 where = f"form {name}"
                 self._forms.append(compile_groups(expression))
                 if self._forms[-1].search(b""):
-                    raise ValueError("matches an empty text")
+                    raise ValueError("matches the empty string")
                 # Several lines are searched at once. An empty expression matches them all.
                 hints.append("" if ENDS.search(expression) else f"(?m){expression}")
             where = "the forms together"

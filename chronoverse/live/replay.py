@@ -103,7 +103,7 @@ class Replay:
             self.reason = "error"
             return error_frame("the store has lost the end of this log"), cursor
         if only_in_archive(job, cursor + 1) and self._known_job and only_in_archive(self._known_job, cursor + 1):
-            raise ArchiveDamaged(f"the archive should have line {cursor + 1}, but lacks it")
+            raise ArchiveDamaged(f"line {cursor + 1} is missing from the archive")
         self._known_job = job
         if only_in_archive(job, cursor + 1) or (
             job.last > cursor and not lines_are_gone(self.cache.store, job, cursor)

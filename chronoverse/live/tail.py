@@ -289,7 +289,7 @@ class Tail:
             return
         was_ahead, feed.is_ahead = feed.is_ahead, job.last < cursor
         if was_ahead and not feed.is_ahead and feed.differs(self.store.read(job.ref, cursor - 1, 1), cursor):
-            feed.close(error_frame(f"the store lost lines up to {cursor} of this log, and now has others"))
+            feed.close(error_frame(f"the store lost lines up to {cursor} of this log, and now has different ones"))
             return
         if gone:
             feed.skip(min(job.archived, job.last))

@@ -194,7 +194,7 @@ class HttpLogWriter:
             answer = {"safe": False}
         if answer.get("safe") is False:
             raise NotDurable(
-                "the service cannot tell what is safe in its store: it needs an append-only file or a"
+                "the service cannot confirm which lines are safe: its store needs an append-only file or a"
                 " replica. Set CHRONOVERSE_DURABILITY=acked here to hide this message"
             )
         return None if answer.get("next") is None else _number(answer, "next")
@@ -272,9 +272,7 @@ class HttpLogWriter:
             raise
         except ValueError as error:
             # The answer can be a proxy's page while the service is being deployed, so a retry can succeed.
-            raise StoreUnavailable(
-                f"{self._service.url} does not answer with JSON: is it the right address?"
-            ) from error
+            raise StoreUnavailable(f"{self._service.url} did not return JSON: is it the right address?") from error
 
 
 def _run_to_json(run: LineRun) -> dict[str, Any]:
@@ -290,5 +288,5 @@ def _body(attempt: Attempt, **fields: Any) -> dict[str, Any]:
 def _number(answer: Any, name: str) -> int:
     number = answer.get(name) if isinstance(answer, dict) else None
     if type(number) is not int:
-        raise StoreUnavailable("the service sent an unreadable answer")
+        raise StoreUnavailable("the service sent an unreadable response")
     return number

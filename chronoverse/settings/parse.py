@@ -188,8 +188,8 @@ def archive_url(text: str) -> str:
     is_bucket = parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc)
     if parts.scheme == "s3" and parts.netloc and not is_bucket:
         raise ValueError(
-            "must name a bucket as S3 allows it: 3 to 63 lower-case letters, digits, dots and hyphens, and neither a "
-            "dot nor a hyphen at an end"
+            "must have a valid S3 bucket name: 3 to 63 lowercase letters, digits, dots and hyphens, with a letter or "
+            "digit at both ends"
         )
     if text != "none" and (not (is_file or is_bucket) or parts.query or parts.fragment):
         raise ValueError("must be file:///DIRECTORY, s3://BUCKET/PREFIX or none")

@@ -64,7 +64,7 @@ def test_requests_to_a_service_that_is_down_are_retried(open_tab: OpenTab, page_
     tab.expected = jobs.expected = "net::ERR_"
     page_service.kill()
     for each in (tab, jobs):
-        each.page.wait_for_selector(".trouble:has-text('The service does not answer.')")
+        each.page.wait_for_selector(".trouble:has-text('The service is not responding.')")
     page_service.start()
     job.lines("another line")
     for each in (tab, jobs):

@@ -85,7 +85,7 @@ def test_a_token_is_checked_when_it_is_entered(open_tab: OpenTab, page_service: 
     enter(page_service.token(ttl=-60))
     tab.page.wait_for_selector(".sign-in p:has-text('Token rejected: the token has expired.')")
     enter(page_service.token(scopes=[WRITE]))
-    tab.page.wait_for_selector(".sign-in p:has-text('The service answers 403: the token lacks the scope logs:read.')")
+    tab.page.wait_for_selector(".sign-in p:has-text('The service returned 403: the token lacks the scope logs:read.')")
     enter(page_service.token("elsewhere"))
     tab.page.wait_for_selector(".sign-in", state="detached")
     tab.page.wait_for_selector("#empty a:text-is('elsewhere')")

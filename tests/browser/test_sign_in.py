@@ -157,7 +157,7 @@ def test_a_reader_signs_in_and_follows_a_log_until_the_sign_in_is_revoked(
     answer = httpx.post(f"{provider.url}/token/revocation", data={"token": session["refresh"], "client_id": "page"})
     assert answer.status_code == 200
     for each in (tab, other):
-        each.wait_text("dialog.sign-in p", "Signed out: the issuer says: grant request is invalid.")
+        each.wait_text("dialog.sign-in p", "Signed out: the issuer returned: grant request is invalid.")
         assert each.numbers()[-1] == job.last
         assert "chronoverse.token" not in stored(each.page)
     # The issuer still knows this browser. Both tabs stay where they are, and continue.
@@ -209,7 +209,7 @@ def test_commands_sign_in_and_renew_their_token(
         login = start_chronoverse(signed_in_service, "login", "--yes", *options, **data)
         assert login.stderr is not None
         if "--issuer" not in options:
-            named = f"asks for a token of {provider.url} (client page, audience chronoverse, scopes "
+            named = f"requires a token from {provider.url} (client page, audience chronoverse, scopes "
             assert named in login.stderr.readline().decode()
         asked = login.stderr.readline().decode() + login.stderr.readline().decode()
         found = re.fullmatch(f"Open {provider.url}/device and enter the code (.*)\nor open (\\S+)\n", asked)
@@ -273,27 +273,27 @@ def test_a_malicious_or_unavailable_issuer_signs_nobody_in(
     page.goto(f"{signed_in_service.url}/ui/sign-in")
 
     def fails(expected: str) -> None:
-        sentence = re.compile(f"(The|Invalid answer from the) issuer {provider.url}{expected} Try again")
+        sentence = re.compile(f"(The|Invalid response from the) issuer {provider.url}{expected} Try again")
         wait_until(lambda: sentence.fullmatch(page.inner_text("#notice")), PATIENCE_SECONDS, expected)
         assert not [key for key in stored(page) if key in ("chronoverse.token", "chronoverse.session")]
 
-    fails(f" does not answer, or does not allow requests from {signed_in_service.url}.")
+    fails(f" is not responding, or does not allow requests from {signed_in_service.url}.")
     page.unroute(metadata)
     page.route(metadata, lambda route: route.fulfill(status=503))
     page.click("#notice button")
-    fails(f" answers 503 at {provider.url}/.well-known/openid-configuration.")
+    fails(f" returned 503 at {provider.url}/.well-known/openid-configuration.")
     page.unroute(metadata)
     other = provider.url.replace("127.0.0.1", "localhost")
     page.route(metadata, lambda route: route.fulfill(json={"issuer": other}))
     page.click("#notice button")
-    page.wait_for_function("() => document.getElementById('notice').innerText.includes('Invalid answer')")
+    page.wait_for_function("() => document.getElementById('notice').innerText.includes('Invalid response')")
     fails(': .*"issuer".*')
     page.unroute(metadata)
 
     page.click("#notice button")
     page.wait_for_selector("input[name=user]")
     page.click("button")
-    fails(" refused: the user said no.")
+    fails(" refused the sign-in: the user said no.")
     page.click("#notice button")
     page.fill("input[name=user]", "ann")
     for claims, expected in (({"nonce": "another"}, "nonce"), ({"iss": other}, "iss"), ({"aud": "another"}, "aud")):
@@ -303,7 +303,7 @@ def test_a_malicious_or_unavailable_issuer_signs_nobody_in(
         page.unroute(f"{provider.url}/token")
     page.goto(f"{signed_in_service.url}/ui/sign-in#code=stolen&state=another")
     page.reload()
-    fails(": this tab has not started this sign-in.")
+    fails(": this tab did not start this sign-in.")
     assert page.evaluate("location.href") == f"{signed_in_service.url}/ui/sign-in"
     page.click("button")
     page.wait_for_selector("text=Signed in")
@@ -331,7 +331,7 @@ def test_the_page_waits_for_a_slow_issuer_when_a_token_expires(
     page.wait_number(2)
     page.page.unroute(f"{provider.url}/token")
     page.page.route(f"{provider.url}/token", lambda route: route.abort())
-    said = f"The issuer {provider.url} does not answer."
+    said = f"The issuer {provider.url} is not responding."
     page.page.wait_for_selector(f"aside.trouble:has-text('{said}')", timeout=PATIENCE_MS)
     job.lines("line 3.")
     page.page.unroute(f"{provider.url}/token")

@@ -106,7 +106,7 @@ def test_a_jump_shows_that_its_lines_are_late(open_tab: OpenTab, big: Job) -> No
         look();
     })"""
     assert tab.page.evaluate(took, 20_000) < 1000
-    assert "The service answers 503: the store does not answer. Next attempt in" in tab.text(".trouble")
+    assert "The service returned 503: the store does not answer. Next attempt in" in tab.text(".trouble")
     tab.page.unroute(LINES)
     tab.wait_number(20_000)
     tab.page.wait_for_selector(".trouble", state="hidden")

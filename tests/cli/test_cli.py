@@ -145,7 +145,7 @@ def test_a_proxys_not_found_is_no_missing_workflow(cli: Cli) -> None:
     with ScriptedService(answer("404 Not Found", b"<html>")) as service:
         url = service.url
         done = cli("jobs", "wf_1", URL=url, TOKEN="a.b.c")
-    assert f"the service answers 404 Not Found; is {url} the right address?\n" in done.stderr
+    assert f"the service returned 404 Not Found; is {url} the right address?\n" in done.stderr
 
 
 @pytest.mark.parametrize(

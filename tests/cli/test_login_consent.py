@@ -46,7 +46,7 @@ def test_what_the_service_names_is_shown_and_confirmed(tmp_path: Path, reply: st
             finally:
                 os.close(ours)
                 os.close(theirs)
-    asked = f"asks for a token of {named['issuer']} (client theirs, audience their-logs, scopes openid logs:admin)"
+    asked = f"requires a token from {named['issuer']} (client theirs, audience their-logs, scopes openid logs:admin)"
     assert asked in done.stderr
     assert bool(issuer.requests) == (reply == "y")
     assert done.returncode == {"y": 78, "n": 1, None: 64}[reply], done.stderr

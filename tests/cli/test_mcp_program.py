@@ -105,7 +105,7 @@ def test_input_is_answered_until_its_end(tmp_path: Path) -> None:
             assert "Bad Request" in answers[5]["result"]["content"][0]["text"]
             error = json.loads(answers[6]["result"]["content"][0]["text"])["error"]
             assert answers[6]["result"]["isError"]
-            assert (error["title"], "does not answer" in error["detail"]) == ("Service Unavailable", True)
+            assert (error["title"], "is not responding" in error["detail"]) == ("Service Unavailable", True)
             listener.listen()
             listener.settimeout(60)
             with ending_at_once(process, listener, 0):

@@ -118,7 +118,7 @@ def retried(detail: str) -> Notice:
         ([problem("500 Internal Server Error", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
         (
             [answer("502 Bad Gateway", b"<html>nginx</html>"), AGAIN],
-            [retried("the service answers 502 Bad Gateway"), line(1), STATE],
+            [retried("the service returned 502 Bad Gateway"), line(1), STATE],
         ),
     ],
     ids=[
@@ -258,7 +258,7 @@ def test_an_unreachable_service_is_named() -> None:
     stop = NoDelay(limit=1)
 
     (notice,) = follow(url, stop)
-    assert notice == Notice(f"{url} does not answer: Connection refused; trying again in 0.8 s")
+    assert notice == Notice(f"{url} is not responding: Connection refused; trying again in 0.8 s")
 
 
 def test_a_connection_without_heartbeats_is_given_up() -> None:

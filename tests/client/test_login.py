@@ -76,7 +76,7 @@ def test_a_sign_in_fails_with_the_issuers_reason() -> None:
         ("404 Not Found", ": is it the right address[?]", SettingsError),
     ):
         issuer = ScriptedService(says(status))
-        url, sentence = issuer.url, f"answers {status[:3]} at {issuer.url}/.well-known/openid-configuration{said}"
+        url, sentence = issuer.url, f"returned {status[:3]} at {issuer.url}/.well-known/openid-configuration{said}"
         with issuer, pytest.raises(kind, match=f"^the issuer {url} {sentence}$"):
             IssuerClient(url, "cli", None).sign_in("openid", None, lambda *given: None)
     with pytest.raises(SettingsError, match="issued a token of type DPoP"):
@@ -127,7 +127,7 @@ def test_an_issuer_that_is_away_does_not_end_a_sign_in(file: LoginFile) -> None:
         stored(file, issuer.url)
         assert file.token(lambda: 1290) == "token-0"
         assert file.token(lambda: 1299) == "token-0"
-        with pytest.raises(RequestFailed, match=f"answers 200 at {issuer.url}/token, and not with a JSON object"):
+        with pytest.raises(RequestFailed, match=f"returned 200 at {issuer.url}/token, and not with a JSON object"):
             file.token(lambda: 1300)
         assert file.token(lambda: 1300) == "token-1"
 

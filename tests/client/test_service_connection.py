@@ -50,7 +50,7 @@ def test_https_at_a_port_without_tls_is_reported_as_such() -> None:
         with accepted:
             accepted.recv(65_536)
             accepted.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            with pytest.raises(RequestFailed, match=r"does not answer: no TLS at this port: use http://"):
+            with pytest.raises(RequestFailed, match=r"is not responding: no TLS at this port: use http://"):
                 asked.result(60)
 
 
@@ -90,7 +90,7 @@ def test_a_request_on_a_connection_that_was_closed_while_idle_is_sent_again(is_s
     ids=repr,
 )
 def test_a_failure_has_a_reason(error: Exception, reason: str) -> None:
-    assert str(failure(error, "http://h", "the issuer")) == f"the issuer does not answer: {reason}"
+    assert str(failure(error, "http://h", "the issuer")) == f"the issuer is not responding: {reason}"
 
 
 @pytest.mark.parametrize(

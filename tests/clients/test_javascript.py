@@ -271,7 +271,7 @@ def test_an_answer_of_another_service_is_an_error(node: Node) -> None:
     """An HTML page, as from a wrong address or a proxy, is not read as an empty log. An invalid frame loses no line."""
     with ScriptedService(answer("200 OK", b"<!doctype html>", Content_Type="text/html")) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
-    assert seen["failure"]["message"].endswith("/events does not answer with an event stream")
+    assert seen["failure"]["message"].endswith("/events did not return an event stream")
     with ScriptedService(stream(CONNECTED, log(1) + b"event: log\ndata: {\n\n"), stream(log(2), END % 3)) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
     assert (seen["numbers"], [text for text, _ in seen["reconnects"]]) == (

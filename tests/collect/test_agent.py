@@ -201,4 +201,4 @@ def test_labels_beyond_a_jobs_limit_are_rejected(tmp_path: Path) -> None:
     """Otherwise some of the agent's own would be missing, such as the reason of an end."""
     options = ["--node", "n", "--state", str(tmp_path), *(f"--label=l{number}" for number in range(10))]
     done = call_main("collect", "kubernetes", *options, environ={})
-    assert (done.returncode, "--label: at most 9" in done.stderr) == (os.EX_USAGE, True)
+    assert (done.returncode, "--label can be given at most 9 times" in done.stderr) == (os.EX_USAGE, True)

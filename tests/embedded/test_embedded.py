@@ -451,7 +451,7 @@ def test_missing_binary_says_what_to_install(tmp_path: Path) -> None:
 def test_the_error_of_a_server_that_cannot_start_shows_its_log(data_dir: Path, tmp_path: Path) -> None:
     """It is tried several times."""
     started = time.monotonic()
-    with pytest.raises(EmbeddedError, match=r"does not start.*server\.log ends:\s.*wrong libc"):
+    with pytest.raises(EmbeddedError, match=r"did not start.*server\.log ends:\s.*wrong libc"):
         ServerLease(data_dir, binary=script(tmp_path / "broken", "echo wrong libc >&2; exit 1"))
     assert time.monotonic() - started < embedded.START_SECONDS
 

@@ -347,5 +347,5 @@ def test_a_try_is_published_while_it_runs(
     assert "deliver later: chronoverse deliver" in caplog.text
     assert len(list((tmp_path / "data" / "spool").glob("*.sqlite"))) == 1
     (source,), streams = logs.stream(away, None)
-    assert "does not answer" in source
+    assert "is not responding" in source
     assert streams == []

@@ -282,7 +282,7 @@ def test_more_forms() -> None:
 
 @pytest.mark.parametrize(
     ("expressions", "reason"),
-    [(["("], "missing"), (["x*"], "empty text"), ([f"x{number}\\pL{{60}}" for number in range(10)], "too expensive")],
+    [(["("], "missing"), (["x*"], "empty string"), ([f"x{number}\\pL{{60}}" for number in range(10)], "too expensive")],
 )
 def test_an_invalid_form_is_named(expressions: list[str], reason: str) -> None:
     with pytest.raises(SettingsError, match=f"CHRONOVERSE_MASK_FORMS: (form acme|the forms together): .*{reason}"):

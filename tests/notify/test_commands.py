@@ -81,9 +81,9 @@ def test_a_test_message_reports_the_error(service: Service, receiver: Receiver) 
     receiver.status = 404
     call(service, "watch", "shop", "bad", "--on", "end", "--status", "failed", "--url", receiver.url)
     _, said = call(service, "watch", "shop", "bad", "--test", code=1)
-    assert said == "chronoverse: 127.0.0.1 answered 404\n"
+    assert said == "chronoverse: 127.0.0.1 returned 404\n"
     text, _ = call(service, "watches", "shop")
-    assert text == f"bad\tend FAILED\t{receiver.url}\tretrying\t1 waiting, 0 dropped\t127.0.0.1 answered 404\n"
+    assert text == f"bad\tend FAILED\t{receiver.url}\tretrying\t1 waiting, 0 dropped\t127.0.0.1 returned 404\n"
     receiver.status = 204
     assert call(service, "watch", "shop", "bad", "--test")[0] == "delivered\n"
     receiver.status = 404  # the earlier delivery does not count

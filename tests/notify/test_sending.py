@@ -62,7 +62,7 @@ def test_other_status_codes_are_failures(receiver: Receiver, status: int) -> Non
     """A redirect is not followed."""
     with Receiver() as other:
         receiver.status, receiver.headers = status, {"Location": other.url}
-        with pytest.raises(NotDelivered, match=f"127.0.0.1 answered {status}"):
+        with pytest.raises(NotDelivered, match=f"127.0.0.1 returned {status}"):
             send(receiver.url)
         assert other.messages == []
 

@@ -66,7 +66,7 @@ test("a token is renewed a minute before its end, or in the last quarter of its 
 test("an issuer's unusable answer is named by its status, and does not sign out", async () => {
   for (const [body, status, said] of [["<h1>Oops</h1>", 503, "503 without JSON"], ["{}", 503, "503"], ["{}", 429, "429"], ["", 200, "200 without JSON"]]) {
     globalThis.fetch = async () => new Response(body, { status });
-    await rejects(renew(session(1)), ({ name, message }) => name === "IssuerAway" && message.endsWith(` answers ${said}.`));
+    await rejects(renew(session(1)), ({ name, message }) => name === "IssuerAway" && message.endsWith(` returned ${said}.`));
   }
 });
 

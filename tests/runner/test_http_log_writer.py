@@ -273,7 +273,7 @@ def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: 
         writer.renew(attempt)
         proxy.refuse()
         proxy.cut()
-        with pytest.raises(StoreUnavailable, match="does not answer"):
+        with pytest.raises(StoreUnavailable, match="is not responding"):
             writer.renew(attempt)
         proxy.heal()
         writer.renew(attempt)

@@ -137,7 +137,7 @@ def test_an_unavailable_service_does_not_stop_the_command(
         done = chronoverse(*arguments, *COMMAND, data_dir=tmp_path, TOKEN=service.token())
     assert_ran(done, "; lines wait here, the job continues")
     assert "try again" not in done.stderr
-    assert ("we are busy" if answers else "does not answer") in done.stderr
+    assert ("we are busy" if answers else "is not responding") in done.stderr
 
     command = [service.url if word == url else word for word in printed_command(done.stderr)]
     assert command[:-1] == ["deliver", "--server", service.url, *options]
@@ -315,7 +315,7 @@ def test_with_require_log_an_unavailable_service_stops_the_command(
     with (
         contextlib.closing(HttpLogWriter(away.url, "t")) as writer,
         away,
-        pytest.raises(StoreUnavailable, match="we are busy" if answers else "does not answer"),
+        pytest.raises(StoreUnavailable, match="we are busy" if answers else "is not responding"),
     ):
         run(["touch", str(ran)], writer, job, out=BytesIO(), err=err, **limits)
     assert not ran.exists()

@@ -314,7 +314,7 @@ def test_the_variables_of_kubernetes_are_no_typos() -> None:
 @pytest.mark.parametrize("bucket", ["b", "ab", "Logs", "my_logs", "-logs", "logs.", "x" * 64])
 def test_a_bucket_that_s3_does_not_allow_is_named_as_the_cause(bucket: str) -> None:
     """The URL's format is valid, so the message must be about the bucket."""
-    with pytest.raises(ValueError, match="must name a bucket as S3 allows it: 3 to 63 lower-case letters"):
+    with pytest.raises(ValueError, match="must have a valid S3 bucket name: 3 to 63 lowercase letters"):
         archive_url(f"s3://{bucket}/prefix")
 
 

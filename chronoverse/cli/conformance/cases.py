@@ -270,11 +270,11 @@ CASES: Final = (
         job={"labels": {"branch": "other", "step": "test"}},
     ),
     # Faults
-    Case("open-unanswered", "The answers to opening the job are lost", faults=(Fault("lose answer", "attempts", 2),)),
+    Case("open-unanswered", "Responses to opening the job are lost", faults=(Fault("lose answer", "attempts", 2),)),
     Case(
-        "lines-unanswered", "The answers to appending lines are lost", *_SLOW, faults=(Fault("lose answer", "logs", 2),)
+        "lines-unanswered", "Responses to appending lines are lost", *_SLOW, faults=(Fault("lose answer", "logs", 2),)
     ),
-    Case("end-unanswered", "The answers to ending the job are lost", faults=(Fault("lose answer", "end", 2),)),
+    Case("end-unanswered", "Responses to ending the job are lost", faults=(Fault("lose answer", "end", 2),)),
     Case(
         "requests-lost",
         "Requests are lost",
@@ -286,7 +286,7 @@ CASES: Final = (
     Case("bad-gateway", "502 with an HTML page, for 3 s", *_SLOW, faults=(Fault(502, "logs", seconds=3),)),
     Case("end-unavailable", "Ending the job gets 503, twice", faults=(Fault(503, "end", 2),)),
     Case(
-        "away-at-start", "No answers in the first 3 s", *_SLOW, faults=(Fault("lose request", "attempts", seconds=3),)
+        "away-at-start", "No responses in the first 3 s", *_SLOW, faults=(Fault("lose request", "attempts", seconds=3),)
     ),
     Case(
         "too-fast",

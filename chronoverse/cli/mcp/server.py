@@ -70,7 +70,7 @@ async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
             if number is None:
                 await readable.send(message)
                 continue
-            problem = "a text has an unpaired surrogate, such as \\ud800, which cannot be encoded as UTF-8"
+            problem = "a string has an unpaired surrogate, such as \\ud800, which cannot be encoded as UTF-8"
             error = types.ErrorData(code=types.INVALID_PARAMS, message=problem)
             await writer.send(SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=number, error=error)))
 
@@ -104,7 +104,7 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
 
 
 def _with_defaults(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
-    """``arguments``, completed with the schema's defaults. Converts floats: JSON's 7.0 is the integer 7."""
+    """``arguments`` with the schema's defaults filled in. Converts floats: JSON's 7.0 is the integer 7."""
     properties = tool.schema["properties"].items()
     defaults = {name: schema["default"] for name, schema in properties if "default" in schema}
     whole = {name: int(value) if isinstance(value, float) else value for name, value in arguments.items()}

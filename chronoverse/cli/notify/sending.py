@@ -90,7 +90,7 @@ def post(
     except (ValueError, Forbidden) as error:
         raise NotDelivered(str(error)) from error
     if not 200 <= status < 300:
-        raise NotDelivered(f"{host} answered {status}", retry_after)
+        raise NotDelivered(f"{host} returned {status}", retry_after)
 
 
 class _PublicLoop(asyncio.SelectorEventLoop):

@@ -352,7 +352,7 @@ class ScanApp:
     def _budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:
         """The budget of an answer. Raises :class:`AtCapacity` if the scan has waited too long for its turn."""
         if self.clock() - scan.asked_at > scan.patience:
-            raise AtCapacity(f"too many searches at a time: this one did not get its turn within {scan.patience:g} s")
+            raise AtCapacity(f"too many concurrent searches: timed out after {scan.patience:g} s")
         return self._page_budget(scan, client_is_gone)
 
     def _page_budget(self, scan: BaseScan, client_is_gone: Callable[[], bool]) -> PageBudget:

@@ -100,7 +100,7 @@ class PendingScan(NamedTuple):
             return orjson.loads(head), rest
         if response.getheader("Content-Type") == "application/octet-stream":
             raise error_from_json(body)
-        raise RuntimeError(f"the scan server answered {response.status}; its log has the reason")
+        raise RuntimeError(f"the scan server returned {response.status}; its log has the reason")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -125,4 +125,4 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException) as error:
-        raise ScansUnavailable(f"the scan server does not answer: {error!r}") from error
+        raise ScansUnavailable(f"the scan server is not responding: {error!r}") from error

@@ -82,7 +82,7 @@ class BodyMemory:
 class UnreadAnswers(Shares):
     def __init__(self) -> None:
         # Eight pages.
-        super().__init__(8 * PAGE_BYTES, "unread answers")
+        super().__init__(8 * PAGE_BYTES, "unread responses")
 
     def has_room(self, subject: str) -> bool:
         """True if a page of maximum size fits the share of ``subject``, or if ``subject`` has no unread answers."""

@@ -121,7 +121,7 @@ def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any],
     except (ValueError, TypeError, LookupError) as error:
         raise BadRequest("cursor: invalid") from error
     if bound_to != list(listing):
-        raise BadRequest("cursor: it was made for another job, order or filter")
+        raise BadRequest("cursor: it belongs to another job, order or filter")
     return parsed
 
 

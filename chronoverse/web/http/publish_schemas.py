@@ -96,7 +96,7 @@ class NewRunSchema(Schema):
         except TypeError:
             messages = []
         if type(texts) is not list or len(messages) != len(texts):
-            raise ValueError("messages must be a list of texts without a newline")
+            raise ValueError("messages must be a list of strings without newlines")
         for index, message in enumerate(messages) if max(map(len, messages), default=0) > max_line_bytes else ():
             if _is_too_long(message, max_line_bytes):
                 raise ValueError(f"messages.{index}: {_TOO_LONG.format(max_line_bytes)}")

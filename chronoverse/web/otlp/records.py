@@ -307,14 +307,14 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
         if value is None:
             continue
         if value is OTHER:
-            raise BadValue(f"{name} must be a text or an integer, to name the {what}")
+            raise BadValue(f"{name} must be a string or an integer, to name the {what}")
         if len(str(value)) > 128:
             raise BadValue(f"{name} is too long for the id of a {what}: at most 128 characters")
         # Ids begin with a letter or digit.
         found = _NOT_IN_IDS.sub("-", str(value)).lstrip("._-")
         if found:
             return found
-    raise BadValue(f"no attribute names the {what}: one of {', '.join(names)} must")
+    raise BadValue(f"no attribute names the {what}: expected one of {', '.join(names)}")
 
 
 def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:

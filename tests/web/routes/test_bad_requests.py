@@ -113,7 +113,7 @@ BODIES: Final[dict[str, tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]]
             ({"runs": [{**RUN, "timestamp": "now"}]}, "runs: 0: timestamp must be like"),
             ({"runs": [{**RUN, "stream": "other"}]}, "runs: 0: stream must be"),
             *(
-                ({"runs": [{**RUN, "messages": each}]}, "runs: 0: messages must be a list of texts without a newline")
+                ({"runs": [{**RUN, "messages": each}]}, "runs: 0: messages must be a list of strings without newlines")
                 for each in ("text", {"a": 1}, None, ["a", 5], ["a", "b\nc"])
             ),
             *(

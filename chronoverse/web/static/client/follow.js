@@ -69,7 +69,7 @@ async function* read(options, reader, backoff, urlOf) {
       // 204: the log has ended, and its end has been read already.
       if (response.status === 204) break;
       if (!response.headers.get("Content-Type")?.startsWith("text/event-stream") || !response.body) {
-        throw new TypeError(`${url} does not answer with an event stream`);
+        throw new TypeError(`${url} did not return an event stream`);
       }
       isFirst = false;
       reader.begin(response.headers.get("Last-Event-ID"));

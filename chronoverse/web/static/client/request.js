@@ -43,7 +43,7 @@ function retrySeconds(value) {
 /** The error for a non-2xx response. @param {Response} response */
 export async function refusal(response) {
   let { status } = response;
-  let detail = response.statusText || `the service answers ${status}`;
+  let detail = response.statusText || `the service returned ${status}`;
   let reason;
   try {
     const problem = await response.json();
@@ -76,7 +76,7 @@ export function limited(outer, ms) {
       return await step();
     } catch (error) {
       outer?.throwIfAborted();
-      const text = isLate ? `no data for ${ms / 1000} s` : "the service does not answer, or the connection broke";
+      const text = isLate ? `no data for ${ms / 1000} s` : "the service is not responding, or the connection broke";
       throw new Unreachable(text, { cause: error });
     } finally {
       clearTimeout(timer);

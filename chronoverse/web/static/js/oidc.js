@@ -51,13 +51,13 @@ export async function renew(session) {
   if (!session.refresh) throw new SignedOut("the sign-in has expired");
   const at = Date.now();
   const values = { grant_type: "refresh_token", refresh_token: session.refresh };
-  const away = (error) => Promise.reject(new IssuerAway(`The issuer ${issuer} does not answer.`, { cause: error }));
+  const away = (error) => Promise.reject(new IssuerAway(`The issuer ${issuer} is not responding.`, { cause: error }));
   const response = await send(session.token_endpoint, values, { signal: AbortSignal.timeout(ISSUER_MS) }).catch(away);
   // A proxy's error page is not JSON.
   const answer = await response.json().catch(() => undefined);
-  if (response.status >= 500 || response.status === 429 || answer === undefined) throw new IssuerAway(`The issuer ${issuer} answers ${response.status}${answer === undefined ? " without JSON" : ""}.`);
-  if (!response.ok) throw new SignedOut(`the issuer says: ${answer?.error_description ?? answer?.error ?? response.status}`);
-  if (typeof answer?.access_token !== "string") throw new SignedOut("the issuer's answer has no token");
+  if (response.status >= 500 || response.status === 429 || answer === undefined) throw new IssuerAway(`The issuer ${issuer} returned ${response.status}${answer === undefined ? " without JSON" : ""}.`);
+  if (!response.ok) throw new SignedOut(`the issuer returned: ${answer?.error_description ?? answer?.error ?? response.status}`);
+  if (typeof answer?.access_token !== "string") throw new SignedOut("the issuer's response has no token");
   requireBearer(answer);
   return [answer.access_token, sessionOf(answer, session, at)];
 }

@@ -163,9 +163,9 @@ async function objection(value) {
   } catch (error) {
     if (error instanceof TypeError) return "Not a token.";
     const { message, status } = error;
-    if (!status) return "The service does not answer. Try again.";
+    if (!status) return "The service is not responding. Try again.";
     if (status === 404) return null;
-    return status === 401 ? `Token rejected: ${message}.` : `The service answers ${status}: ${message}.`;
+    return status === 401 ? `Token rejected: ${message}.` : `The service returned ${status}: ${message}.`;
   }
 }
 

@@ -50,7 +50,7 @@ async function finish(parameters) {
   const begun = JSON.parse(sessionStorage.getItem(BEGUN));
   sessionStorage.removeItem(BEGUN);
   history.replaceState(null, "", location.pathname);
-  if (!begun) throw new Error("this tab has not started this sign-in");
+  if (!begun) throw new Error("this tab did not start this sign-in");
   const server = await discover();
   const accepted = oauth.validateAuthResponse(server, client, parameters, begun.state);
   const at = Date.now();
@@ -69,15 +69,15 @@ async function finish(parameters) {
 
 function sentence(error) {
   if (error instanceof oauth.AuthorizationResponseError || error instanceof oauth.ResponseBodyError) {
-    return `The issuer ${issuer} refused: ${error.error_description ?? error.error}.`;
+    return `The issuer ${issuer} refused the sign-in: ${error.error_description ?? error.error}.`;
   }
   // Errors of failed requests have no code.
   if (error.name === "TimeoutError" || (error instanceof TypeError && !error.code)) {
-    return `The issuer ${issuer} does not answer, or does not allow requests from ${location.origin}.`;
+    return `The issuer ${issuer} is not responding, or does not allow requests from ${location.origin}.`;
   }
   const { status, url } = error.cause ?? {};
-  if (status >= 400) return `The issuer ${issuer} answers ${status} at ${url}.`;
-  return `Invalid answer from the issuer ${issuer}: ${error.message}.`;
+  if (status >= 400) return `The issuer ${issuer} returned ${status} at ${url}.`;
+  return `Invalid response from the issuer ${issuer}: ${error.message}.`;
 }
 
 function show(error) {

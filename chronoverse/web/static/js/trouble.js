@@ -12,7 +12,7 @@ let again = null;
 function sentence(error) {
   if (error === null) return "Still waiting for the service.";
   if (error instanceof IssuerAway) return error.message;
-  return error.status ? `The service answers ${error.status}: ${error.message.replace(/\.$/, "")}.` : "The service does not answer.";
+  return error.status ? `The service returned ${error.status}: ${error.message.replace(/\.$/, "")}.` : "The service is not responding.";
 }
 
 /** Announces the next attempt after `error` in `ms` milliseconds; without an error, that a response is late. The button calls `retry`. */
