@@ -144,6 +144,7 @@ def test_each_metric_says_what_happened(service: Service, receiver: Receiver) ->
     receiver.status = 404
     call(service, "watch", "seen", "bad", "--on", "end", "--url", receiver.url)
     call(service, "watch", "seen", "bad", "--test", code=1)
+    call(service, "run", "--workflow", "shop", "--", "echo", "done")
     lines = [{"timestamp": iso_timestamp(time.time()), "message": "x" * 99, "stream": "stdout"}] * 40
     headers, path = {"Authorization": f"Bearer {service.token()}"}, "/workflows/seen/jobs/a"
     attempt = {"token": "ab" * 16, "attempt": 1}
