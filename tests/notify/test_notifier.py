@@ -368,8 +368,8 @@ def test_a_watch_fails_after_a_day_and_drops_old_messages(site: Site) -> None:
 
 
 def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Working receivers share one thread here, one message each in turn. One that failed before never answers, and its
-    messages do not count as late.
+    """Working receivers share one thread here, one message each in turn. One that failed before, and a new one, never
+    answer. The former's messages do not count as late.
     """
     monkeypatch.setattr(notifier, "THREADS", 1)
     monkeypatch.setattr(notifier, "CLAIM_SECONDS", 0)
@@ -378,7 +378,10 @@ def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytes
         waiting = Event("test.1", "", 0, "", round(1000 * time.time()) - 3_600_000)
         site.store.watches.add(bad, waiting)
         site.store.watches.settle(KeptWatch(bad, 1), waiting, 0)
-        for watch in (bad, site.watch("one"), site.watch("two")):
+        new, one, two = site.watch("new", url=bad.url), site.watch("one"), site.watch("two")
+        for working in (one, two):
+            site.store.watches.settle(KeptWatch(working, delivered_ms=1), waiting)
+        for watch in (bad, new, one, two):
             for number in range(2, 5):
                 site.store.watches.add(
                     watch, waiting._replace(name=f"test.{number}", queued_ms=round(1000 * time.time()))

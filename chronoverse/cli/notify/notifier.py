@@ -36,7 +36,8 @@ LOOK_SECONDS: Final = 5.0
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
 #: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends for a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
-#: Maximum concurrent deliveries to working receivers, as many to failing ones, and workflows whose ends are queued.
+#: Maximum concurrent deliveries to working receivers, as many to failing and to new ones, and workflows whose ends are
+#: queued.
 THREADS: Final = 64
 
 
@@ -67,7 +68,7 @@ class Notifier:
     #: Workflows whose ends are being queued, and the last change of each that was dropped.
     _queueing: set[str] = field(default_factory=set)
     _caught_up: dict[str, int] = field(default_factory=dict)
-    _pools: list[ThreadPoolExecutor] = field(default_factory=lambda: [ThreadPoolExecutor(THREADS) for _ in range(3)])
+    _pools: list[ThreadPoolExecutor] = field(default_factory=lambda: [ThreadPoolExecutor(THREADS) for _ in range(4)])
 
     def run(self) -> None:
         log.info("notifier started", extra={"fields": {"hosts": ", ".join(self.hosts) or "none"}})
@@ -91,12 +92,14 @@ class Notifier:
             if entries or last:
                 # A full server, or a listing of ten thousand jobs, must not delay other workflows.
                 self._queueing.add(workflow_id)
-                self._pools[2].submit(self._queue_ends, workflow_id, entries, last)
+                self._pools[3].submit(self._queue_ends, workflow_id, entries, last)
         idle = [ref for ref in self._refs if ref not in self._busy]
         for ref, (kept, event) in self.store.watches.claim(idle).items():
             self._busy[ref] = kept, event
-            # A failing receiver can block its thread for a whole delivery. It must not delay others.
-            self._pools[kept.failures > 0].submit(self._deliver, ref)
+            # A failing receiver can block its thread for a whole delivery, and so can one that never had a message:
+            # thousands of watches can be created. They must not delay others.
+            pool = 1 if kept.failures else 0 if kept.delivered_ms else 2
+            self._pools[pool].submit(self._deliver, ref)
         now, busy = self.clock(), list(self._busy.values())
         ages = [now - event.queued_ms / 1000 for kept, event in busy if not kept.failures]
         metrics.NOTIFY_LAG.set(max(ages, default=0))
