@@ -8,9 +8,12 @@ from typing import Any, ClassVar, Final
 
 from gunicorn.glogging import Logger
 
-#: A JWT, the query parameter "token", and what follows "Bearer", except "token": our messages say "bearer token".
+#: What follows "Bearer", except "token": our messages say "bearer token"; the query parameter "token"; and a JWT. Its
+#: dots are checked first: without that, a word of 8 KB that repeats "eyJ" would take 30 ms.
 _TOKENS: Final = re.compile(
-    r"eyJ[\w-]+\.[\w-]+\.[\w-]*|(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+", re.ASCII | re.IGNORECASE
+    r"(?<=bearer )(?!token(?:\s|$))[^\s\"',]+|(?<=token=)[^\s&\"']+"
+    r"|(?<![\w-])(?=[\w-]+\.[\w-]+\.)[\w-]*?eyJ[\w-]+\.[\w-]+\.[\w-]*",
+    re.ASCII | re.IGNORECASE,
 )
 #: Control characters, escaped on the console so that a client's text cannot forge log lines.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
