@@ -90,7 +90,9 @@ class ScanApp:
             head, found = self._answer(environ["PATH_INFO"], data, lambda: _has_closed(sock))
             status, body = "200 OK", b"\n".join([orjson.dumps(head, default=tuple), *found])
         except MemoryError:
-            log.error("a scan exceeded its memory limit: %s", data.decode("utf-8", "replace"))
+            # Without the text searched for, which can be a secret.
+            asked = {**orjson.loads(data), "q": None}
+            log.error("a scan exceeded its memory limit: %s", orjson.dumps(asked).decode())
             body = error_to_json(ScansUnavailable("the scan exceeded its memory limit"))
         except ChronoverseError as error:
             body = error_to_json(error)

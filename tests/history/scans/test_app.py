@@ -174,18 +174,21 @@ def test_an_error_with_more_than_a_message_becomes_a_store_error() -> None:
     assert (type(error), str(error)) == (StoreError, "slower")
 
 
-def test_a_scan_that_takes_too_much_memory_is_refused(pair: tuple[socket, socket]) -> None:
-    """The process survives it."""
+def test_a_scan_that_takes_too_much_memory_is_refused(
+    pair: tuple[socket, socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process survives it. The log names the job, but not the text searched for, which can be a secret."""
 
     class Hungry(SlowStore):
         def page(self, job: JobRef, *, after: int = 0, before: int | None = None, count: int) -> Sequence[RawEntry]:
             raise MemoryError
 
     hungry: Any = Hungry()
-    status, body = ask(ScanApp(hungry, ArchiveReader(), 65_536, lambda: NOW), scan(q="x"), pair[0])
+    status, body = ask(ScanApp(hungry, ArchiveReader(), 65_536, lambda: NOW), scan(q="hunter2"), pair[0])
 
     assert status.startswith("500")
     assert isinstance(error_from_json(body), ScansUnavailable)
+    assert ("memory limit" in caplog.text, "hunter2" in caplog.text) == (True, False)
 
 
 @pytest.mark.parametrize("leaves", [False, True])
