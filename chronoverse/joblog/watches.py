@@ -21,7 +21,8 @@ RETRY_SECONDS: Final = 86_400
 #: A watch's secret: ``whsec_`` and 24 to 64 bytes in base64, as Standard Webhooks defines.
 SECRET: Final = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3})?={0,2}", re.ASCII)
 
-_URL: Final = re.compile(r"https?://[!-~]{1,2000}", re.ASCII)
+#: Brackets around the whole host only: of ``[::1].example``, urlsplit takes ``::1`` for the host.
+_URL: Final = re.compile(r"https?://(?=[!-~]{1,2000}\Z)(?:\[[^][/?#]+\](?::[0-9]*)?|[^][/?#]+)(?:[/?#].*)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
