@@ -306,7 +306,7 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
         detail = f"the service returned {status} {response.reason or ''}".rstrip()
         title, reason, expected = "", None, None
     error: ChronoverseError
-    if status in (408, 429) or status >= 500:
+    if status in (408, 425, 429) or status >= 500:  # as in web/static/client/request.js
         error = RequestFailed(detail, retry_after(response.headers), status)
     else:
         kind = errors.errors_by_reason().get(str(reason)) if status == 409 else _FINAL.get(status)

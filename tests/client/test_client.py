@@ -115,6 +115,7 @@ def retried(detail: str) -> Notice:
         ),
         ([problem("429 Too Many Requests", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
         ([problem("408 Request Timeout", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
+        ([problem("425 Too Early", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
         ([problem("500 Internal Server Error", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
         (
             [answer("502 Bad Gateway", b"<html>nginx</html>"), AGAIN],
@@ -133,6 +134,7 @@ def retried(detail: str) -> Notice:
             "error",
             "429",
             "408",
+            "425",
             "500",
             "HTML",
         ),

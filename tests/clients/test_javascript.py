@@ -268,15 +268,17 @@ def test_nothing_is_missed_when_the_service_is_cut_off(
 
 
 def test_an_answer_of_another_service_is_an_error(node: Node) -> None:
-    """An HTML page, as from a wrong address or a proxy, is not read as an empty log. An invalid frame loses no line."""
+    """An HTML page, as from a proxy, is no empty log. Invalid frames and proxies' errors lose no line."""
     with ScriptedService(answer("200 OK", b"<!doctype html>", Content_Type="text/html")) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
     assert seen["failure"]["message"].endswith("/events did not return an event stream")
-    with ScriptedService(stream(CONNECTED, log(1) + b"event: log\ndata: {\n\n"), stream(log(2), END % 3)) as service:
+    away = [answer(status) for status in ("425 Too Early", "500 Internal Server Error", "520 Unknown Error")]
+    broken = stream(CONNECTED, log(1) + b"event: log\ndata: {\n\n")
+    with ScriptedService(broken, *away, stream(log(2), END % 3)) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
     assert (seen["numbers"], [text for text, _ in seen["reconnects"]]) == (
         [1, 2],
-        ["the service sent an unreadable frame"],
+        ["the service sent an unreadable frame", "Too Early", "Internal Server Error", "Unknown Error"],
     )
 
 

@@ -6,8 +6,8 @@
 
 //: Milliseconds after which an unanswered request is aborted.
 export const REQUEST_MS = 30_000;
-//: Statuses that are worth a retry.
-const TRANSIENT = new Set([408, 425, 429, 500, 502, 503, 504]);
+//: Statuses below 500 that are worth a retry, as in chronoverse/client/service_connection.py.
+const TRANSIENT = new Set([408, 425, 429]);
 
 const IDENTIFIER = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/;
 
@@ -29,7 +29,7 @@ export class Unreachable extends Error {
 
 /** Whether a retry can succeed. @param {unknown} error */
 export const isTransient = (error) =>
-  error instanceof Unreachable || (error instanceof Refused && TRANSIENT.has(error.status));
+  error instanceof Unreachable || (error instanceof Refused && (TRANSIENT.has(error.status) || error.status >= 500));
 
 export const now = () => performance.now();
 
