@@ -56,7 +56,8 @@ if field(state[1], 'status') == 'RUNNING' and field(state[1], 'attempt') then
     local grace_end = holder and whole_number(string.sub(holder, 7))
     if grace_end and grace_end > now + grace then grace_end = nil end
     if problem ~= 'CLOSED' and not grace_end then
-      redis.pcall('SET', lease, string.format('grace:%.0f', now + grace), 'PX', 20 * grace)
+      -- Kept for a week: the next call may be days later.
+      redis.pcall('SET', lease, string.format('grace:%.0f', now + grace), 'PX', 604800000)
       state[6] = 1
     elseif problem ~= 'CLOSED' and now < grace_end then
       state[6] = 1
