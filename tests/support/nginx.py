@@ -29,6 +29,8 @@ PATIENCE_SECONDS: Final = 10.0
 HOST: Final = "127.0.0.1"
 #: A second address on any Linux machine. The shipped file listens on IPv6, which a machine can lack.
 SECOND_HOST: Final = "127.0.0.2"
+#: Requests from this address can name another client in a header ``X-Client``.
+PROXY_HOST: Final = "127.0.0.8"
 #: The kinds of temporary files of nginx.
 TEMPORARY_FILES: Final = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
@@ -71,7 +73,7 @@ class Nginx:
             "/etc/nginx/tls/": f"{self._directory}/",
             "/var/log/nginx/": f"{self._directory}/",
             "/run/nginx.pid": f"{self._directory}/nginx.pid",
-            "http {\n": f"http {{\n{temporary}",
+            "http {\n": f"http {{\n{temporary}    set_real_ip_from {PROXY_HOST};\n    real_ip_header X-Client;\n",
         }
         if self._read_seconds is not None:
             replaced["proxy_read_timeout 60s"] = f"proxy_read_timeout {self._read_seconds}s"

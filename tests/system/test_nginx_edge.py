@@ -9,7 +9,7 @@ import orjson
 import psutil
 import pytest
 
-from tests.support.nginx import HOST, Nginx
+from tests.support.nginx import HOST, PROXY_HOST, Nginx
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 from tests.web.routes.wire import receive
@@ -129,17 +129,22 @@ def open_requests(nginx: Nginx, node: tuple[str, int]) -> int:
 
 @pytest.mark.parametrize(
     ("address", "paths", "limit"),
-    [(STREAMER, [EVENTS, DOWNLOAD], 300), (WAITER, ["/", "/workflows/w/jobs/j/logs"], 200)],
-    ids=["streams", "other requests"],
+    [(STREAMER, [EVENTS, DOWNLOAD], 300), (WAITER, ["/", "/workflows/w/jobs/j/logs"], 200), (PROXY_HOST, ["/"], 200)],
+    ids=["streams", "other requests", "IPv6"],
 )
 def test_open_requests_are_limited_by_address(
     nginx: Nginx, silent: tuple[str, int], address: str, paths: list[str], limit: int
 ) -> None:
-    """One more is rejected with 429, except from 127.0.0.1, where it waits for the silent node."""
-    heads = [f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths]
+    """One more is rejected with 429, except from 127.0.0.1, where it waits for the silent node.
+
+    All IPv6 addresses of a /64 are one.
+    """
+    heads = [
+        f"GET {paths[number % len(paths)]} HTTP/1.1\r\nHost: x\r\nX-Client: 2001:db8:a0a:a::{number:x}\r\n\r\n".encode()
+        for number in range(limit)
+    ]
     with ExitStack() as stack:
-        for number in range(limit):
-            head = heads[number % len(heads)]
+        for head in heads:
             stack.enter_context(nginx.connect(PATIENCE_SECONDS, address)).sendall(head)
         # nginx has several workers, so requests are not necessarily forwarded in the order they were sent.
         wait_until(lambda: open_requests(nginx, silent) >= limit, PATIENCE_SECONDS, "all are forwarded")
