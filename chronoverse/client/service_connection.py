@@ -296,13 +296,11 @@ def failure(error: Exception, url: str, who: str) -> Unreachable:
 def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseError:
     """The error for a refusal: from its problem document (RFC 9457), or else from its status and the service's URL."""
     status = response.status
-    unreadable: Exception | None = None
     try:
         problem = orjson.loads(answer)
         detail = str(problem.get("detail") or problem["title"]).rstrip(".")  # it becomes a part of a sentence
         title, reason, expected = str(problem.get("title", "")), problem.get("reason"), problem.get("expected")
-    except (ValueError, LookupError, AttributeError, TypeError) as invalid:
-        unreadable = invalid
+    except (ValueError, LookupError, AttributeError, TypeError):
         detail = f"the service returned {status} {response.reason or ''}".rstrip()
         title, reason, expected = "", None, None
     error: ChronoverseError
@@ -319,7 +317,6 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
     if title:
         error.title = title
     elif is_from_proxy(error):
-        error.__cause__ = unreadable
         error.args = (f"{detail}; is {url} the right address?",)
     return error
 
