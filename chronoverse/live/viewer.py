@@ -61,7 +61,7 @@ class Viewer:
     #: When the viewer last sent something, and when to wake it, on the tail's clock.
     sent_at: float = field(init=False)
     due: float = 0.0
-    #: Whether the cursor has passed filtered-out lines that the client has not yet been told of.
+    #: Whether the cursor has passed filtered-out lines, but the client has not received it yet.
     has_skipped: bool = False
     #: The job's feed, shared with its other viewers.
     feed: Feed = field(init=False)

@@ -169,7 +169,7 @@ def _wait_for_turn(turns: Turns) -> None:
     """Makes each request for a stream wait for its turn here: ``Worker`` does so for all other requests.
 
     A new viewer costs 0.5 ms: 100 that arrive together would delay all lines by 50 ms. Waiting in ``Worker``, before
-    Flask, let in fewer viewers per second.
+    Flask, admitted fewer viewers per second.
     """
     if request.environ["PATH_INFO"].endswith("/events"):
         with turns.viewer.hold():
