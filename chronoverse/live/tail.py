@@ -85,7 +85,8 @@ class Tail:
         #: Deliveries not yet in the metrics, which are updated in bulk because an update takes some microseconds.
         self._delivered, self._delivered_bytes, self._replays = [0, 0], 0, 0
         self._read_at = self.clock()
-        self._failing = False
+        #: Counts the reads that failed since the last success.
+        self._backoff = Backoff(RetryPolicy(first=0.05, longest=1.0))
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
         """Returns the job's feed. It is kept current, and wakes ``viewer`` on changes. ``job`` was just fetched."""
@@ -142,7 +143,8 @@ class Tail:
     def known_job(self, ref: JobRef) -> Job | None:
         """The job, perhaps seconds old, if its feed is current. Saves many reconnecting viewers a store read."""
         feed = self._feeds.get(ref)
-        if feed is None or feed.job is None or feed.final is not None or self._failing or not self.healthy(ref):
+        is_current = not self._backoff.failures and self.healthy(ref)
+        if not is_current or feed is None or feed.job is None or feed.final is not None:
             return None
         return feed.job if feed.job.last == feed.cursor else replace(feed.job, last=feed.cursor)
 
@@ -362,14 +364,12 @@ class Tail:
         self._reader.close()
 
     def _read_loop(self) -> None:
-        backoff = Backoff(RetryPolicy(first=0.05, longest=1.0))
         while not self._stopped.is_set():
-            self._failing = not _logging_errors("the tail reader cannot read", self.read_once)
-            if self._failing:
-                backoff.record_failure()
-                self._stopped.wait(backoff.delay())
+            if _logging_errors("the tail reader cannot read", self.read_once):
+                self._backoff.record_success()
             else:
-                backoff.record_success()
+                self._backoff.record_failure()
+                self._stopped.wait(self._backoff.delay())
 
     def _housekeeping_loop(self) -> None:
         while not self._stopped.wait(TICK_SECONDS):
