@@ -20,11 +20,13 @@ from chronoverse.archive.importing import Imported, import_jobs, wait_for_ends
 from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import Deleted, Fenced, QuotaReached, StoreUnavailable
+from chronoverse.history.tiered_log import LogReader
 from chronoverse.joblog.chunk import object_name, redactions_in
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
@@ -243,6 +245,10 @@ def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objec
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 81)]
     assert not [each for each in kept if isinstance(each, Gap)]
+    # Also in readers that prefer the store, which has the entry about lost lines.
+    read, job = LogReader(store, ArchiveReader(objects, store.chunks.chunk), 65_536), store.require_job(GROWING)
+    assert line_numbers(each for batch in read(job, 81, descending=True) for each in batch.lines) == [*range(80, 0, -1)]
+    assert line_numbers(each for batch in read(job, 24) for each in batch.lines) == [*range(25, 81)]
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])

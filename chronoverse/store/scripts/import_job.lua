@@ -76,10 +76,10 @@ if goes_on then
     if name == 'created_at' or name == 'started_at' then redis.call('HSET', job, name, ARGV[at + 1]) end
   end
   list_job(jobs, ARGV[1], ARGV[2], false)
-  if redactions > 0 then
-    redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
-    forget_trimmed(log)
-  end
+  -- The entry about lost lines has the number of the last one: readers must not find it instead of an archived line.
+  local trim = redactions > 0 and last or lacks_to <= last and lacks_to or 0
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', trim + 1))
+  if redactions > 0 then forget_trimmed(log) end
   note_change(log, job)
   return {'OK', 1}
 end
