@@ -164,6 +164,12 @@ def test_a_foreign_jobs_state_is_the_same_in_the_archive(
     assert state() == ended
     bench.ask("DEL", bench.key("log"))
     assert state() == ended
+    # Lines that the runner writes after the log has expired, such as those of another run, come after the end.
+    for number in (1, 12):
+        bench.xadd(f"{number}-0", "message", "b")
+        assert state() == ended
+    history = TieredLog(bench.store, ArchiveReader(objects, bench.store.chunks.chunk), bench.store.require_job(JOB))
+    assert [each.message for each in history.after(0, 20).lines] == ["a"] * 9
     manifest = orjson.loads(objects.get(f"{JOB.workflow_id}/{JOB.job_id}/job.json"))["job"]
     assert {name: manifest[name] for name in ended} == ended
 
