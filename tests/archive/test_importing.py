@@ -202,20 +202,30 @@ def test_a_runner_that_returns_after_the_import_continues(bench: Bench, objects:
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
 
 
+@pytest.mark.parametrize("is_over", [False, True], ids=["running", "ended"])
 def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
-    bench: Bench, objects: FileObjectStore
+    bench: Bench, objects: FileObjectStore, is_over: bool
 ) -> None:
-    """Its new log begins with lines that neither store nor runner has. The archive has some of them."""
+    """Its new log begins with lines that neither store nor runner has. The archive has some of them.
+
+    Until the import, archivers leave the log in the store, and report it.
+    """
     store = bench.store
     write_growing(store, objects)
     empty(bench)
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, 100)
-    store.append(attempt, make_lines(101, 10))
+    store.append(attempt, make_lines(101, 20 if is_over else 10))
+    if is_over:
+        store.finish(attempt, Status.COMPLETED, 0, 0, 121)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    assert archive(store, objects, running_seconds=0) == 1
     assert made(run_import(store, objects)) == {"growing"}
-    store.append(attempt, make_lines(111, 10))
+    if not is_over:
+        store.append(attempt, make_lines(111, 10))
     assert not made(run_import(store, objects))
-    store.finish(attempt, Status.COMPLETED, 0, 0, 121)
+    if not is_over:
+        store.finish(attempt, Status.COMPLETED, 0, 0, 121)
     assert archive(store, objects, hot_seconds=0) == 0
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 61), *range(101, 121)]
