@@ -14,6 +14,7 @@ from chronoverse.archive.chunk_writer import fill
 from chronoverse.archive.codec import ChunkBuilder, rewrite
 from chronoverse.archive.job_objects import CLOCK_SKEW_SECONDS, JobObjects, archive_lock
 from chronoverse.archive.object_store import ObjectStore
+from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import AppendRefused, LineStillOpen, SearchTooExpensive, StoreError, StoreUnavailable
 from chronoverse.joblog.chunk import folder, redactions_in
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
@@ -111,15 +112,18 @@ class Redaction:
         Raises :class:`StoreUnavailable` if the store has rolled back meanwhile, even if the lock survived.
         """
         try:
-            # The object store's clock can be ahead of ours.
-            garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
+            garbage = None
+            # If the store has lost data, an import can need the objects without a record.
+            if not StoreHistory(self.store, self.objects).is_incomplete():
+                # The object store's clock can be ahead of ours.
+                garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
             job = self.store.get_job(self.job)
         except (StoreError, AppendRefused) as error:
             log.warning("redacted text is not deleted yet: %s", error, extra={"fields": {"job": str(self.job)}})
             return True
         if self._count and job and job.redactions < self._redactions:
             raise StoreUnavailable("the store has lost the redaction: retry")
-        return garbage.remaining + garbage.kept > 0 or garbage.permanent is False
+        return garbage is None or garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
         while self._last_checked < last and (chunk := self.store.chunks.chunk(self.job, self._last_checked + 1)):

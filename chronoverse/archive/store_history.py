@@ -65,6 +65,12 @@ class StoreHistory:
         self._report(went_back, mark)
         return went_back or self.bucket_lost
 
+    def is_incomplete(self) -> bool:
+        """As :meth:`went_back`, for other programs than archivers: only reads, and sets no metric."""
+        known, archive_id = self._read()
+        own = self._store.catalog.bucket()
+        return self._store.catalog.mark() < known or (bool(own) and archive_id != own)
+
     def confirm(self) -> None:
         """Records that the store and the archive are complete and belong together.
 

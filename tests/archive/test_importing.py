@@ -21,9 +21,9 @@ from chronoverse.archive.job_objects import JobObjects, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.archive.redaction import Redaction, RedactionRequest
+from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job
-from chronoverse.archive.store_history import MARK
+from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import Deleted, Fenced, QuotaReached, StoreUnavailable
 from chronoverse.history.tiered_log import LogReader
@@ -61,10 +61,12 @@ def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> A
     return attempt
 
 
-def redact(store: Store, objects: FileObjectStore, job: JobRef, number: int) -> None:
+def redact(store: Store, objects: FileObjectStore, job: JobRef, number: int) -> RedactionResult:
     audit = {"at": "2026-03-03T10:00:05.123Z", "subject": "me"}
     request = RedactionRequest(number, number, lambda line: True, audit, exact=True)
-    assert Redaction(store, objects, job, request).run().lines == 1
+    done = Redaction(store, objects, job, request).run()
+    assert done.lines == 1
+    return done
 
 
 def redactions(store: Store) -> int:
@@ -263,7 +265,7 @@ def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objec
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
 def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectStore, ended: bool) -> None:
-    """It has an older state of the job, which may have been declared LOST since."""
+    """It has an older state of the job, which may have been declared LOST since, and redacted."""
     # As above: the runner's lease must not expire before this test ends it.
     store, judge, key = bench.store, bench.new_store(lease_seconds=1), bench.key("log", GROWING)
     attempt = write_growing(store, objects)
@@ -279,15 +281,25 @@ def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectSt
         bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump)
     bench.expire_lease(GROWING)
     wait_until(lambda: judge.get_job(GROWING).status is Status.LOST, 30, "it is lost")  # type: ignore[union-attr]
+    if not ended:
+        # Objects whose records the store has lost are kept until an operator confirms.
+        objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+        assert redact(store, objects, GROWING, 7).pending
     assert made(run_import(store, objects)) == {"growing"}
     if ended:
         assert seen(store, objects, GROWING) == before
     else:
+        assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 151)]
         job = store.require_job(GROWING)
         assert (job.status, job.archived, job.last) == (Status.RUNNING, 150, 150)
     snapshot = bench.snapshot()
     run_import(store, objects)
     assert bench.snapshot() == snapshot
+    if not ended:
+        StoreHistory(store, objects).confirm()
+        redact(store, objects, GROWING, 8)
+        recorded = {each.name for each in store.chunks.chunks(GROWING)}
+        assert {each.name for each in objects.list("wf_1/growing/")} == recorded
 
 
 def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
