@@ -306,7 +306,8 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:
     store, directory = bench.store, tmp_path / "archive"
-    jobs = {name: JobRef("wf_1", name) for name in ("good", "half_manifest", "half_chunk", "no_chunk", "another")}
+    ids = ("good", "half_manifest", "half_chunk", "no_chunk", "another", "taken")
+    jobs = {name: JobRef("wf_1", name) for name in ids}
     for job in jobs.values():
         write_ended(store, job, 100)
     assert archive(store, objects, hot_seconds=0) == 0
@@ -322,6 +323,8 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     halve(chunks["half_chunk"])
     objects.delete(chunks["no_chunk"])
     objects.put(manifest_name(jobs["another"]), objects.get(manifest_name(jobs["good"])))
+    attempt = bench.new_store(clock=ticking()).open(jobs["taken"], "token")
+    store.append(attempt, [Line(1, "2026-03-04T10:00:05.123Z", "another run", "stdout")])
     objects.put("README.txt", b"a note")
     objects.put("a/b/c/d", b"a tree")
     objects.put("wf_1/good/.writing-0123456789abcdef", b"half")
@@ -336,6 +339,7 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
         "wf_1/notes/notes.txt": "not part of a job, or incomplete",
         "wf_1/half_manifest": "the manifest of wf_1/half_manifest cannot be read",
         "wf_1/another": "the record of a chunk of wf_1/another names an object of another job",
+        "wf_1/taken": "the store has another job with this id: the archived lines are not shown",
         chunks["half_chunk"]: f"{chunks['half_chunk']} does not match what was archived",
         chunks["no_chunk"]: "the object is missing",
     }

@@ -5,7 +5,7 @@
 --       arguments that are fields of the hash as field, value, …; then the chunks, each as last number, record, bytes
 --       of its messages, and number of lines that a quota dropped (0 if unknown)
 -- ->    OK 1 (created), 0 (the store already has it), 2 (its runner has come back, but has not yet resent its lines) or
---       3 (the store has another running job with this id) | DELETED
+--       3 (the store has another job with this id) | DELETED
 -- A store restored from an old copy has an older state of a job: it lacks the last lines of the chunks, or a redaction
 -- of a complete archive. It is the same job if it has the same creation time, the first of the chunks, or a line 1 with
 -- the same time (that chunk may have been merged since). A runner that came back before this call has restarted its
@@ -45,7 +45,7 @@ if is_known then
   local went_back = is_same and is_older and is_free(holder)
   if not goes_on and not went_back then
     local still_sends = ARGV[6] ~= '' and not is_free(holder) and (lacks or (not has_log and not archived))
-    local is_other = ARGV[6] ~= '' and began and not is_same and not lacks
+    local is_other = began and not is_same and not lacks
     return {'OK', still_sends and 2 or is_other and 3 or 0}
   end
 end
