@@ -28,7 +28,7 @@ class ObjectStore(Protocol):
         """The object's bytes from ``start`` to ``stop`` or its end. Raises :class:`ArchiveDamaged` if missing."""
 
     def delete(self, name: str) -> None:
-        """Deletes the object, if it exists."""
+        """Deletes the object durably, if it exists: a power cut must not bring back redacted text."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """The objects whose names start with ``prefix``, which is empty or ends with a slash."""
@@ -49,7 +49,7 @@ class FileObjectStore:
             except FileNotFoundError as error:
                 # The folder or the temporary file was deleted meanwhile.
                 raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
-            self._sync(path.parent)
+            self._sync_all(path.parent)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
@@ -66,6 +66,8 @@ class FileObjectStore:
         with _translate_errors():
             path = self._directory / name
             path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                _sync(path.parent)
             for parent in path.relative_to(self._directory).parents[:-1]:
                 with contextlib.suppress(OSError):
                     (self._directory / parent).rmdir()
@@ -86,16 +88,20 @@ class FileObjectStore:
             self._make_directory(directory.parent)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def _sync(self, directory: Path) -> None:
+    def _sync_all(self, directory: Path) -> None:
         """Syncs ``directory`` and its parents, up to the archive directory's parent: each can have a new entry."""
         for each in (directory, *directory.parents):
-            descriptor = os.open(each, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            _sync(each)
             if each == self._directory.parent:
                 return
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

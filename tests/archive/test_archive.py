@@ -344,13 +344,16 @@ def test_objects_in_files(tmp_path: Path) -> None:
 
 
 def test_an_object_is_synced_with_all_its_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a power cut could undo its name, although its lines have left the store."""
+    """Otherwise a power cut could undo its name, although its lines have left the store, or its deletion."""
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
     FileObjectStore(tmp_path / "archive").put("wf_1/job_1/a", b"a")
     folder = tmp_path / "archive" / "wf_1" / "job_1"
     assert Path(synced[0]).parent == folder
     assert synced[1:] == [str(each) for each in (folder, *folder.parents[:3])]
+    synced.clear()
+    FileObjectStore(tmp_path / "archive").delete("wf_1/job_1/a")
+    assert synced == [str(folder)]
 
 
 def test_a_file_instead_of_the_directory_is_unavailable(tmp_path: Path) -> None:
