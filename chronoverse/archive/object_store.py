@@ -46,10 +46,10 @@ class FileObjectStore:
             try:
                 with draft_of(path, data) as draft:
                     draft.rename(path)
+                self._sync_all(path.parent)
             except FileNotFoundError as error:
-                # The folder or the temporary file was deleted meanwhile.
+                # The object, the folder or the temporary file was deleted meanwhile.
                 raise ArchiveUnavailable(f"{name} was deleted while it was written") from error
-            self._sync_all(path.parent)
 
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:

@@ -347,13 +347,24 @@ def test_an_object_is_synced_with_all_its_folders(tmp_path: Path, monkeypatch: p
     """Otherwise a power cut could undo its name, although its lines have left the store, or its deletion."""
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
-    FileObjectStore(tmp_path / "archive").put("wf_1/job_1/a", b"a")
+    objects = FileObjectStore(tmp_path / "archive")
+    objects.put("wf_1/job_1/a", b"a")
     folder = tmp_path / "archive" / "wf_1" / "job_1"
     assert Path(synced[0]).parent == folder
     assert synced[1:] == [str(each) for each in (folder, *folder.parents[:3])]
     synced.clear()
-    FileObjectStore(tmp_path / "archive").delete("wf_1/job_1/a")
+    objects.delete("wf_1/job_1/a")
     assert synced == [str(folder)]
+    # Deleted before its folder is synced.
+    rename = Path.rename
+
+    def rename_and_delete(draft: Path, path: Path) -> None:
+        rename(draft, path)
+        objects.delete("wf_1/job_1/a")
+
+    monkeypatch.setattr(Path, "rename", rename_and_delete)
+    with pytest.raises(ArchiveUnavailable, match="deleted while"):
+        objects.put("wf_1/job_1/a", b"a")
 
 
 def test_a_file_instead_of_the_directory_is_unavailable(tmp_path: Path) -> None:
