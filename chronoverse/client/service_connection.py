@@ -8,7 +8,7 @@ import copy
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from ssl import SSLContext, SSLError, create_default_context
 from typing import Any, Final
@@ -70,6 +70,7 @@ class ServiceConnection:
         self._token = token
         self._tls = tls_context(ca_file)
         self._connect_seconds, self._read_seconds = connect_seconds, read_seconds
+        self._was_answered = False
 
     def __del__(self) -> None:
         # Python warns about open sockets, and a request that ends after close() leaves its socket open.
@@ -121,7 +122,8 @@ class ServiceConnection:
         try:
             connection, response = self._send(method, url, headers, body)
         except CONNECTION_ERRORS as error:
-            raise failure(error, self.url, self.url) from error
+            raise failure(error, self.url, self.url, was_answered=self._was_answered) from error
+        self._was_answered = True
         try:
             if not 200 <= response.status < 300:
                 answer = response.read(65_536)
@@ -283,13 +285,18 @@ def target_of(url: str) -> str:
     return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
 
 
-def failure(error: Exception, url: str, who: str) -> Unreachable:
-    """Converts one of :data:`CONNECTION_ERRORS`. Only :class:`RequestFailed` is worth a retry."""
+def failure(error: Exception, url: str, who: str, *, was_answered: bool = True) -> Unreachable:
+    """Converts one of :data:`CONNECTION_ERRORS`. Only :class:`RequestFailed` is worth a retry.
+
+    ``was_answered``: requests to the same port were answered, so ``url`` has the right scheme.
+    """
     if problem := certificate_problem(error):
         return Unreachable(f"the certificate of {url} is not trusted: {problem}")
     reason = (isinstance(error, OSError) and (error.strerror or str(error))) or type(error).__name__
     if isinstance(error, SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         reason = "no TLS at this port: use http://, or another port"
+    elif isinstance(error, ConnectionResetError | BadStatusLine) and url.startswith("http:") and not was_answered:
+        reason += "; if this port uses TLS, use https://"
     return RequestFailed(f"{who} is not responding: {reason}")
 
 
@@ -317,7 +324,9 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
     if title:
         error.title = title
     elif is_from_proxy(error):
-        error.args = (f"{detail}; is {url} the right address?",)
+        # In nginx's, Apache's and Go's answer to plain HTTP at a port with TLS.
+        hint = "use https://" if b"HTTPS" in answer else f"is {url} the right address?"
+        error.args = (f"{detail}; {hint}",)
     return error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, failure, make_connection
+from chronoverse.errors import ChronoverseError
 from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer
 
@@ -39,6 +40,15 @@ def test_a_connection_with_unread_bytes_is_closed() -> None:
                 accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
                 left.result(60)
                 assert accepted.recv(1) == b""
+
+
+@pytest.mark.parametrize("said", [None, b"\x15\x03\x01\x00\x02\x02\x46", answer("400 Bad Request", b"HTTPS port")])
+def test_http_at_a_port_with_tls_is_reported_as_such(said: bytes | None) -> None:
+    """It closes the connection, sends a TLS alert, or answers over plain HTTP."""
+    with ScriptedService(said) as scripted:
+        service = ServiceConnection(scripted.url, None, ca_file=None, connect_seconds=60, read_seconds=60)
+        with pytest.raises(ChronoverseError, match="use https://"):
+            service.request("GET", "/", {}, {})
 
 
 def test_https_at_a_port_without_tls_is_reported_as_such() -> None:
