@@ -83,7 +83,7 @@ class PastRuns(NamedTuple):
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
         """Whether the failure of ``job`` is new, persistent or flaky, by the ``shape`` of its most telling line.
 
-        None if unknown, or none of these. ``docs/answers.md`` has the rule.
+        None otherwise, or if unknown. ``docs/answers.md`` has the rule.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]

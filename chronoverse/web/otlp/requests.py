@@ -24,7 +24,7 @@ def handle(deps: Dependencies) -> Response:
     """Appends the records of the current request. If it raises, the sender retries the whole request.
 
     After appending the other jobs' records, raises :class:`RecordsMissing` while records wait for earlier ones, and
-    :class:`TooFast` while the subject may not begin more jobs. Raises :class:`TooFast` at once if the subject publishes
+    :class:`TooFast` while the subject cannot start more jobs. Raises :class:`TooFast` at once if the subject publishes
     too fast; :class:`StoreError`; and what :meth:`BodyReader.read` raises. Stops when the client disconnects.
     """
     subject, settings = principal().subject, deps.settings
