@@ -61,7 +61,11 @@ def newest_jobs(
             yield position, found.to_json() if found and status in (None, found.status) else None
 
     with deps.turns.page(lock_ref, subject):
-        return read_listing(deps, lock_ref, start, limit, read, subject)
+        found, position = read_listing(deps, lock_ref, start, limit, read, subject)
+        if position is None:
+            return found, None
+        with deps.turns.read(lock_ref, subject):
+            return found, position if store.listing.page(workflow_id, position, 1) else None
 
 
 def blueprint(deps: Dependencies) -> Blueprint:

@@ -70,3 +70,5 @@ def test_a_foreign_job_is_listed_after_its_first_read(client: httpx.Client, job:
     listed = client.get(path).json()["jobs"]
     assert [each["id"] for each in listed] == [job.job_id, "older"]
     assert [each["status"] for each in listed] == ["COMPLETED", "COMPLETED"]
+    cursors = [client.get(path, params={"limit": limit}).json()["cursor"] for limit in (1, 2)]
+    assert [each is None for each in cursors] == [False, True], "a full page can be the last one"
