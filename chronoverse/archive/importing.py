@@ -8,6 +8,7 @@ once.
 import re
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -60,10 +61,11 @@ def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Ite
             names = (each.name for each in listed if "/" in each.name or MARK not in each.name)
             yield from (_settings_or_problem(store, objects, name) for name in names)
             continue
-        problems: list[Imported] = []
-        one = _Import(store, objects, job, list(listed), problems, later, {})
+        one = _Import(store, objects, job, list(listed))
         yield from _or_problem(job, partial(one.run, lease_seconds, time.time()))
-        yield from problems
+        yield from one.problems
+        if one.retry:
+            later.append((job, one.retry))
     give_up_at = time.monotonic() + lease_seconds
     while later and time.monotonic() < give_up_at:
         time.sleep(0.1)
@@ -113,23 +115,22 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
     return lost
 
 
-class _Import(NamedTuple):
-    """The import of one job with the objects ``listed`` in the archive.
-
-    Adds errors to ``problems``, and the job to ``later`` if its runner is resending lines. ``counts``: bytes of
-    messages and number of lines over quota in each chunk read, by the chunk's name.
-    """
+@dataclass(slots=True)
+class _Import:
+    """The import of one job with the objects ``listed`` in the archive. Adds errors to ``problems``."""
 
     store: Store
     objects: ObjectStore
     job: JobRef
     listed: Sequence[StoredObject]
-    problems: list[Imported]
-    later: list[_Later]
-    counts: dict[str, tuple[int, int]]
+    problems: list[Imported] = field(default_factory=list)
+    #: Tries again to import the job, if its runner is resending lines.
+    retry: Callable[[], Imported | None] | None = None
+    #: Bytes of messages and number of lines over quota in each chunk read, by the chunk's name.
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
-        """Imports the job. Returns None if it is restored ``later``, or if the folder has no objects of a job."""
+        """Imports the job. Returns None if it needs a ``retry``, or if the folder has no objects of a job."""
         manifest = read_manifest(self.objects, self.job)
         if manifest and "deleted_at" in manifest.fields:
             raise Deleted
@@ -155,8 +156,7 @@ class _Import(NamedTuple):
         redactions = max(said or 0, redactions_in(each.name for each in self.listed))
         make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds, redactions)
         found = make()
-        if found is None:
-            self.later.append((self.job, make))
+        self.retry = make if found is None else None
         return found
 
     def _put_job(
