@@ -56,11 +56,8 @@ class JobLog:
     _service_url: str | None
     #: Closed when the log is finished.
     _resources: ExitStack
-    #: Reentrant: a signal handler or a finalizer can write in the thread that it interrupted in :meth:`write`.
-    _lock: threading.RLock = field(default_factory=threading.RLock)
-    #: Written texts that are not in the spool yet, and whether a call is moving them there.
-    _waiting: deque[tuple[str, bytes, str]] = field(default_factory=deque)
-    _is_moving: bool = False
+    #: Written texts, on their way to the spool.
+    _texts: "_Funnel" = field(default_factory=lambda: _Funnel())
     #: Whether :meth:`finish` was called. Nothing can be written afterwards.
     finished: bool = False
 
@@ -162,26 +159,18 @@ class JobLog:
         data = text.encode("utf-8", "replace") if isinstance(text, str) else bytes(memoryview(text))
         if not data.endswith(b"\n"):
             data += b"\n"
-        with self._lock:
-            if self.finished:
-                raise ValueError("the log is finished")
-            self._waiting.append((stream, data, iso_timestamp(self._clock() if at is None else at)))
-            self._move_waiting()
+        if self.finished:
+            raise ValueError("the log is finished")
+        self._texts.put((stream, data, iso_timestamp(self._clock() if at is None else at)), self._put)
 
-    def _move_waiting(self) -> None:
-        """Moves written texts to the spool. If this call interrupted another one, that one moves them."""
-        # Again if another call came after the last one was moved, and before the flag was reset.
-        while self._waiting and not self._is_moving:
-            self._is_moving = True
-            try:
-                while self._waiting:
-                    stream, data, timestamp = self._waiting.popleft()
-                    # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
-                    for start in range(0, len(data), 262_144):
-                        for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
-                            self._publisher.spool.put(batch)
-            finally:
-                self._is_moving = False
+    def _put(self, text: tuple[str, bytes, str]) -> None:
+        if self.finished:  # while another thread was in write()
+            return
+        stream, data, timestamp = text
+        # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
+        for start in range(0, len(data), 262_144):
+            for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
+                self._publisher.spool.put(batch)
 
     def finish(self, status: Status | str = Status.COMPLETED, exit_code: int | None = 0) -> bool:
         """Ends the job as ``COMPLETED``, ``FAILED``, ``CANCELED`` or ``LOST``. Waits up to ``deliver_seconds`` for its
@@ -192,11 +181,11 @@ class JobLog:
         """
         if status not in (Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST):
             raise ValueError(f"a job ends COMPLETED, FAILED, CANCELED or LOST, and an attempt PENDING, not {status}")
-        with self._lock:
+        with self._texts.lock:
             if self.finished:
                 return self._publisher.ended
+            self._texts.empty(self._put)
             self.finished = True
-            self._move_waiting()
         # A retried attempt's exit code is not the job's, and a killed attempt has none.
         has_code = status not in (Status.PENDING, Status.LOST)
         self._publisher.end(JobResult(Status(status), exit_code if has_code else None))
@@ -226,6 +215,38 @@ class JobLog:
             self.finish(Status.FAILED, 1)
 
 
+class _Funnel:
+    """Passes texts on, in order and one at a time, from any thread, signal handler or finalizer.
+
+    No call waits for another: one that it interrupts, or that has the lock in another thread, passes its text on, too.
+    The publisher's threads leave theirs to the next call: there, a finalizer can run while the spool is locked.
+    """
+
+    def __init__(self) -> None:
+        self.lock: Final = threading.RLock()
+        self._waiting = deque[Any]()
+        self._is_busy = False
+
+    def put(self, text: Any, pass_on: Callable[[Any], object]) -> None:
+        self._waiting.append(text)
+        self.empty(pass_on)
+
+    def empty(self, pass_on: Callable[[Any], object]) -> None:
+        # Again if a text was added after the last one was passed on, and before the lock was released.
+        while self._waiting and not self._is_busy and not _is_our_thread() and self.lock.acquire(blocking=False):
+            self._is_busy = True
+            try:
+                while self._waiting:
+                    pass_on(self._waiting.popleft())
+            finally:
+                self._is_busy = False
+                self.lock.release()
+
+
+def _is_our_thread() -> bool:
+    return threading.current_thread().name.startswith("chronoverse-")
+
+
 class JobLogStream(io.TextIOBase):
     """A text stream that publishes what is written to it, for ``contextlib.redirect_stdout`` and ``print(file=…)``.
 
@@ -240,30 +261,32 @@ class JobLogStream(io.TextIOBase):
         self._unfinished = ""
         #: Whether the last line was published before its end.
         self._is_cut = False
-        # A signal handler, such as a time limit's, can print while the thread that it interrupted is in write().
-        self._lock = threading.RLock()
+        self._texts = _Funnel()
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
         """Publishes the lines that ``text`` completes. Returns the length of ``text``. Never waits for the store."""
-        with self._lock:
-            # print() writes a line's end separately. After a line that is already published, it is not another line.
-            new = text.removeprefix("\n") if self._is_cut else text
-            self._is_cut = self._is_cut and not text
-            lines, newline, rest = (self._unfinished + new).rpartition("\n")
-            if len(rest) > _MAX_UNFINISHED:
-                lines, newline, rest = lines + newline + rest, "\n", ""
-                self._is_cut = True
-            self._unfinished = rest
-            if newline and not self.closed and not self._log.finished:
-                self._log.write(self._stream, lines + newline)
+        self._texts.put(text, self._add)
         return len(text)
+
+    def _add(self, text: str) -> None:
+        # print() writes a line's end separately. After a line that is already published, it is not another line.
+        new = text.removeprefix("\n") if self._is_cut else text
+        self._is_cut = self._is_cut and not text
+        lines, newline, rest = (self._unfinished + new).rpartition("\n")
+        if len(rest) > _MAX_UNFINISHED:
+            lines, newline, rest = lines + newline + rest, "\n", ""
+            self._is_cut = True
+        self._unfinished = rest
+        if newline and not self.closed and not self._log.finished:
+            self._log.write(self._stream, lines + newline)
 
     def close(self) -> None:
         """Publishes the unfinished line. Idempotent."""
-        with self._lock:
+        with self._texts.lock:
+            self._texts.empty(self._add)
             if self._unfinished:
                 self.write("\n")
         super().close()
@@ -288,7 +311,7 @@ class JobLogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = self._log if isinstance(self._log, JobLog) else self._log()
-        if log is None or log.finished or threading.current_thread().name.startswith("chronoverse-"):
+        if log is None or log.finished or _is_our_thread():
             return
         try:
             stream = "stderr" if record.levelno >= self._stderr_level else "stdout"

@@ -288,26 +288,35 @@ def test_a_signal_handler_can_write_to_a_stream_that_is_writing() -> None:
     log.meanwhile = handle
     stream.write("one\nt")
     stream.write("wo\n")
-    assert sorted("".join(text for _, text in log.writes)) == sorted("one\nhandled\ntand wo\n")
+    assert "".join(text for _, text in log.writes) == "one\nthandled\nand wo\n"
 
 
 def test_a_finalizer_or_signal_handler_can_write_to_a_log_that_is_written_to(
     server: RedisServer, open_log: Callable[..., JobLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lines follow the interrupted ones."""
+    """Its lines follow the interrupted ones. In the publisher's thread, it waits for no other thread."""
     log = open_log()
     spool = log._publisher.spool
-    put = spool.put
+    put, is_stuck = spool.put, []
+    printed = JobLogStream(log, "stdout")
 
     def interrupted(batch: LineBatch) -> None:
         monkeypatch.undo()
-        log.write("stderr", "handled")
+        printed.write("handled\n")
+        finalizer = threading.Thread(
+            target=printed.write, args=("finalized\n",), name="chronoverse-publisher", daemon=True
+        )
+        with spool._changed:
+            finalizer.start()
+            finalizer.join(20)
+        is_stuck.append(finalizer.is_alive())
         put(batch)
 
     monkeypatch.setattr(spool, "put", interrupted)
-    log.write("stdout", "one\ntwo")
+    printed.write("one\ntwo\n")
+    assert is_stuck == [False]
     assert log.finish()
-    assert read_lines(server) == ["one", "two", "handled"]
+    assert read_lines(server) == ["one", "two", "handled", "finalized"]
 
 
 def test_threads_can_write_concurrently(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
