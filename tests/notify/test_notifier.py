@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import REGISTRY
@@ -153,6 +155,20 @@ def test_a_change_is_reported_once(site: Site) -> None:
     page = f"{URL}/ui/workflows/nightly/jobs"
     assert texts["b3"] == f"nightly b3 broke (branch=main, b1 completed): Error: no (line 1) {page}/b3#L1"
     assert texts["b7"] == f"nightly b7 is fixed (branch=main, b5 failed) {page}/b7"
+
+
+def test_watches_for_changes_share_one_read_of_older_jobs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty watches that find nothing to compare would otherwise read 10,000 jobs for each end."""
+    read = Mock(wraps=site.judge.newest_jobs)
+    monkeypatch.setattr(site.judge, "newest_jobs", read)
+    site.run("good", Status.COMPLETED)
+    for label in ("a", "b", "c"):
+        site.watch(label, "change", same=(label,))
+    site.run("bad", Status.FAILED, labels={"a": "another"})
+    site.notifier().step()
+    for label, waiting in (("a", 0), ("b", 1), ("c", 1)):
+        wait_until(partial(lambda *of: kept(site, of[0]).waiting == of[1], label, waiting), PATIENCE_SECONDS, label)
+    assert read.call_count == 1
 
 
 def test_ends_without_their_changes_are_reported(site: Site, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, tee
 from typing import Any, Final
 
 from chronoverse import metrics
@@ -155,25 +155,27 @@ class Notifier:
         """
         queued, now = 0, self.clock()
         ended_at = seconds_of(job.finished_at) if late else None
+        older = self._older(job)
         for watch in (kept.watch for kept in watches if kept.watch.tells(job)):
             if (ended_at or now) < max(now - CATCH_UP_SECONDS, watch.made_ms / 1000):
                 continue
             if watch.on != "change":
                 queued += self._queue(watch, job, f"ended.{job.status}")
-            elif not deleted and (before := self._before(watch, job)):
-                queued += self._queue(watch, job, f"changed.{job.status}", before=before.ref.job_id)
+            elif not deleted:
+                # All watches read the older jobs once.
+                older, compared = tee(older)
+                if before := _before(watch, job, compared):
+                    queued += self._queue(watch, job, f"changed.{job.status}", before=before.ref.job_id)
         return queued
 
     def _queue(self, watch: Watch, job: Job, name: str, **more: Any) -> bool:
         event = Event(name, job.ref.job_id, job.attempt, job.status, round(1000 * self.clock()), **more)
         return self.store.watches.add(watch, event, job.created_at or "")
 
-    def _before(self, watch: Watch, job: Job) -> Job | None:
-        """The newest of 500 older jobs that can be compared with ``job``, if one COMPLETED and the other did not."""
-        older = self.store.newest_jobs(job.ref.workflow_id, job.position, 50)
-        jobs = (each.job for each in islice(older, 500) if each.job and each.ref != job.ref)
-        found = next((each for each in jobs if watch.compares(job, each)), None)
-        return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
+    def _older(self, job: Job) -> Iterator[Job]:
+        """The jobs among the 500 before ``job``, newest first. Reads them as they are needed."""
+        listed = self.store.newest_jobs(job.ref.workflow_id, job.position, 50)
+        return (each.job for each in islice(listed, 500) if each.job and each.ref != job.ref)
 
     def _queue_silence(
         self, watches: Iterable[KeptWatch], job: Job, now: float, spoke: dict[JobRef, tuple[int, float]]
@@ -245,6 +247,12 @@ class Notifier:
             with contextlib.suppress(ChronoverseError):
                 summary = self.summarize(ref)
         return message(watch, event, job, before or None, summary, self.base_url)
+
+
+def _before(watch: Watch, job: Job, older: Iterable[Job]) -> Job | None:
+    """The newest of the ``older`` jobs that can be compared with ``job``, if one COMPLETED and the other did not."""
+    found = next((each for each in older if watch.compares(job, each)), None)
+    return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
 
 
 @contextlib.contextmanager
