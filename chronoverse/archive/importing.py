@@ -7,10 +7,12 @@ once.
 
 import re
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
+from operator import add, attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
@@ -115,6 +117,15 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
     return lost
 
 
+class _Chain(NamedTuple):
+    """A chunk after others that end before it. ``rank``: how many redacted lines, lines and numbers all have."""
+
+    last: int
+    rank: tuple[int, ...]
+    chunk: Chunk | None
+    before: "_Chain | None"
+
+
 @dataclass(slots=True)
 class _Import:
     """The import of one job with the objects ``listed`` in the archive. Adds errors to ``problems``."""
@@ -202,8 +213,8 @@ class _Import:
             found = spans.get((record.first, record.last), [])
             if [(each.name, each.size) for each in found] == [(record.name, record.size)]:
                 chunks.append(record)
-            elif chunk := self._read(found):
-                chunks.append(chunk)
+            elif best := max(self._read(found), default=None):
+                chunks.append(best[-1])
             else:
                 # Readers get an error for its lines, as for any damaged object, until it is restored.
                 chunks.append(record)
@@ -212,47 +223,38 @@ class _Import:
         return chunks
 
     def _found_chunks(self, spans: dict[tuple[int, int], list[StoredObject]]) -> list[Chunk]:
-        """The chunks of a job without a manifest, in order. A hole becomes a chunk of lost lines."""
-        by_first: dict[int, list[StoredObject]] = {}
-        for (first, _), found in sorted(spans.items()):
-            by_first.setdefault(first, []).extend(found)
-        chunks: list[Chunk] = []
-        # Archivers' clocks differ: the newest object can be a shorter one that a longer one has replaced.
-        ends = {*(first - 1 for first in by_first), max(last for _, last in spans)}
-        for first, found in by_first.items():
-            next_number = chunks[-1].last + 1 if chunks else min(by_first)
-            if first >= next_number and (chunk := self._read(found, ends)):
-                if first > next_number:
-                    chunks.append(self._put_lost(next_number, first - 1))
-                chunks.append(chunk)
-        if chunks and max(last for _, last in spans) > chunks[-1].last:
-            chunks.append(self._put_lost(chunks[-1].last + 1, max(last for _, last in spans)))
-        return chunks
+        """The chunks of a job without a manifest, in order. A hole becomes a chunk of lost lines.
 
-    def _read(self, found: Sequence[StoredObject], ends: Container[int] = ()) -> Chunk | None:
-        """The record of the chunk with the most redacted lines, or the newest of several. None if all are damaged.
-
-        Of equally redacted chunks, those that end at one of the ``ends`` are preferred: another chunk follows.
+        Of objects that overlap, takes those that together have the most redacted lines, then the most lines.
         """
-        best: tuple[tuple[bool, int, bool, float, int], Chunk] | None = None
-        for each in found:
+        # By last number. Each chain is the best of all that end with or before its last number.
+        chains = [_Chain(0, (0, 0, 0), None, None)]
+        found = self._read(each for listed in spans.values() for each in listed)
+        for rank, _, chunk in sorted(found, key=lambda each: (each[2].last, each[1])):
+            before = chains[bisect_left(chains, chunk.first, key=attrgetter("last")) - 1]
+            rank = tuple(map(add, before.rank, rank))
+            if rank >= chains[-1].rank:
+                chains.append(_Chain(chunk.last, rank, chunk, before))
+        chunks, best, following = list[Chunk](), chains[-1], max(last for _, last in spans) + 1
+        while best.chunk and best.before:
+            if best.last + 1 < following:
+                chunks.append(self._put_lost(best.last + 1, following - 1))
+            chunks.append(best.chunk)
+            following, best = best.chunk.first, best.before
+        if chunks and (first := min(first for first, _ in spans)) < following:
+            chunks.append(self._put_lost(first, following - 1))
+        return chunks[::-1]
+
+    def _read(self, listed: Iterable[StoredObject]) -> Iterator[tuple[tuple[int, ...], float, Chunk]]:
+        """The chunks of readable objects, each after its rank and the time of its object. Reports damaged ones."""
+        for each in listed:
             first = int(each.name.rpartition("/")[2][:15])
             try:
                 data = self.objects.get(each.name)
-                chunk, redacted, self.counts[each.name] = read_chunk(self.job, each.name, first, data, REDACTED_MESSAGE)
+                chunk, lines, self.counts[each.name] = read_chunk(self.job, each.name, first, data, REDACTED_MESSAGE)
+                yield (*lines, chunk.last + 1 - chunk.first), each.written_at, chunk
             except ArchiveDamaged as error:
                 self._report(each.name, str(error))
-                continue
-            rank = (
-                not each.name.endswith("-lost.jsonl.zst"),
-                redacted,
-                chunk.last in ends,
-                each.written_at,
-                chunk.last,
-            )
-            if best is None or rank > best[0]:
-                best = (rank, chunk)
-        return best and best[1]
 
     def _put_lost(self, first: int, last: int) -> Chunk:
         builder = ChunkBuilder(self.job, first)
