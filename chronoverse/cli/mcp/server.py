@@ -60,29 +60,35 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 
 
 async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
-    """Passes messages from ``reader`` to ``readable``. Answers requests that contain invalid Unicode with an error.
+    """Passes messages from ``reader`` to ``readable``. Refuses invalid JSON, and requests with invalid Unicode.
 
-    JSON can contain an unpaired surrogate, such as ``"\\ud800"``. The SDK would drop such a request without an answer.
+    JSON can contain an unpaired surrogate, such as ``"\\ud800"``. The SDK would drop both without an answer.
     """
     async with readable:
         async for message in reader:
-            number = _unreadable_id(message) if isinstance(message, Exception) else None
-            if number is None:
+            number, code, problem = _refusal(message) if isinstance(message, Exception) else (None, 0, "")
+            if not problem:
                 await readable.send(message)
                 continue
-            problem = "a string has an unpaired surrogate, such as \\ud800, which cannot be encoded as UTF-8"
-            error = types.ErrorData(code=types.INVALID_PARAMS, message=problem)
+            error = types.ErrorData(code=code, message=problem)
             await writer.send(SessionMessage(types.JSONRPCError(jsonrpc="2.0", id=number, error=error)))
 
 
-def _unreadable_id(error: Any) -> int | str | None:
-    """The id of a request that the SDK refused with pydantic's ``error`` although its JSON is valid, or None."""
+def _refusal(error: Any) -> tuple[int | str | None, int, str]:
+    """The id, code and message of the answer to a line that the SDK refused with pydantic's ``error``.
+
+    The message is empty if there is no answer: the line is blank, or is no request.
+    """
     try:
-        number = json.loads(error.errors()[0]["input"])["id"]
+        line = error.errors()[0]["input"]
+        number = json.loads(line)["id"]
         orjson.dumps(number)
+    except json.JSONDecodeError as invalid:
+        return None, types.PARSE_ERROR, line.strip() and f"invalid JSON: {invalid}"
     except (AttributeError, LookupError, TypeError, ValueError):
-        return None
-    return number if type(number) in (int, str) else None
+        return None, 0, ""
+    problem = "a string has an unpaired surrogate, such as \\ud800, which cannot be encoded as UTF-8"
+    return number, types.INVALID_PARAMS, problem if type(number) in (int, str) else ""
 
 
 def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any]) -> tuple[bool, bytes]:
