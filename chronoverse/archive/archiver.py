@@ -8,7 +8,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
@@ -464,11 +464,22 @@ class Archiver:
             self._history.went_back()
 
     def _read_workflows(self) -> Iterator[None]:
-        found = sorted({ref.workflow_id for ref in self._round_found})
-        for start in range(0, len(found), _WORKFLOWS_AT_ONCE):
+        jobs = defaultdict[str, list[JobRef]](list)
+        for ref in self._round_found:
+            jobs[ref.workflow_id].append(ref)
+        workflow_ids, unlisted = sorted(jobs), list[JobRef]()
+        for start in range(0, len(workflow_ids), _WORKFLOWS_AT_ONCE):
+            part = workflow_ids[start : start + _WORKFLOWS_AT_ONCE]
             # If a node of a Cluster is down, this must not affect the workflows of the others.
             with contextlib.suppress(StoreError):
-                self.store.workflows.read(found[start : start + _WORKFLOWS_AT_ONCE])
+                for workflow_id, found in zip(part, self.store.workflows.read(part), strict=True):
+                    # Another program can have removed jobs from a listing. Some jobs may have been deleted since.
+                    if not isinstance(found, StoreError) and (found.jobs if found else 0) < len(jobs[workflow_id]):
+                        unlisted += jobs[workflow_id]
+            yield
+        for start in range(0, len(unlisted), 100):
+            with contextlib.suppress(StoreError):
+                self.store.relist(unlisted[start : start + 100])
             yield
         before: ListingPosition | None = None
         while page := self.store.workflows.page(before, _WORKFLOWS_AT_ONCE):

@@ -197,6 +197,10 @@ class Store:
         listed = {job.ref: job for job in self._list_foreign(foreign)}
         return [listed.get(ref, job) for ref, job in zip(jobs, found, strict=True)]
 
+    def relist(self, jobs: Sequence[JobRef]) -> None:
+        """Adds ``jobs`` that exist, but are missing in their listings."""
+        self._list_foreign([job for job in self.get_jobs(jobs) if isinstance(job, Job)])
+
     def _list_foreign(self, jobs: Sequence[Job]) -> list[Job]:
         scores = self.listing.add_foreign(jobs) if jobs else {}
         newest = {ref.workflow_id: created_ms for ref, created_ms in sorted(scores.items(), key=itemgetter(1))}

@@ -799,7 +799,7 @@ def test_a_complete_job_is_not_swept_while_uploads_are_possible(
 
 
 def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None:
-    """Once a minute, workflows that runners did not list are added, and empty ones removed."""
+    """Once a minute, workflows and jobs that are not listed are added, and empty workflows removed."""
     now = [1000.0]
     for workflow_id in ("wf_1", "wf_2"):
         bench.store.open(JobRef(workflow_id, "job_1"), "token")
@@ -823,3 +823,7 @@ def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None
     assert listed_after(0) == {"wf_2"}
     now[0] += 60
     wait_until(lambda: listed_after(0) == {"wf_1", "wf_2"}, 30, "both are listed again")
+    before = bench.store.listing.page("wf_1", None, 10)
+    bench.ask("DEL", bench.key("jobs", JobRef("wf_1", "job_1")))
+    wait_until(lambda: (listed_after(60), bench.store.listing.page("wf_1", None, 10))[1] == before, 30, "and its job")
+    wait_until(lambda: listed_after(60) == {"wf_1", "wf_2"}, 30, "with its workflow")
