@@ -119,8 +119,8 @@ class Follower:
             case EventName.END:
                 self.ended = True
             case EventName.ERROR:
-                # An error event with a new id ends the log: the job was lost. Otherwise only this stream ends.
-                self.ended = self._advance(parse_number(event.id))
+                # An error event with a new id of its own ends the log: the job was lost. Others end only this stream.
+                self.ended = self._decoder.has_id and self._advance(parse_number(event.id))
                 return Notice(event.data)
         return None
 

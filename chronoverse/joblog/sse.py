@@ -61,6 +61,9 @@ class Decoder:
     def __init__(self, last_event_id: str = "") -> None:
         self.last_event_id = last_event_id
         self.retry_ms: int | None = None
+        #: Whether the last event's own block has an id.
+        self.has_id = False
+        self._sets_id = False
         self._buffer = b""
         self._started = False
         self._event = ""
@@ -88,6 +91,7 @@ class Decoder:
         if not line:
             event = ServerSentEvent(self._event or "message", "\n".join(self._data), self._id) if self._data else None
             self.last_event_id, self._event, self._data = self._id, "", []
+            self.has_id, self._sets_id = self._sets_id, False
             return event
         field, _, value = line.partition(":")
         value = value[1:] if value.startswith(" ") else value
@@ -96,7 +100,7 @@ class Decoder:
         elif field == "event":
             self._event = value
         elif field == "id" and "\0" not in value:
-            self._id = value
+            self._id, self._sets_id = value, True
         elif field == "retry" and _DIGITS.fullmatch(value):
             self.retry_ms = int(value)
         return None

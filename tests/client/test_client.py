@@ -103,10 +103,10 @@ def retried(detail: str) -> Notice:
         ),
         # The service answers 204 if the connection was cut after the last line but before the end.
         ([stream(frames(1, 1), whole=False), answer("204 No Content")], [line(1)]),
-        # A reconnect for each entry without a number would fall behind the log.
+        # A reconnect for each entry without a number would fall behind the log. The id is of filtered-out lines.
         (
-            [stream(CONNECTED, frames(1, 1), OutOfSequence("1-1").to_frame(), frames(2, 2), OVER)],
-            [line(1), Notice("entry 1-1 has no place in this log's numbering and cannot be shown"), line(2), STATE],
+            [stream(CONNECTED, frames(1, 1), sse.cursor(3) + OutOfSequence("3-1").to_frame(), frames(4, 4), OVER)],
+            [line(1), Notice("entry 3-1 has no place in this log's numbering and cannot be shown"), line(4), STATE],
         ),
         ([stream(sse.frame("news", b"{}"), frames(1, 1), OVER)], [line(1), STATE]),
         (
