@@ -21,14 +21,13 @@ from chronoverse.archive.codec import ChunkBuilder, read_chunk
 from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.archive.redaction import REDACTED_MESSAGE
 from chronoverse.archive.retention import job_of
 from chronoverse.archive.store_history import MARK
 from chronoverse.archive.workflow_settings import import_settings, read_watches, settings_name, settings_owner
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
 from chronoverse.joblog.labels import read_labels
-from chronoverse.joblog.model import Job, JobRef, Status, iso_timestamp, parse_number, seconds_of
+from chronoverse.joblog.model import REDACTED_MESSAGE, Job, JobRef, Status, iso_timestamp, parse_number, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import DERIVED_VERSION
 

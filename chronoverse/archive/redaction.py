@@ -18,11 +18,9 @@ from chronoverse.archive.store_history import StoreHistory
 from chronoverse.errors import AppendRefused, LineStillOpen, SearchTooExpensive, StoreError, StoreUnavailable
 from chronoverse.joblog.chunk import folder, redactions_in
 from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
-from chronoverse.joblog.model import Job, JobRef, Line
+from chronoverse.joblog.model import REDACTED_MESSAGE, Job, JobRef, Line
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
-
-REDACTED_MESSAGE: Final = "[redacted]"
 
 log: Final = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ IDENTIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 MAX_LINE_BYTES: Final = 65_536
 #: The largest number accepted from clients (15 digits). JSON and Redis still represent larger ones exactly.
 MAX_NUMBER: Final = 999_999_999_999_999
+REDACTED_MESSAGE: Final = "[redacted]"
 
 #: A line as JSON: timestamp, message, number, stream, ``partial``. The archive's search depends on this form.
 LINE_JSON: Final = b'{"timestamp":%b,"message":%b,"sequence_num":%d,"stream":"%b"%b}'

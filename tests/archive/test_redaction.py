@@ -16,9 +16,9 @@ from chronoverse.archive.chunk_writer import fill
 from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
-from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
+from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import ArchiveUnavailable, Fenced, LineStillOpen, QuotaReached, StoreUnavailable
-from chronoverse.joblog.model import Line, Status
+from chronoverse.joblog.model import REDACTED_MESSAGE, Line, Status
 from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
 from tests.support.archives import archive_up_to

@@ -17,13 +17,13 @@ from prometheus_client import REGISTRY
 from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
-from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest
+from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import ArchiveUnavailable, JobNotFound, StoreUnavailable
 from chronoverse.history.tiered_log import TieredLog, read_tiers
 from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.entries import RawEntry
-from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, Status
+from chronoverse.joblog.model import REDACTED_MESSAGE, End, Gap, Job, JobRef, Line, Status
 from chronoverse.live import tail
 from chronoverse.live.replay_cache import FIRST_LINES, ReplayCache
 from chronoverse.live.tail import Tail

@@ -10,10 +10,10 @@ import pytest
 
 from chronoverse.archive.job_objects import CollectedGarbage, JobObjects, archive_lock
 from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.archive.redaction import REDACTED_MESSAGE, Redaction, RedactionRequest, RedactionResult
+from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import SearchTooExpensive, StoreUnavailable
-from chronoverse.joblog.model import JobRef, Line
+from chronoverse.joblog.model import REDACTED_MESSAGE, JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
 from tests.support.archivers import all_entries
