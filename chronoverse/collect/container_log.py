@@ -21,7 +21,7 @@ from chronoverse.collect.pods import ContainerEnd
 from chronoverse.errors import ChronoverseError, Closed, Deleted, ForeignLines
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.line_splitter import LineBatch
-from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp, seconds_of
+from chronoverse.joblog.model import REDACTED_MESSAGE, JobRef, Line, Status, iso_timestamp, seconds_of
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
@@ -372,9 +372,14 @@ class _ResumePoint:
             for message in batch.messages():
                 self._count += 1
                 recent.append((batch.timestamp, batch.stream, message.decode()))
-                if recent[-1] == wanted[-1] and not self.is_exact:
+                if _is_same(recent[-1], wanted[-1]) and not self.is_exact:
                     count = min(len(recent), len(wanted))
-                    if [*recent][-count:] == wanted[-count:]:
+                    if all(map(_is_same, [*recent][-count:], wanted[-count:])):
                         self.published, self.is_found = self._count, True
             if batch.timestamp <= wanted[-1][0] and not (self.is_found or self._has_gap):
                 self.published = self._count
+
+
+def _is_same(printed: tuple[str, str, str], published: tuple[str, str, str]) -> bool:
+    """Whether a line in the files is that one in the log, whose message may have been redacted since."""
+    return printed[:2] == published[:2] and published[2] in (printed[2], REDACTED_MESSAGE)

@@ -249,6 +249,21 @@ def test_times_tell_what_is_published_if_texts_have_changed(run: Run, step: int,
     assert run.log() == [*texts(3), *(Gap(each, each, "missing") for each in gaps), "line 3"]
 
 
+def test_a_redacted_line_is_still_found(run: Run) -> None:
+    """An agent killed before its checkpoint neither skips a later line of the same time nor reports a gap."""
+    run.publish(*(cri_line(text, at=AT) for text in texts(3)))
+    run.around.checkpoints.clear()
+
+    def read_redacted(job: JobRef, count: int) -> tuple[str, Sequence[Line]]:
+        status, lines = run._read_end(job, count)
+        return status, [each._replace(message="[redacted]") if each.sequence_num == 2 else each for each in lines]
+
+    run.around = run.around._replace(read_end=read_redacted)
+    run.writer.write(cri_line("line 3", at=AT))
+    run.finish()
+    assert run.log() == texts(4)
+
+
 @pytest.mark.parametrize("rotations", [0, 2])
 def test_an_agent_without_its_checkpoint_compares(run: Run, rotations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Identical lines do not confuse it. If the log cannot be read, it retries."""
