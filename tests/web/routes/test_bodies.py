@@ -312,6 +312,3 @@ class Parts:
 
     def read(self, count: int = -1) -> bytes:
         return next(self._parts, b"")
-
-
-# Rejections are short
