@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from chronoverse.errors import (
@@ -69,7 +69,7 @@ class Publisher:
     say: Callable[[str], None]
     _: KW_ONLY
     lease_seconds: float = 30
-    #: Whether to open the first of JOB, JOB.2, JOB.3, … without lines, end, tombstone or live runner.
+    #: Whether to open the first of JOB, JOB.2, …, JOB.20, JOB.<Unix time> without lines, end, tombstone or live runner.
     find_free_id: bool = False
     #: Whether lines wait while another runner holds the job. Otherwise that raises :class:`Held`.
     wait_for_lease: bool = False
@@ -88,7 +88,8 @@ class Publisher:
         self._send_at = 0.0
         self._outage = Outage(spool, self.say, self._stop, self._renew_seconds / 2)
         #: With ``find_free_id``: the ids to try instead of a taken one, and why that one was refused.
-        self._free_ids = (f"{job.job_id}.{number}" for number in count(2))
+        # A script that runs every minute has thousands of jobs. Trying all of their ids would take minutes.
+        self._free_ids = (f"{job.job_id}.{number}" for number in chain(range(2, 21), count(int(time.time()))))
         self._taken: ChronoverseError | None = None
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
         #: The sequence number of the spool's index 0.

@@ -105,7 +105,7 @@ def run(
                 spool = Spool(replace(room, name=job.job_id))
                 spool.force_spill(True)
                 publisher = make_publisher(spool)
-        if page and publisher.job != job:
+        if page and publisher.job != job and publisher.base is not None:
             say(page(publisher.job))
         if recovered is not None:
             say(f"first delivering {counted(recovered_lines)} of an earlier runner of this job, from {recovered}")

@@ -202,6 +202,18 @@ def test_a_new_job_must_be_new_only_once() -> None:
     assert found.said == ["it has already ended: this run is published as job job_1.3"]
 
 
+def test_a_retry_of_a_job_with_many_ids_tries_few_of_them() -> None:
+    """The others are Unix times."""
+    writer = ScriptedWriter(open=[Closed("it has already ended")] * 21)
+    before = int(time.time())
+    found = Published(writer, "one", find_free_id=True)
+    ids = [name for name, *_ in writer.opened]
+    assert ids[:20] == ["job_1", *(f"job_1.{number}" for number in range(2, 21))]
+    first, second = (int(name.removeprefix("job_1.")) for name in ids[20:])
+    assert before <= first == second - 1
+    assert (found.publisher.job.job_id, found.publisher.ended) == (ids[-1], True)
+
+
 def test_a_job_that_was_opened_under_a_free_id_keeps_it() -> None:
     """When it is declared LOST, its remaining lines do not go to yet another id."""
     opens, ends = [(1, 1), Closed("it has already ended")], [Fenced()]
