@@ -24,7 +24,7 @@ from chronoverse.runner.capture.pipes import Capture
 from chronoverse.runner.command import SignalForwarder, Tee, open_standard, run_command
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.spool.spool import Spool
-from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
+from chronoverse.runner.spool.spool_file import MAX_ORPHANS, SpoolRoom, orphaned_spools
 
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 60.0
@@ -140,14 +140,16 @@ def _open_spool(
 ) -> Spool:
     """A spool for the job. Unless ``retry``, recovers the one that an earlier runner of the job left, if any."""
     others: list[tuple[Path, dict[str, Any]]] = []
-    for path, state in orphaned_spools(room.directory).items() if room.directory else ():
+    left = orphaned_spools(room.directory, "" if retry else job.job_id) if room.directory else {}
+    for path, state in left.items():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
             with contextlib.suppress(SpoolError):  # another runner has just opened it
                 return Spool.recover(path, room)
         others.append((path, state))
     if others:
         path, state = others[0]
-        runs = "another run" if len(others) == 1 else f"{len(others)} other runs"
+        count = f"at least {MAX_ORPHANS}" if len(others) >= MAX_ORPHANS else len(others)
+        runs = "another run" if len(others) == 1 else f"{count} other runs"
         which = "them" if len(others) == 1 else "the oldest"
         server = state.get("server", service_url)
         # Empty ``server``: the run published directly to the store, maybe not the one behind CHRONOVERSE_URL.

@@ -19,7 +19,7 @@ from chronoverse.joblog.model import Gap, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool import spool_file
 from chronoverse.runner.spool.spool import BATCH_LINES, BATCH_RUNS, OVERHEAD_BYTES, Spool, SpoolBatch
-from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, SpoolFile, SpoolRoom, orphaned_spools
+from chronoverse.runner.spool.spool_file import MAX_BATCH_BYTES, MAX_ORPHANS, SpoolFile, SpoolRoom, orphaned_spools
 from tests.support.parameters import long_after
 from tests.support.waiting import wait_until
 
@@ -399,6 +399,13 @@ def test_orphaned_files_are_listed_oldest_first(tmp_path: Path) -> None:
         assert spools[2].path
         with pytest.raises(SpoolInUse, match="is in use"):
             Spool.recover(spools[2].path)
+    # Of many files only the oldest are opened, and those of the job.
+    for number in range(MAX_ORPHANS):
+        path = tmp_path / f"other-{number}.sqlite"
+        path.write_bytes(b"")
+        os.utime(path, (100, 100))
+    assert len(orphaned_spools(tmp_path)) == MAX_ORPHANS
+    assert list(orphaned_spools(tmp_path, "a"))[MAX_ORPHANS:] == paths[:1]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a spool file", b"\0" * 5000])

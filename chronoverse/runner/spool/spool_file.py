@@ -14,7 +14,6 @@ import sqlite3
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -36,6 +35,10 @@ _TABLES: Final = (
     "CREATE TABLE state (json TEXT)",
 )
 _SETTINGS: Final = ("trusted_schema=OFF", "secure_delete=OFF", "locking_mode=EXCLUSIVE", "synchronous=OFF")
+
+
+#: Maximum leftover files of other jobs that a runner opens before its command starts. Each takes a millisecond.
+MAX_ORPHANS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,21 +251,31 @@ class SpoolFile:
         return {name: state[name] for name in _STATE if name in state}
 
 
-def orphaned_spools(directory: Path) -> dict[Path, dict[str, Any]]:
-    """The spool files that no process has open, with their states (empty if unreadable), oldest first."""
-    found = []
-    for path in filter(Path.is_file, (*directory.glob("*.sqlite"), *directory.glob("*.spool"))):
-        state: dict[str, Any] = {}
+def orphaned_spools(directory: Path, job_id: str = "") -> dict[Path, dict[str, Any]]:
+    """The spool files that no process has open, with their states (empty if unreadable), oldest first.
+
+    Not more than :data:`MAX_ORPHANS`, besides those named after ``job_id``.
+    """
+    paths = filter(Path.is_file, (*directory.glob("*.sqlite"), *directory.glob("*.spool")))
+    found: dict[Path, dict[str, Any]] = {}
+    for path in sorted(paths, key=lambda path: (_modified(path), path)):
+        if len(found) >= MAX_ORPHANS and not (job_id and path.name.startswith(f"{job_id[:64]}-")):
+            continue
+        found[path] = {}
         try:
-            file, state = SpoolFile.open(path)
+            file, found[path] = SpoolFile.open(path)
             file.close()
         except SpoolInUse:
-            continue
+            del found[path]
         except SpoolError:
             pass  # delivering it reports why
-        with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime, path, state))
-    return {path: state for _, path, state in sorted(found, key=itemgetter(0, 1))}
+    return found
+
+
+def _modified(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
 
 
 def _unlink(path: Path) -> None:
