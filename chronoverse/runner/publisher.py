@@ -99,13 +99,17 @@ class Publisher:
         self._has_lease = False
         if "attempt" in spool.state:
             self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
-        #: The attempt of the process that left the spool, and the index after that process's last line.
-        self._earlier_attempt, self._earlier_end = self._attempt, spool.end
+        #: The last attempt of the processes that left the spool, and the index after that attempt's last line. Lines of
+        #: a process that never opened the job can follow.
+        self._earlier_attempt = self._attempt
+        self._earlier_end = min(spool.state.get("earlier_end", spool.end), spool.end)
         # An earlier process's labels take precedence: they were set first.
         self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
-        spool.save_state(workflow=job.workflow_id, job=job.job_id, token=self._token, labels=dict(self.labels) or None)
+        state = {"workflow": job.workflow_id, "job": job.job_id, "token": self._token}
+        earlier_end = self._earlier_end if self._attempt else None
+        spool.save_state(**state, labels=dict(self.labels) or None, earlier_end=earlier_end)
         #: One past the last index ever sent. The log cannot have later lines of ours.
-        self._sent_end = spool.end if self._attempt else 0
+        self._sent_end = self._earlier_end if self._attempt else 0
         self._sent_at = 0.0
         #: Unanswered appends, each with the index after its last line, and a function that waits for its answer.
         self._unanswered: deque[tuple[int, Callable[[], int]]] = deque()
@@ -329,7 +333,7 @@ class Publisher:
         if self._taken is not None:
             self.say(f"{self._taken}: this run is published as job {self.job.job_id}")
             self._taken = None
-        self.spool.save_state(job=self.job.job_id, base=self._base, attempt=attempt.attempt)
+        self.spool.save_state(job=self.job.job_id, base=self._base, attempt=attempt.attempt, earlier_end=None)
         self._schedule_renewal()
         self._outage.end()
         if self._opened_or_refused.is_set():
@@ -435,7 +439,7 @@ class Publisher:
             if deleted and in_background and has_own:
                 # A new command's lines follow those of an earlier runner. Drop only the earlier ones.
                 self.spool.drop_earlier(self._earlier_end)
-                self.spool.save_state(attempt=None, base=None)
+                self.spool.save_state(attempt=None, base=None, earlier_end=None)
                 deleted = False
             if deleted or self.spool.room.directory is None:
                 self.spool.abandon()

@@ -146,8 +146,14 @@ def test_a_file_is_kept_if_another_runner_or_end_follows(
     assert Spool.recover(path).end == 3000
 
 
-def test_a_killed_runner_had_sent_more_than_its_file_contains(store: Store, tmp_path: Path, room: SpoolRoom) -> None:
-    """Its newest lines were only in memory and in the store. The job's next runner continues after them."""
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_killed_runner_had_sent_more_than_its_file_contains(
+    store: Store, tmp_path: Path, room: SpoolRoom, is_away: bool
+) -> None:
+    """Its newest lines were only in memory and in the store. The job's next runner continues after them.
+
+    So do that runner's lines if the store was away until it ended, and they are delivered later.
+    """
     spool = Spool(room)
     publisher = Publisher(lambda: store, JOB, spool, print, lease_seconds=3)
     publisher.start(SOON)
@@ -161,9 +167,13 @@ def test_a_killed_runner_had_sent_more_than_its_file_contains(store: Store, tmp_
     shutil.copy(spool.path, left)
     publisher.stop()
     assert publisher.join(SOON)
-    with RunningJob("print('of the next runner')", store, tmp_path, room=SpoolRoom(left.parent, room.name)) as job:
+    at, room = Store("redis://127.0.0.1:1") if is_away else store, SpoolRoom(left.parent, room.name)
+    seconds = 0.1 if is_away else SOON
+    with RunningJob("print('of the next runner')", at, tmp_path, room=room, deliver_seconds=seconds) as job:
         assert job.result() == 0
     assert "publishing stopped" not in job.stderr_text
+    if is_away:
+        assert resend_spool(left, lambda _: store, print)
     assert [entry[1][3] for entry in store.read(JOB, 0, 3)] == [b"in the file", b"in memory", b"of the next runner"]
 
 

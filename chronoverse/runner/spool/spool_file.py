@@ -315,6 +315,7 @@ _STATE: Final[Mapping[str, str]] = {
     "token": '"[0-9a-f]{32,128}"',
     "base": f"-?{_COUNT}",
     "attempt": _COUNT,
+    "earlier_end": _COUNT,
     "server": '"(https?://[!-~]*)?"',
     "ending": r'\["(PENDING|COMPLETED|FAILED|CANCELED|LOST)",(-?[0-9]{1,9}|null)\]',
     "labels": r"\{.*\}",
