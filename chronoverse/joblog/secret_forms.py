@@ -7,7 +7,8 @@ one.
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from operator import itemgetter
 from typing import Final
 
@@ -17,6 +18,8 @@ from chronoverse.joblog.matcher import ENDS, ExpressionSet, compile_groups, stri
 _MASKED: Final = b"[masked]"
 #: Maximum bytes at the end of a text that are held back as the possible beginning of a secret.
 MAX_HELD: Final = 8_192
+#: Maximum secrets of a line. A line with more is masked as a whole: each secret takes some microseconds.
+MAX_SECRETS: Final = 1_000
 
 #: A form per row: an RE2 expression that finds candidates, and one that matches the secret, or captures it in the first
 #: group that matches. ``~``: the secret must not follow a word character or sign, except an escape such as ``\n`` of
@@ -85,19 +88,25 @@ class SecretForms:
         #: Matches the beginning of a possible secret at the end of a text.
         self.unfinished: Final = compile_groups(_UNFINISHED)
 
-    def mask_lists(self, lists: Iterable[tuple[str, bool, list[bytes]]]) -> None:
-        """Masks lists of lines in place. Each has its stream, and whether its last line continues in the next one."""
+    def mask_lists(
+        self, lists: Iterable[tuple[str, bool, list[bytes]]], pause: Callable[[], object] = lambda: None
+    ) -> None:
+        """Masks lists of lines in place. Each has its stream, and whether its last line continues in the next one.
+
+        Calls ``pause`` often: a line of 64 KiB can take some milliseconds.
+        """
         streams = defaultdict[str, list[tuple[bytes, list[bytes]]]](list)
         for name, is_partial, lines in lists:
             streams[name].append((b"" if is_partial else b"\n", lines))
         for found in streams.values():
-            if not self.may_be_in(b"".join(end.join([*lines, b""]) for end, lines in found)):
+            if not any(self.may_be_in(text) for text in _whole_lines(found, pause)):
                 continue
             mask, line = StreamMask(self), list[tuple[list[bytes], int]]()
             for end, lines in [*found, (b"\n", [b""])]:  # the last line can be unfinished
                 for index in range(len(lines)):
                     line.append((lines, index))
                     if end:
+                        pause()
                         masked = mask.mask_pieces([pieces[at] for pieces, at in line])
                         for (pieces, at), piece in zip(line, masked, strict=True):
                             pieces[at] = piece
@@ -115,6 +124,19 @@ class SecretForms:
             for found in self._forms[index].finditer(line) if index < len(self._forms) else ():
                 groups = map(found.span, range(1, found.re.groups + 1))
                 yield next((span for span in groups if span[0] >= 0), found.span())
+
+
+def _whole_lines(lists: Iterable[tuple[bytes, Sequence[bytes]]], pause: Callable[[], object]) -> Iterator[bytes]:
+    """The lines of ``lists``, each with what ends its lines, in texts of a few whole lines. Calls ``pause`` often."""
+    begun: list[bytes] = []
+    for end, lines in lists:
+        for start in range(0, len(lines), 32):
+            begun.append(end.join([*lines[start : start + 32], b""]))
+            if end:
+                pause()
+                yield b"".join(begun)
+                begun.clear()
+    yield b"".join(begun)
 
 
 class StreamMask:
@@ -171,14 +193,16 @@ class StreamMask:
 
     def _spans(self, line: bytes) -> list[Span]:
         """The positions of a line's secrets, in order and without overlaps."""
-        spans = [*self._forms.spans(line)]
+        spans = [*islice(self._forms.spans(line), MAX_SECRETS + 1)]
         if b"\x1b" in line:
             stripped, original = strip_and_map(line.decode("latin-1"))
             plain = stripped.encode("latin-1")
-            found = [*self._forms.spans(plain), *self._key_spans(plain)]
+            found = [*islice(self._forms.spans(plain), MAX_SECRETS + 1), *self._key_spans(plain)]
             spans += [(original(start), original(end - 1) + 1) for start, end in found]
         else:
             spans += self._key_spans(line)
+        if len(spans) > MAX_SECRETS:
+            return [(0, len(line))]
         joined: list[Span] = []
         for start, end in sorted(spans):
             if joined and start < joined[-1][1]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chronoverse.errors import SettingsError
 from chronoverse.joblog.line_splitter import LineSplitter
 from chronoverse.joblog.matcher import strip_sequences
-from chronoverse.joblog.secret_forms import SecretForms, StreamMask
+from chronoverse.joblog.secret_forms import MAX_SECRETS, SecretForms, StreamMask
 from tests.support.secret_keys import GITHUB, LETTERS, MASKED_PEM, PEM
 
 FORMS = SecretForms()
@@ -251,6 +251,15 @@ def test_lists_are_masked_in_place() -> None:
     FORMS.mask_lists([("stdout", False, out), ("stderr", False, err), ("stdout", False, rest), ("stderr", False, [])])
     assert err == [b"fine"]
     assert [*out, *rest] == [*map(str.encode, MASKED_PEM)]
+
+
+def test_a_line_of_many_secrets_is_masked_as_a_whole() -> None:
+    """8 MiB of short passwords would take four seconds. Between lines, the caller can pause."""
+    url, pauses = "https" + "://a:{}@h ", list[None]()
+    lines = [(url.format("hunter22") * count).encode() for count in (MAX_SECRETS, MAX_SECRETS + 1)]
+    FORMS.mask_lists([("stdout", False, lines)], lambda: pauses.append(None))
+    assert lines == [(url.format("[masked]") * MAX_SECRETS).encode(), b"[masked]"]
+    assert len(pauses) >= len(lines)
 
 
 @given(cuts=st.sets(st.integers(1, len(GITHUB) + 11), min_size=1), ended=st.booleans())

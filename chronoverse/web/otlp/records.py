@@ -96,9 +96,8 @@ class JobRecords:
         parts = list[list[RecordLines]]()
         for part in chain(_parts(_in_order(self.numbered, pause)), _parts(self.plain)):
             pause()
-            self._forms.mask_lists(
-                (each.path + each.stream, partial, held) for each in part for partial, held in each.lines
-            )
+            lists = ((each.path + each.stream, partial, held) for each in part for partial, held in each.lines)
+            self._forms.mask_lists(lists, pause)
             parts.append(part)
         for index, part in enumerate(parts, 1):
             count = sum(each.records for each in part)
