@@ -158,6 +158,9 @@ def test_a_crontab_publishes_its_commands_output(
         assert done.returncode == code
         status = "FAILED" if code else "COMPLETED"
         assert job_of(service, workflow, name) == {"status": status, "code": code, "lines": lines}
+    url, headers = f"{service.url}/workflows/{workflow}/jobs", {"Authorization": f"Bearer {service.token()}"}
+    found = httpx.get(url, params={"label": f"command={job}"}, headers=headers, verify=service.verify)
+    assert [each["id"] for each in found.json()["jobs"]] == [f"{job}.2", job]
 
 
 def test_the_page_matches_the_files() -> None:
