@@ -247,7 +247,8 @@ class Client:
     def wait(
         self, job: JobRef, *, q: str | None, regex: bool, stream: str | None, offset: int | None, seconds: float | None
     ) -> dict[str, Any]:
-        """Waits until a line matches ``q``, the job ends, or ``seconds`` are over. Returns the last answer.
+        """Waits until a line matches ``q``, the job ends, or ``seconds`` are over. Returns the last answer, with the
+        ``gaps`` of all.
 
         Raises :class:`JobNotFound` if the job does not appear in that time, or was deleted.
         """
@@ -256,7 +257,7 @@ class Client:
         path = _path("/workflows/{}/jobs/{}/wait", *job)
         backoff = Backoff(RETRY, self.clock, self.chance)
         max_failures: int | None = self.max_attempts
-        was_refused = False
+        was_refused, gaps = False, list[Any]()
         while True:
             left = WAIT_SECONDS if deadline is None else min(max(ceil(deadline - self.clock()), 0), WAIT_SECONDS)
             asked_at = self.clock()
@@ -294,9 +295,10 @@ class Client:
             max_failures, was_refused = None, False
             backoff.record_success()
             with reading("answer"):
+                gaps += answer.get("gaps", [])
                 # A single request waits for at most WAIT_SECONDS.
                 if answer["outcome"] != "timeout" or (deadline is not None and self.clock() >= deadline):
-                    return answer
+                    return {**answer, "gaps": gaps} if gaps else answer
                 # Without ``q``, only the job's end matters, and there is nothing to continue after.
                 offset = answer["cursor"] if q is not None else None
 

@@ -433,8 +433,9 @@ def test_a_retried_deletion_that_finds_no_job_has_succeeded(lost: list[bytes | N
     assert len(service.requests) == 1 + len(lost)
 
 
-def waited(outcome: str, cursor: int) -> bytes:
-    return answer("200 OK", orjson.dumps({"outcome": outcome, "log": None, "cursor": cursor, "job": DONE.to_json()}))
+def waited(outcome: str, cursor: int, **more: Any) -> bytes:
+    body = {"outcome": outcome, "log": None, "cursor": cursor, "job": DONE.to_json(), **more}
+    return answer("200 OK", orjson.dumps(body))
 
 
 def test_a_wait_continues_with_a_renewed_token() -> None:
@@ -454,15 +455,17 @@ def test_a_wait_continues_with_a_renewed_token() -> None:
 def test_a_wait_repeats_requests_until_its_own_timeout(q: str | None, offsets: list[str | None]) -> None:
     """A single request has a shorter limit. Only a search has a position to continue from, also after disconnects.
 
-    These, and refusals for too many waits, are retried more often than other requests.
+    These, and refusals for too many waits, are retried more often than other requests. All gaps are reported.
     """
     waits: list[float] = []
+    gaps = [{"from": 4, "to": 5, "reason": "missing"}, {"from": 8, "to": 8, "reason": "lost"}]
+    first, last = waited("timeout", 7, gaps=gaps[:1]), waited("matched", 9, gaps=gaps[1:])
     full = problem("429 Too Many Requests", "full", Retry_After="7")
-    with ScriptedService(*[full] * 5, waited("timeout", 7), *[None] * 5, waited("matched", 9)) as service:
+    with ScriptedService(*[full] * 5, first, *[None] * 5, last) as service:
         client = Client(service.url, sleep=waits.append, chance=lambda: 0.5)
         found = client.wait(JOB, q=q, regex=False, stream=None, offset=3, seconds=None)
 
-    assert found["outcome"] == "matched"
+    assert (found["outcome"], found["gaps"]) == ("matched", gaps)
     assert [asked.query.get("offset") for asked in service.requests] == offsets
     assert waits == [7, 7, 7, 7, 12, 0.75, 1.5, 3, 6, 12]
 
