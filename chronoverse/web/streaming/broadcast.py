@@ -165,7 +165,9 @@ class BroadcastGroup:
 
     def _dissolve(self, members: list["StreamWriter"]) -> None:
         for number, member in enumerate(members, 1):
-            self.remove(member)
-            member.wake()
+            # Not one that was closed while other greenlets ran.
+            if member in self._members:
+                self.remove(member)
+                member.wake()
             if number % WAKES_PER_YIELD == 0:
                 self._feed.yield_to_loop()

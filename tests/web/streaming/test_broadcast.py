@@ -33,9 +33,10 @@ class FakeWriter:
         self.group: BroadcastGroup | None = None
         self.is_behind = False
         self.sent = b""
+        self.wakes = 0
 
     def wake(self) -> None:
-        """Does nothing."""
+        self.wakes += 1
 
     def encode(self, frames: bytes) -> bytes:
         return frames
@@ -218,6 +219,16 @@ def test_a_member_that_leaves_receives_no_line_twice(feed: Feed, which: int) -> 
 
     assert members[which].viewer.cursor == 2
     assert members[which].viewer.try_next() is None
+
+
+def test_a_member_that_closes_while_others_are_woken_is_not_woken(
+    feed: Feed, on_yield: list[Callable[[], object]]
+) -> None:
+    """It would close a second time, and the worker's number of open streams would be wrong."""
+    group, members = make_group(feed, WAKES_PER_YIELD + 1)
+    on_yield.append(lambda: group.remove(cast(StreamWriter, members[-1])))
+    feed.close(b"the end")
+    assert [each.wakes for each in members] == [1] * WAKES_PER_YIELD + [0]
 
 
 def test_a_leader_whose_stream_ends_does_so_alone(feed: Feed) -> None:
