@@ -12,10 +12,11 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Final
 
-from chronoverse.joblog.line_splitter import LineSplitter, ProgressFilter
+from chronoverse.joblog.line_splitter import LineBatch, LineSplitter, ProgressFilter
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.store.records import RecordBatch, RecordRun
+from chronoverse.web.http.bodies import SLICE_BYTES
 from chronoverse.web.otlp.columns import Columns, Record
 from chronoverse.web.otlp.decoding import MAX_RECORD_BYTES, OTHER, BadValue
 
@@ -113,13 +114,14 @@ class RecordSorter:
     """Sorts a request's records by job. Counts rejected ones in ``refused``, by reason.
 
     ``workflow_attributes`` and ``job_attributes`` list the attributes that can name the workflow and the job, by
-    precedence. ``max_line_bytes`` and ``forms`` are as for a runner.
+    precedence. ``max_line_bytes`` and ``forms`` are as for a runner. Splitting a long record calls ``pause`` often.
     """
 
     _workflow_attributes: Sequence[str]
     _job_attributes: Sequence[str]
     _max_line_bytes: int
     _forms: SecretForms = field(default_factory=lambda: SecretForms(None))
+    _pause: Callable[[], object] = lambda: None
     refused: Counter[str] = field(default_factory=Counter)
     _count: int = 0
     _resource: Mapping[str, Any] = field(default_factory=dict)
@@ -289,8 +291,11 @@ class RecordSorter:
     def _split(self, text: bytes, stream: str) -> Lines:
         progress = ProgressFilter()
         splitter = LineSplitter(stream, self._max_line_bytes, self._forms)
-        parts = progress.feed(text), progress.release()
-        batches = [*chain.from_iterable(splitter.feed(part, "") for part in parts if part), *splitter.close()]
+        plain, batches = progress.feed(text) + progress.release(), list[LineBatch]()
+        for start in range(0, len(plain), SLICE_BYTES):
+            self._pause()
+            batches += splitter.feed(plain[start : start + SLICE_BYTES], "")
+        batches += splitter.close()
         lines = sum(batch.lines for batch in batches)
         if lines > _MAX_RECORD_LINES:
             raise BadValue(f"a record has more than {_MAX_RECORD_LINES} lines")

@@ -36,7 +36,11 @@ def handle(deps: Dependencies) -> Response:
             raise BadRequest("the client disconnected")
 
     sorter = RecordSorter(
-        settings.otlp_workflow_attributes, settings.otlp_job_attributes, settings.max_line_bytes, deps.secret_forms
+        settings.otlp_workflow_attributes,
+        settings.otlp_job_attributes,
+        settings.max_line_bytes,
+        deps.secret_forms,
+        pause,
     )
     # The lines take about as much memory as the body, which counts until they are appended.
     with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as body:

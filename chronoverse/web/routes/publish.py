@@ -29,7 +29,7 @@ from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status, count_lin
 from chronoverse.store import Store
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.rates import bytes_of
-from chronoverse.web.http.bodies import load
+from chronoverse.web.http.bodies import SLICE_BYTES, load
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response, read_log
 from chronoverse.web.http.publish_schemas import (
@@ -177,10 +177,10 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
     require_few_lines(body.count(b"\n"))
     splitter = LineSplitter(form["stream"], deps.settings.max_line_bytes, deps.secret_forms)
     time_slice, timestamp, batches = TimeSlice(), iso_timestamp(deps.wall_clock()), list[LineBatch]()
-    # Each part takes half a millisecond; with a thousand secrets some more.
-    for start in range(0, len(body), 65_536):
+    # Each part takes 0.1 ms, or 8 ms if it is full of secrets.
+    for start in range(0, len(body), SLICE_BYTES):
         time_slice.check()
-        batches += splitter.feed(bytes(body[start : start + 65_536]), timestamp)
+        batches += splitter.feed(bytes(body[start : start + SLICE_BYTES]), timestamp)
     batches += splitter.close()
     require_few_lines(sum(batch.lines for batch in batches))
     runs = [LineRun(each.timestamp, each.stream, each.partial, each.messages()) for each in batches]

@@ -118,6 +118,14 @@ def test_lines_are_limited_like_records() -> None:
     assert sorter.refused == {f"the request has more than {MAX_LINES} lines": 1}
 
 
+def test_a_long_record_is_split_with_pauses() -> None:
+    """Half a megabyte full of secrets takes 0.4 s."""
+    pauses = list[None]()
+    sorter = RecordSorter(["workflow"], ["job"], 65_536, SecretForms(), lambda: pauses.append(None))
+    sorter.add(RESOURCE, [Record({}, "x" * 500_000, TIME, 0, 9)])
+    assert len(pauses) > 20
+
+
 def made_of(slices: Sequence[Columns], *, together: bool) -> tuple[Any, ...]:
     """The batches of each job, and the rejected records by reason."""
     sorter = RecordSorter(["workflow"], ["job"], 40)
