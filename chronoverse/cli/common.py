@@ -348,12 +348,11 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
 def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterator[None]:
     """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block. The block must only request this job."""
     from chronoverse.client.near import explain_not_found
-    from chronoverse.client.service_connection import is_from_proxy
 
     try:
         yield
     except errors.JobNotFound as error:
-        if error.__cause__ is not None or is_from_proxy(error):  # The log's last event may have given the reason.
+        if error.__cause__ is not None:  # The log's last event gave the reason, or a proxy answered.
             raise
         raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
 

@@ -324,6 +324,7 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
     if title:
         error.title = title
     elif is_from_proxy(error):
+        error.__cause__ = ValueError("no problem document")
         # In nginx's, Apache's and Go's answer to plain HTTP at a port with TLS.
         hint = "use https://" if b"HTTPS" in answer else f"is {url} the right address?"
         error.args = (f"{detail}; {hint}",)
