@@ -46,7 +46,8 @@ class RedactionRequest(NamedTuple):
 class RedactionResult(NamedTuple):
     """The number of redacted lines, the last number checked, and whether the request is complete.
 
-    ``pending``: the store can still roll back to the old text, or an object with it is not deleted yet.
+    ``pending``: the store can still roll back to the old text, an object with it is not deleted yet, or an import has
+    interfered.
     """
 
     lines: int
@@ -69,6 +70,8 @@ class Redaction:
     #: The job's number of redactions, including any that the store has lost.
     _redactions: int = 0
     _last_checked: int = 0
+    #: The last archived line, unless an import changes it.
+    _archived: int = 0
     #: The last redacted line whose text the store has not forgotten.
     _unforgotten: int = 0
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
@@ -90,7 +93,7 @@ class Redaction:
             job_objects = JobObjects(self.store, self.objects, self.job, token)
             names = (each.name for each in self.objects.list(folder(self.job)))
             self._redactions = max(job.redactions, redactions_in(names))
-            self._last_checked = self.request.first - 1
+            self._last_checked, self._archived = self.request.first - 1, job.archived
             deadline = time.monotonic() + 5.0
             try:
                 self._redact_archived(job_objects, last, deadline)
@@ -121,6 +124,9 @@ class Redaction:
             return True
         if self._count and job and job.redactions < self._redactions:
             raise StoreUnavailable("the store has lost the redaction: retry")
+        if job and job.archived != self._archived:
+            # An import has replaced lines meanwhile, perhaps by old text.
+            return True
         return garbage is None or garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
     def _redact_archived(self, job_objects: JobObjects, last: int, deadline: float) -> None:
@@ -162,7 +168,7 @@ class Redaction:
                     self.store.chunks.commit_chunk(self.job, token, chunk, trim=chunk.last, last_entry=last_entry)
             self._redactions += bool(numbers)
             self._count += len(numbers)
-            self._last_checked = max(self._last_checked, chunk.last)
+            self._last_checked, self._archived = max(self._last_checked, chunk.last), chunk.last
             first = chunk.last + 1
             if time.monotonic() > deadline:
                 break

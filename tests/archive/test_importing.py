@@ -27,7 +27,7 @@ from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import Deleted, Fenced, QuotaReached, StoreUnavailable
 from chronoverse.history.tiered_log import LogReader
-from chronoverse.joblog.chunk import object_name, redactions_in
+from chronoverse.joblog.chunk import Chunk, object_name, redactions_in
 from chronoverse.joblog.entries import Entry
 from chronoverse.joblog.model import Gap, Job, JobRef, Line, Status
 from chronoverse.joblog.watches import Watch
@@ -593,6 +593,29 @@ def test_a_repeated_redaction_deletes_old_text_that_only_the_archive_knows(
     redact(store, objects, GROWING, 8)
     assert not old.exists()
     assert store.require_job(GROWING).created_at == chunk.frames[0].earliest
+
+
+def test_a_redaction_during_an_import_is_not_done(bench: Bench, objects: FileObjectStore) -> None:
+    """It has looked for the lines in the store, and the import moved them to the archive."""
+    store = bench.store
+    write_growing(store, objects)
+    redact(store, objects, GROWING, 7)
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 25)
+    store.append(attempt, make_lines(26, 60))
+    request = RedactionRequest(30, 30, lambda line: True, {"at": "2026-03-03T10:00:05.123Z", "subject": "me"}, True)
+    chunk = store.chunks.chunk
+
+    def import_after(job: JobRef, number: int) -> Chunk | None:
+        found = chunk(job, number)
+        store.chunks.chunk = chunk  # type: ignore[method-assign]
+        assert made(run_import(store, objects)) == {"growing"}
+        return found
+
+    store.chunks.chunk = import_after  # type: ignore[method-assign]
+    done = [Redaction(store, objects, GROWING, request).run() for _ in range(2)]
+    assert [(each.lines, each.pending) for each in done] == [(0, True), (1, False)]
 
 
 def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObjectStore) -> None:
