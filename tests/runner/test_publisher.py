@@ -229,6 +229,7 @@ def everysec(server: RedisServer) -> Iterator[Store]:
     server.ask("CONFIG", "SET", "appendfsync", "everysec")
     with closing(Store(server.url, durability=Durability.FSYNCED)) as store:
         yield store
+    server.ask("CONFIG", "SET", "appendfsync", "always")
 
 
 def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, everysec: Store, tmp_path: Path) -> None:

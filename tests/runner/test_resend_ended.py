@@ -25,7 +25,7 @@ from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.commands import call_main
 from tests.support.jobs import JOB, key, read_lines, read_log
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import ask_all
@@ -39,21 +39,6 @@ BEFORE: Final = 311
 TIMESTAMP: Final = "2026-03-03T10:00:05.123Z"
 ALL: Final = 2730
 OTHER: Final = JobRef(JOB.workflow_id, "job_2")
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A server that loses nothing when killed."""
-    options = ("--appendonly", "yes", "--appendfsync", "always")
-    with running(tmp_path_factory.mktemp("server"), None, *options) as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared_server: RedisServer) -> RedisServer:
-    """The server, empty."""
-    shared_server.ask("FLUSHALL")
-    return shared_server
 
 
 def environ(server: RedisServer, tmp_path: Path, **settings: Any) -> dict[str, str]:
@@ -170,9 +155,9 @@ def test_a_complete_log_is_recognised_immediately(
 
 
 @pytest.fixture(scope="module")
-def service(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(durable_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service next to the server."""
-    with Service(tmp_path_factory.mktemp("service"), shared_server.url, lease_seconds=1) as service:
+    with Service(tmp_path_factory.mktemp("service"), durable_server.url, lease_seconds=1) as service:
         yield service
 
 

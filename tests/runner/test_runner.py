@@ -19,6 +19,7 @@ from chronoverse.runner.command import GRACE_SECONDS, SignalForwarder, Tee, open
 from chronoverse.runner.run import run
 from chronoverse.store import Store
 from tests.runner.descriptors import open_descriptors
+from tests.runner.test_pseudoterminal import TERMINAL
 from tests.support.commands import call_main
 from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
 from tests.support.parameters import long_after
@@ -311,29 +312,10 @@ def test_ignored_signals_stay_ignored(server: RedisServer) -> None:
     assert read_lines(server) == ["up", "still"]
 
 
-TERMINAL = """
-import os, pty, sys
-pid, master = pty.fork()
-if pid == 0:
-    os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-seen = b""
-while b"ready" not in seen:
-    seen += os.read(master, 1000)
-os.write(master, sys.argv[1].encode().decode("unicode_escape").encode())
-try:
-    while data := os.read(master, 1000):
-        seen += data
-except OSError:
-    pass
-sys.stdout.buffer.write(seen)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-"""
-
-
 def on_terminal(server: RedisServer, keys: str, code: str) -> tuple[int, bytes]:
     """Runs Python code as a job on its own terminal, and types ``keys`` once the terminal is the command's."""
     ready = "import os, time\nwhile os.tcgetpgrp(0) != os.getpgrp(): time.sleep(0.01)\nprint('ready')\n"
-    command = [sys.executable, "-c", TERMINAL, keys, *driver(server, sys.executable, "-uc", ready + code)[1:]]
+    command = [sys.executable, "-c", TERMINAL, keys, "", *driver(server, sys.executable, "-uc", ready + code)[1:]]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False)
     return done.returncode, done.stdout
 
@@ -359,7 +341,7 @@ with foreground_process_group(child.pid):
 
 def test_a_command_that_read_before_it_had_our_terminal_continues() -> None:
     """The system had stopped it for that."""
-    command = [sys.executable, "-c", TERMINAL, "blue\\n", "-c", EARLY]
+    command = [sys.executable, "-c", TERMINAL, "blue\\n", "", "-c", EARLY]
     assert subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False).returncode == 7
 
 
