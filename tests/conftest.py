@@ -90,7 +90,8 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(20_000)
+        # The oldest objects are checked as often as by default, so that a test whose resources leak fails.
+        gc.set_threshold(20_000, 2, 2)
         gc.enable()
 
 
