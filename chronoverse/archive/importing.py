@@ -5,6 +5,7 @@ from the objects, and the job waits for its runner, or becomes LOST. Imports are
 once.
 """
 
+import contextlib
 import re
 import time
 from bisect import bisect_left
@@ -22,7 +23,7 @@ from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.archive.retention import job_of
-from chronoverse.archive.store_history import MARK
+from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.archive.workflow_settings import import_settings, read_watches, settings_name, settings_owner
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
@@ -55,14 +56,16 @@ def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Ite
     A job without an end waits ``lease_seconds`` for its runner. A job whose runner is resending lines comes last.
     Reports damaged and foreign objects. Raises the errors of the store and the object store.
     """
-    later = list[_Later]()
+    later, has_lost_data = list[_Later](), True
+    with contextlib.suppress(ArchiveDamaged):
+        has_lost_data = StoreHistory(store, objects).is_incomplete()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
         if job is None:
             # The mark, a probe and a draft of either are not settings. A workflow can have such a name.
             names = (each.name for each in listed if "/" in each.name or MARK not in each.name)
             yield from (_settings_or_problem(store, objects, name) for name in names)
             continue
-        one = _Import(store, objects, job, list(listed))
+        one = _Import(store, objects, job, list(listed), has_lost_data)
         yield from _or_problem(job, partial(one.run, lease_seconds, time.time()))
         yield from one.problems
         if one.retry:
@@ -133,6 +136,8 @@ class _Import:
     objects: ObjectStore
     job: JobRef
     listed: Sequence[StoredObject]
+    #: Whether archivers delete nothing, as the store has lost data.
+    has_lost_data: bool
     problems: list[Imported] = field(default_factory=list)
     #: Tries again to import the job, if its runner is resending lines.
     retry: Callable[[], Imported | None] | None = None
@@ -147,7 +152,9 @@ class _Import:
         spans = self._spans()
         if manifest is None and not spans:
             return None
-        if manifest is None and self.store.catalog.archive_state(self.job).archived >= max(last for _, last in spans):
+        redactions = redactions_in(each.name for each in self.listed)
+        is_checked = manifest is None and not self.has_lost_data
+        if is_checked and self.store.catalog.archive_state(self.job).archived >= max(last for _, last in spans):
             return Imported(self.job, known=True)
         records = _records(self.job, manifest)
         chunks = self._recorded_chunks(records, spans) if records else self._found_chunks(spans)
@@ -163,7 +170,7 @@ class _Import:
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
         # Object names also count redactions made after the manifest was written.
         said = parse_number(str(manifest.fields["job"].get("redactions"))) if manifest else 0
-        redactions = max(said or 0, redactions_in(each.name for each in self.listed))
+        redactions = max(said or 0, redactions)
         make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds, redactions)
         found = make()
         self.retry = make if found is None else None
@@ -186,6 +193,7 @@ class _Import:
             created_ms=round(created * 1000),
             wait_seconds=wait_seconds,
             redactions=redactions,
+            has_lost_data=self.has_lost_data,
         )
         if is_new is None:
             return None

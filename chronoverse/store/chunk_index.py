@@ -160,14 +160,16 @@ class ChunkIndex:
         created_ms: int,
         wait_seconds: float | None,
         redactions: int,
+        has_lost_data: bool = False,
     ) -> bool | None:
         """Recreates a job from ``chunks`` and the job hash's ``fields``. Idempotent.
 
-        Each chunk comes with its bytes for quotas, and its number of lines over quota.
+        Each chunk comes with its bytes for quotas, and its number of lines over quota. ``has_lost_data``: of the store,
+        whose archivers then delete no objects.
 
         Returns False if the store already has all of it; None if its runner is still resending lines: call again. A job
         without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
-        :class:`ArchiveDamaged` for another job with this id.
+        :class:`ArchiveDamaged` for another job with this id, or if lines were redacted since ``chunks`` were read.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)
         numbers = (
@@ -181,9 +183,13 @@ class ChunkIndex:
         flat = [each for pair in fields.items() for each in pair]
         records = [each for chunk, *counts in chunks for each in (chunk.last, chunk.to_json(), *counts)]
         kinds = ("log", "job", "lease", "archive", "jobs")
-        answer = self._commands.ask("import_job", job, kinds, *numbers, redactions, len(flat), *flat, *records)[0]
+        answer = self._commands.ask(
+            "import_job", job, kinds, *numbers, redactions, int(has_lost_data), len(flat), *flat, *records
+        )[0]
         if answer == 3:
             raise ArchiveDamaged("the store has another job with this id: the archived lines are not shown")
+        if answer == 4:
+            raise ArchiveDamaged("its lines are being redacted: repeat the import")
         return (False, True, None)[answer]
 
     def mark_swept(self, job: JobRef) -> None:

@@ -302,6 +302,61 @@ def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectSt
         assert {each.name for each in objects.list("wf_1/growing/")} == recorded
 
 
+@pytest.mark.parametrize("lost", [0, 140, 170])
+def test_an_old_copy_that_a_live_runner_has_continued_is_completed(
+    bench: Bench, objects: FileObjectStore, lost: int
+) -> None:
+    """It gets the lines that it lost, as far as the archive has them, and later redactions."""
+    store = bench.store
+
+    def copy() -> dict[str, Any]:
+        return {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in ("log", "job", "archive")}
+
+    attempt, old = write_growing(store, objects), copy()
+    store.append(attempt, make_lines(101, 100))
+    archive_up_to(store, objects, GROWING, 150, trim=True)
+    old, last = (old, lost + 30) if lost else (copy(), 200)
+    redacted = [7, 30] if lost != 140 else []
+    if redacted:
+        redact(store, objects, GROWING, 7)
+    for kind, dump in old.items():
+        bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump, "REPLACE")
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    if lost:
+        repeat = {"wf_1/growing": "its runner is still resending lines: repeat the import"}
+        assert problems(list(import_jobs(store, objects, 0.2))) == repeat
+        store.append_lost(attempt, 101, lost)
+        store.append(attempt, make_lines(lost + 1, 30))
+    if redacted:
+        found = import_jobs(store, _Redacting(store, objects), LEASE_SECONDS)
+        assert problems(list(found)) == {"wf_1/growing": "its lines are being redacted: repeat the import"}
+    assert made(run_import(store, objects)) == {"growing"}
+    kept = entries(store, objects, GROWING)
+    assert [each for each in kept if isinstance(each, Gap)] == [Gap(151, lost, "lost")] * (lost > 150)
+    assert line_numbers(kept) == [*range(1, 151), *range(max(lost, 150) + 1, last + 1)]
+    assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
+    assert all(int(entry_id.partition("-")[0]) > 150 for entry_id in bench.ids(GROWING))
+    assert all(each.known for each in run_import(store, objects))
+    store.append(attempt, make_lines(last + 1, 1))
+    store.finish(attempt, Status.COMPLETED, 0, 0, last + 2)
+    assert archive(store, objects, hot_seconds=0) == 0
+    assert entries(store, objects, GROWING)[:-1] == kept
+
+
+class _Redacting(FileObjectStore):
+    """Redacts line 30 after an import has listed the objects."""
+
+    def __init__(self, store: Store, objects: FileObjectStore) -> None:
+        super().__init__(objects._directory)
+        self.store = store
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        listed = [*super().list(prefix)]
+        if not prefix:
+            redact(self.store, self, GROWING, 30)
+        return iter(listed)
+
+
 def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:
