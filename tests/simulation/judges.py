@@ -244,7 +244,7 @@ def _judge_job(site: Site, runner: Runner, all_viewers: list[Viewer]) -> None:
     pages = _unredacted(runner, pages)
     verdict = judge(runner.printed, views, pages)
     if site.quota and not runner.lost_at > 0:
-        _judge_quota(site, runner, pages, verdict.dropped or left_out * by_pages)
+        _judge_quota(site, runner, pages, left_out if by_pages or (is_lost and site.outages) else verdict.dropped)
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)
     has_all = not runner.deaths and not runner.dropped
