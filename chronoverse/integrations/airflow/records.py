@@ -29,7 +29,7 @@ _CONTEXT: Final = "During handling of the above exception, another exception occ
 
 
 def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
-    """The stream, lines and Unix time of a structlog record."""
+    """The stream, lines (each with a newline) and Unix time of a structlog record."""
     rest = {name: value for name, value in record.items() if name not in _OF_THE_TRY}
     lines = str(rest.pop("event", "")).split("\n")
     time = rest.pop("timestamp", None)
@@ -42,7 +42,7 @@ def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
     if rest != _PRINTED[stream] or _split(lines[0])[0] != lines[0]:
         lines[0] += f"\t{_encode_any(rest)}"
     seconds = time.timestamp() if isinstance(time, datetime) else seconds_of(time if isinstance(time, str) else None)
-    return stream, "\n".join(lines), seconds
+    return stream, "\n".join([*lines, ""]), seconds
 
 
 def records_of_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -66,7 +66,7 @@ def records_of_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             record["event"] += f"\n{text}"
         else:
             event, rest = _split(text)
-            wanted = rest.pop(_LINES, 1) - 1
+            wanted = int(rest.pop(_LINES, 1)) - 1
             last = max(last + _STEP, datetime.fromisoformat(timestamp))
             record = {"timestamp": last.isoformat(), "event": event, **(rest or _PRINTED[stream])}
         if not wanted:
