@@ -114,8 +114,8 @@ def logs(
         if is_so:
             raise click.UsageError(sentence)
     output, colour = printing.pop("output"), common.keeps_colors(printing.pop("color"))
-    only_stream = stream is not None and search is None and not new
-    renderer = LineRenderer(colour=colour, only_stream=only_stream, **printing)
+    skips_numbers = stream is not None and search is None and not new
+    renderer = LineRenderer(colour=colour, skips_numbers=skips_numbers, **printing)
     start: dict[str, Any]
     if job is None:
         start = {"tail": tail, "stream": stream, "q": search, "regex": regex}
@@ -183,10 +183,30 @@ def stored_lines(
         lines = list(islice(takewhile(lambda line: line.sequence_num >= first, newest), tail))[::-1]
         after = lines[0].sequence_num - 1 if lines else last
     if stream is not None:
-        return iter(lines)
-    named = name_gaps(lines, attrgetter("sequence_num"), after, last + 1, state.first)
+        return _named_in_long_lines(client, job, lines)
+    return _named(lines, after, last + 1, state.first)
+
+
+def _named(lines: Iterable[Line], start: int, end: int, first: int) -> Iterator[Line | Gap]:
     # Pages do not tell a gap's reason, except that lines before the first one were trimmed.
-    return (each._replace(reason="") if isinstance(each, Gap) and each.reason == "missing" else each for each in named)
+    for each in name_gaps(lines, attrgetter("sequence_num"), start, end, first):
+        yield each._replace(reason="") if isinstance(each, Gap) and each.reason == "missing" else each
+
+
+def _is_before(number: int, line: Line) -> bool:
+    return line.sequence_num < number
+
+
+def _named_in_long_lines(client: Client, job: JobRef, lines: Iterable[Line]) -> Iterator[Line | Gap]:
+    """The ``lines`` of one stream, and the gaps between the parts of its long lines."""
+    after = MAX_NUMBER
+    for line in lines:
+        number = line.sequence_num
+        if number > after + 1:
+            others = takewhile(partial(_is_before, number), client.logs(job, offset=after))
+            yield from (each for each in _named(others, after, number, 1) if isinstance(each, Gap))
+        after = number if line.partial else MAX_NUMBER
+        yield line
 
 
 def follow_from(

@@ -111,27 +111,31 @@ def redaction_notice(first: int, last: int) -> str:
 class LineRenderer:
     """Formats lines for printing. Remembers which stream has an open partial line.
 
-    Only the next number continues it: the rest may be among missing numbers. With ``only_stream``, numbers are skipped
-    because the lines of the other stream are left out, and any number continues it.
+    Only the next number continues it: the rest may be among missing numbers. With ``only_stream``, :meth:`render` also
+    gets the lines of the other stream, to tell them from missing ones. With ``skips_numbers``, any number continues it.
     """
 
     timestamps: bool = False
     numbers: bool = False
     colour: bool = True
     raw: bool = False
-    only_stream: bool = False
+    only_stream: str | None = None
+    skips_numbers: bool = False
     _open: str | None = None
     _next_number: int = 0
 
     def render(self, line: Line) -> str:
         """The text of the next line. A partial line has no newline at the end."""
-        continues = self._open == line.stream and (self.only_stream or line.sequence_num == self._next_number)
-        start = "" if continues else self.close_line()
+        follows = self.skips_numbers or line.sequence_num == self._next_number
+        self._next_number = line.sequence_num + 1
+        if self.only_stream not in (None, line.stream):
+            return "" if follows else self.close_line()
+        start = "" if follows and self._open == line.stream else self.close_line()
         if self.numbers and self._open is None:
             start += f"{line.sequence_num:>6}  "
         if self.timestamps and self._open is None:
             start += self._clean(line.timestamp) + " "
-        self._open, self._next_number = line.stream if line.partial else None, line.sequence_num + 1
+        self._open = line.stream if line.partial else None
         return start + self._clean(line.message) + ("" if line.partial else "\n")
 
     def close_line(self) -> str:

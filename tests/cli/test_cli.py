@@ -104,6 +104,16 @@ def test_logs_prints_the_stored_lines(
     assert (query.get("offset"), query["order"]) == expected.get(options.split(" ")[0], (None, "asc"))
 
 
+def test_logs_of_a_stream_joins_no_parts_across_missing_lines(cli: Cli) -> None:
+    """The other stream's lines show which numbers are missing."""
+    parts = [line(1, "a", partial=True), line(3, "b", partial=True), line(6, "c")]
+    service = history(parts)
+    service.answers += tuple(map(page, ([line(2, "x", "stderr"), *parts[1:]], [line(5, "y", "stderr"), parts[2]])))
+    with service:
+        done = cli("logs", "wf_1", "job_1", "--stream", "stdout", URL=service.url)
+    assert (done.stdout, done.stderr) == ("ab\nc\n", "--- line 4 is gone ---\n")
+
+
 def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
     """One object per line, with nothing that a terminal would interpret."""
     hostile = line(1, "\x1b[2J \x9b \u202e é")

@@ -188,10 +188,15 @@ def test_the_notice_of_a_gap(gap: Gap, notice: str) -> None:
         (LineRenderer(), [line(1, "a", partial=True), line(2, "oops", "stderr"), line(3, "b")], "a\noops\nb\n"),
         # The rest of an open line may be among missing lines, but not among those of the other stream.
         (LineRenderer(), [line(1, "a", partial=True), line(3, "b")], "a\nb\n"),
-        (LineRenderer(only_stream=True), [line(1, "a", partial=True), line(3, "b")], "ab\n"),
+        (LineRenderer(skips_numbers=True), [line(1, "a", partial=True), line(3, "b")], "ab\n"),
+        (
+            LineRenderer(only_stream="stdout"),
+            [line(1, "a", partial=True), line(2, "oops", "stderr"), line(3, "b", partial=True), line(5, "c")],
+            "ab\nc\n",
+        ),
         (LineRenderer(raw=True), [line(1, ESC + "[2J\r")], ESC + "[2J\r\n"),
     ],
-    ids=["newlines", "timestamps", "parts", "streams", "missing", "one stream", "raw"],
+    ids=["newlines", "timestamps", "parts", "streams", "missing", "skipped", "one stream", "raw"],
 )
 def test_lines_are_rendered(renderer: LineRenderer, lines: list[Line], shown: str) -> None:
     assert "".join(map(renderer.render, lines)) == shown

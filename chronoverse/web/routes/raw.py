@@ -65,8 +65,10 @@ def blueprint(deps: Dependencies) -> Blueprint:
         try:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
-            pages = _scan_pages(deps, job, regex=regex, **query) if query else _read_pages(deps, job)
-            only_stream = "stream" in query and "q" not in query
+            # Only a log's other lines show whether some are missing between the parts of a long line.
+            only_stream = query.get("stream") if format == "txt" and "q" not in query else None
+            is_scan = query and only_stream is None
+            pages = _scan_pages(deps, job, regex=regex, **query) if is_scan else _read_pages(deps, job)
             renderer = LineRenderer(colour=False, raw=control_sequences, only_stream=only_stream)
             parts = _encode(_check_pages(deps, job, pages, expires_at), format, renderer)
             # A log that cannot be read at all gets a problem document. Later errors can only cut the download.

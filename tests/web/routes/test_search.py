@@ -147,7 +147,7 @@ def test_pieces_of_a_long_line_are_joined_in_text(client: httpx.Client, job: For
         job.add(f"{job.last}-0", "timestamp", TIMESTAMP, "message", message, "stream", stream, "partial", partial)
 
     assert raw(client, job).text == "out end\nhalf\nerr\nrest\nlater\nopen\n"
-    assert raw(client, job, stream="stdout").text == "out end\nhalfrestlater\n"
+    assert raw(client, job, stream="stdout").text == "out end\nhalfrest\nlater\n"
     assert raw(client, job, q="h|l", regex="true").text == "half\nlater\n"
 
 
