@@ -1,4 +1,4 @@
-// The page of a running job: what each event of its stream changes, and requests.
+// The page of a job that begins after it is opened: what each event of its stream changes, and requests.
 
 import { deepEqual, equal } from "node:assert/strict";
 import { test } from "node:test";
@@ -14,7 +14,6 @@ let opened = 0;
 let stream = null;
 const say = (text) => stream?.enqueue(new TextEncoder().encode(text));
 Object.assign(routes, {
-  "": () => Response.json({ id: "j", workflow_id: "w", status: "RUNNING", exit_code: null, first_sequence_num: 1, last_sequence_num: 3 }),
   "/logs": (of) => Response.json({ logs: lines.slice(Number(of.get("offset"))), cursor: null }, { headers: { "Last-Event-ID": String(lines.length) } }),
   "/logs/search": (of) => {
     asked.push(of.get("q"));
@@ -26,6 +25,7 @@ Object.assign(routes, {
     const body = new ReadableStream({ start: (controller) => (stream = controller) });
     signal.addEventListener("abort", () => (stream?.error(signal.reason), (stream = null)), { once: true });
     say("event: connected\ndata: {}\nretry: 1\n\n");
+    say(frame("job", { status: "RUNNING", first_sequence_num: 1, last_sequence_num: 3 }) + lines.map((each) => frame("log", each, each.sequence_num)).join(""));
     return new Response(body, { headers: { "Content-Type": "text/event-stream" } });
   },
 });
@@ -52,6 +52,18 @@ test("a redaction restarts the searches", async () => {
   say(frame("redact", { from: 3, to: 3 }));
   await until(() => $("count").textContent === "no match" && searches("error") > errors);
   deepEqual([searches("line 3"), searches("error")], [before + 1, errors + 1]);
+});
+
+test("a hidden tab, whose timers are slow, reads all lines", async () => {
+  const timer = globalThis.setTimeout;
+  document.hidden = true;
+  globalThis.setTimeout = (run, ms, ...more) => timer(run, ms || 60_000, ...more);
+  const more = Array.from({ length: 5000 }, (_, index) => line(lines.length + 1 + index));
+  lines.push(...more);
+  say(more.map((each) => frame("log", each, each.sequence_num)).join(""));
+  await until(() => $("q").placeholder === "Find in 5,005 lines");
+  globalThis.setTimeout = timer;
+  document.hidden = false;
 });
 
 test("a stream that misses three heartbeats is opened again", async () => {

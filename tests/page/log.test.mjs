@@ -70,6 +70,19 @@ test("each gap is one row, even at the ends of a window", async () => {
   equal(log.rowOf(2), log.rowOf(1));
 });
 
+test("a gap keeps the reason that the stream gave when its lines are fetched again", async () => {
+  const lines = [at(1, "a"), at(5, "b"), at(8, "c")];
+  serve(lines);
+  const log = new Log(PATH, () => {});
+  log.append(lines[0]);
+  log.gap(2, 4, "lost");
+  for (const each of lines.slice(1)) log.append(each);
+  log.redact(1, 8);
+  log.load(0, 10);
+  await until(() => log.get(8));
+  deepEqual(rows(log), ["1 a", "lost 2-4", "5 b", "missing 6-7", "8 c"]);
+});
+
 test("a log without its beginning has a row for the trimmed lines", async () => {
   const log = new Log(PATH, () => {});
   log.setExtent(5, 6);
@@ -245,7 +258,7 @@ test("groups of a stored log are requested page by page; lines after a skipped o
   equal(await new Groups(PATH).endOf(at(4, "--- b")), Infinity);
 });
 
-test("a live line that a pending request also returns is read once", async () => {
+test("live lines, and gaps, during and after a request are read once", async () => {
   const nested = ["::group::A", "::group::B", "::endgroup::", "::endgroup::"].map((message, index) => at(index + 1, message));
   let answer;
   serve(nested, { gate: () => new Promise((done) => (answer = done)) });
@@ -253,10 +266,14 @@ test("a live line that a pending request also returns is read once", async () =>
   groups.added(nested[0]);
   const finding = groups.find(1);
   await until(() => answer);
-  groups.added(nested[1]);
+  for (const each of [nested[1], at(5, "x")]) groups.added(each);
+  groups.added({ sequence_num: 7 }, 6);
+  groups.added(at(8, "::group::C"));
   answer();
   await finding;
-  deepEqual(known(groups).map(([start, end]) => [start, end]), [[1, 4], [2, 3]]);
+  groups.added({ sequence_num: 10 }, 9);
+  groups.added(at(11, "::endgroup::"));
+  deepEqual(known(groups).map(([start, end]) => [start, end]), [[1, 4], [2, 3], [8, 11]]);
 });
 
 // Scans.

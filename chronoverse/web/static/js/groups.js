@@ -9,6 +9,8 @@ import { plain } from "./text.js";
 const MAX_GROUPS = 20_000;
 //: Styles whose groups have names, which also mark their ends.
 const NAMED = ["gitlab", "travis"];
+//: Maximum number of lines kept that arrive during a search.
+const MOST_LATER = 100_000;
 
 export class Groups {
   /** The groups by their first lines. `end` is the last line, including the end marker; Infinity while the group is open. */
@@ -19,6 +21,7 @@ export class Groups {
   #path;
   #open = [];
   #finding = null;
+  #later = [];
 
   constructor(path) {
     this.#path = path;
@@ -26,7 +29,10 @@ export class Groups {
 
   /** Searches for groups with at most this many requests, each of which scans up to 200,000 lines. */
   find(requests) {
-    return (this.#finding ??= this.#find(requests).finally(() => (this.#finding = null)));
+    return (this.#finding ??= this.#find(requests).finally(() => {
+      this.#finding = null;
+      for (const [line, from] of this.#later.splice(0)) this.added(line, from);
+    }));
   }
 
   async #find(requests) {
@@ -42,15 +48,20 @@ export class Groups {
     }
   }
 
-  /** To be called for each line added to a log. Lines after a skipped one are ignored. */
-  added(line) {
-    if (this.#finding || line.sequence_num !== this.position + 1) return;
-    this.position += 1;
+  /** To be called for each line added to a log, or with the last number and the first one of a gap. Lines after a skipped one are ignored. */
+  added(line, from = line.sequence_num) {
+    const { sequence_num: number, message = "" } = line;
+    if (this.#finding) {
+      if (this.#later.length < MOST_LATER) this.#later.push([markup(message) ? line : { sequence_num: number }, from]);
+      return;
+    }
+    if (from > this.position + 1 || number <= this.position) return;
+    this.position = number;
     this.#see(line);
   }
 
   #see(line) {
-    const found = markup(line.message);
+    const found = markup(line.message ?? "");
     if (!found) return;
     const { kind, of, name, ends, skip } = found;
     const number = line.sequence_num;

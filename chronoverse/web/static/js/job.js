@@ -394,12 +394,12 @@ addEventListener("keydown", (event) => {
 
 const events = {
   log: (line) => (groups.added(line), errors.added(line), log.append(line)),
-  gap: ({ from, to, reason }) => log.gap(from, to, reason),
+  gap: ({ from, to, reason }) => (groups.added({ sequence_num: to }, from), log.gap(from, to, reason)),
   redact: ({ from, to }) => {
     announce(`Lines ${from} to ${to} were redacted`);
     return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), profile.forget(), filtered && filter(), redraw()];
   },
-  job: showState,
+  job: (state) => (showState(state), live && errors.keep()),
   // If the token is renewed, the stream continues with the next one.
   error: (text) => (text === TOKEN_EXPIRED && isRenewed()) || showTrouble(text),
 };
@@ -453,8 +453,8 @@ async function followStream(offset, isThere) {
       if (event === "connected") hideLost("connected again");
       else events[event]?.(data);
       if (event === "log" && log.last === 1) notice(null);
-      // Keep the page responsive while many lines arrive.
-      if (performance.now() - since > 12) {
+      // Keep the page responsive while many lines arrive. In a hidden tab, a timer takes a second or a minute.
+      if (!document.hidden && performance.now() - since > 12) {
         await new Promise((done) => setTimeout(done, 0));
         since = performance.now();
       }

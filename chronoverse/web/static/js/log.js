@@ -212,7 +212,12 @@ export class Log {
     const window = this.#window(index);
     let expected = start + 1;
     const addGap = (to) => {
-      if (expected <= to) this.gap(expected, to, expected < this.first ? "trimmed" : "missing");
+      while (expected <= to) {
+        // The stream has given the reason of some gaps.
+        const end = this.#gapAt(expected)?.to ?? Math.min(to, (this.#gaps.find(({ from }) => from > expected)?.from ?? Infinity) - 1);
+        if (!this.#gapAt(expected)) this.gap(expected, end, expected < this.first ? "trimmed" : "missing");
+        expected = end + 1;
+      }
     };
     for (const line of logs) {
       if (expected > end) break;
