@@ -3,7 +3,7 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
 import { test } from "node:test";
 
-import { $, until } from "./document.mjs";
+import { $, events, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static/js";
 const { showAccount } = await import(`${js}/account.js`);
@@ -58,6 +58,13 @@ test("the selection is described, and copied as lines without colours", async ()
   equal(await copy("copymarkdown", 4, 5), "````\n``` x\n five \n````\n[w / j, lines 4 to 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
   equal(await copy("copymarkdown", 5, 5), "```\n five \n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j#L1)\n");
   equal($("copy").textContent, "Copied ✓");
+  // The rest of a line may be among missing lines, but not among those of the other stream.
+  lines.splice(0, 5, ...[[1, "a", true], [2, "x"], [3, "b", true], [5, "c"]].map(([number, message, partial]) => ({ sequence_num: number, message, partial, stream: message === "x" ? "stderr" : "stdout" })));
+  equal(await copy("copy", 1, 5, "stdout"), "ab\nc");
+  equal(await copy("copy", 1, 5), "a\nx\nb\nc");
+  await copy("copy", 1, 20_001);
+  equal($("copy").textContent, "Copied 20,000 lines only");
+  lines.splice(3, 1, { sequence_num: 5, message: " five ", stream: "stderr" });
   // A bracket would end a link in Markdown.
   at("#L1", "?q=f(x)");
   equal(await copy("copymarkdown", 5, 5), "```\n five \n```\n[w / j, line 5](http://127.0.0.1/ui/workflows/w/jobs/j?q=f%28x%29#L1)\n");
@@ -126,6 +133,11 @@ test("watches are shown to readers who can send a test, with its result", async 
   equal(await sent(), "delivered");
   later = { ...watch, state: "failing", error: "timed out", waiting: 0, failing_since: "later" };
   equal(await sent(), "failing: timed out");
+  // Pauses end when the network is back.
+  const online = setInterval(() => events.dispatchEvent(new Event("online")), 1);
+  later = { ...watch, waiting: 3 };
+  equal(await sent(), "retrying: refused, 3 waiting");
+  clearInterval(online);
   answered = 429;
   equal(await sent(), "not sent: 429");
 });

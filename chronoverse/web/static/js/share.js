@@ -50,14 +50,18 @@ export function showPicked(picked) {
 async function textOf(path, { from, to }, stream) {
   let text = "";
   let open = null;
+  let next = 0;
   const end = Math.min(to, from + MAX_COPIED - 1);
   for (let position = from - 1; position < end; ) {
-    const { body, position: reached } = await get(`${path}/logs?${query({ stream }, { offset: position, limit: Math.min(1000, end - position) })}`);
+    const { body, position: reached } = await get(`${path}/logs?${query({}, { offset: position, limit: Math.min(1000, end - position) })}`);
     const picked = body.logs.filter((line) => line.sequence_num <= end);
     for (const line of picked) {
-      if (open && !stream && (open.stream !== line.stream || open.sequence_num + 1 !== line.sequence_num)) text += "\n";
+      const isShown = !stream || line.stream === stream;
+      if (open && (line.sequence_num !== next || (isShown && line.stream !== open))) [text, open] = [`${text}\n`, null];
+      next = line.sequence_num + 1;
+      if (!isShown) continue;
       text += plain(line.message) + (line.partial ? "" : "\n");
-      open = line.partial ? line : null;
+      open = line.partial ? line.stream : null;
     }
     if (!body.cursor) break;
     position = reached;
@@ -72,6 +76,8 @@ const COPIES = {
   copymarkdown: async (path, picked, stream) => markdown(await textOf(path, picked, stream), picked),
 };
 
+const OF_LINES = ["copy", "copymarkdown"];
+
 function markdown(text, { from, to }) {
   const where = to > from ? `lines ${from} to ${to}` : `line ${from}`;
   const address = location.href.replace(/[()]/g, (bracket) => (bracket === "(" ? "%28" : "%29"));
@@ -82,10 +88,12 @@ export async function copyAs(button, path, picked, stream) {
   const text = await COPIES[button.id](path, picked, stream);
   const label = (button.dataset.label ??= button.textContent);
   await toClipboard(text);
-  button.textContent = "Copied ✓";
-  announce("Copied");
+  const isCut = OF_LINES.includes(button.id) && picked.to - picked.from >= MAX_COPIED;
+  const said = isCut ? `Copied ${count(MAX_COPIED)} lines only` : "Copied";
+  const shown = (button.textContent = isCut ? said : `${said} ✓`);
+  announce(said);
   setTimeout(() => {
-    if (button.textContent === "Copied ✓") button.textContent = label;
+    if (button.textContent === shown) button.textContent = label;
     delete button.dataset.label;
   }, 2000);
 }

@@ -14,13 +14,15 @@ async function sendTest(path) {
   const answer = await ask(`${path}/test`, { method: "POST" });
   if (!answer.ok) return `not sent: ${answer.status}`;
   const before = await answer.json();
+  let body = before;
   for (let look = 0; look < 40; look += 1) {
     await pause(500);
-    const { body } = await get(path);
+    ({ body } = await get(path));
     if (body.delivered_at !== before.delivered_at) return "delivered";
     if (body.error && body.failing_since !== before.failing_since) return stateText(body);
   }
-  return "not delivered yet: is chronoverse notify running?";
+  // After a failure, the next attempt can take an hour.
+  return body.error ? stateText(body) : "not delivered yet: is chronoverse notify running?";
 }
 
 export async function showWatches(workflow, place) {
