@@ -218,28 +218,33 @@ class JobLog:
 class _Funnel:
     """Passes texts on, in order and one at a time, from any thread, signal handler or finalizer.
 
-    No call waits for another: one that it interrupts, or that has the lock in another thread, passes its text on, too.
-    The publisher's threads leave theirs to the next call: there, a finalizer can run while the spool is locked.
+    A call that interrupts another leaves its text to that one. Threads wait for each other, so that few texts are held
+    here, but only ``patience`` seconds: a finalizer can run in a thread that the other one waits for. The publisher's
+    threads leave theirs to the next call: there, a finalizer can run while the spool is locked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 5.0) -> None:
         self.lock: Final = threading.RLock()
+        self.patience = patience
         self._waiting = deque[Any]()
-        self._is_busy = False
+        #: The thread that passes texts on.
+        self._owner: int | None = None
 
     def put(self, text: Any, pass_on: Callable[[Any], object]) -> None:
         self._waiting.append(text)
-        self.empty(pass_on)
+        if not _is_our_thread():
+            self.empty(pass_on)
 
     def empty(self, pass_on: Callable[[Any], object]) -> None:
+        me = threading.get_ident()
         # Again if a text was added after the last one was passed on, and before the lock was released.
-        while self._waiting and not self._is_busy and not _is_our_thread() and self.lock.acquire(blocking=False):
-            self._is_busy = True
+        while self._waiting and self._owner != me and self.lock.acquire(timeout=self.patience):
+            self._owner = me
             try:
                 while self._waiting:
                     pass_on(self._waiting.popleft())
             finally:
-                self._is_busy = False
+                self._owner = None
                 self.lock.release()
 
 
@@ -288,7 +293,8 @@ class JobLogStream(io.TextIOBase):
         with self._texts.lock:
             self._texts.empty(self._add)
             if self._unfinished:
-                self.write("\n")
+                self._texts.put("\n", self._add)
+                self._texts.empty(self._add)
         super().close()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from textwrap import indent
 from typing import Any, Final, cast
@@ -291,10 +292,41 @@ def test_a_signal_handler_can_write_to_a_stream_that_is_writing() -> None:
     assert "".join(text for _, text in log.writes) == "one\nthandled\nand wo\n"
 
 
+@pytest.mark.parametrize(("patience", "seconds"), [(60, 0.3), (0.01, 60)], ids=["waits", "is stuck"])
+def test_text_is_published_when_its_write_returns(patience: float, seconds: float) -> None:
+    """The log can be finished next, and a thread that prints a lot does not fill the memory.
+
+    But if another thread that writes waits for this one, that one publishes the text.
+    """
+    log, begun, seen = Recorder(), threading.Event(), list[tuple[str, str]]()
+    stream = JobLogStream(cast("JobLog", log), "stdout")
+    stream._texts.patience = patience
+
+    def write_second() -> None:
+        begun.wait(60)
+        stream.write("two\n")
+        seen.extend(log.writes)
+
+    def let_write() -> None:
+        log.meanwhile = lambda: None
+        begun.set()
+        second.join(seconds)
+
+    second, log.meanwhile = threading.Thread(target=write_second), let_write
+    second.start()
+    stream.write("one\n")
+    second.join(60)
+    assert log.writes == [("stdout", "one\n"), ("stdout", "two\n")]
+    assert seen == (log.writes if patience > seconds else [])
+
+
 def test_a_finalizer_or_signal_handler_can_write_to_a_log_that_is_written_to(
     server: RedisServer, open_log: Callable[..., JobLog], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its lines follow the interrupted ones. In the publisher's thread, it waits for no other thread."""
+    """Its lines follow the interrupted ones. In the publisher's thread, it waits for no other thread.
+
+    Any thread can end the log.
+    """
     log = open_log()
     spool = log._publisher.spool
     put, is_stuck = spool.put, []
@@ -315,8 +347,15 @@ def test_a_finalizer_or_signal_handler_can_write_to_a_log_that_is_written_to(
     monkeypatch.setattr(spool, "put", interrupted)
     printed.write("one\ntwo\n")
     assert is_stuck == [False]
+    for target, name in (
+        (partial(log.write, "stdout", "last"), "chronoverse-durability"),
+        (log.finish, "chronoverse-end"),
+    ):
+        thread = threading.Thread(target=target, name=name)
+        thread.start()
+        thread.join()
     assert log.finish()
-    assert read_lines(server) == ["one", "two", "handled", "finalized"]
+    assert read_lines(server) == ["one", "two", "handled", "finalized", "last"]
 
 
 def test_threads_can_write_concurrently(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
