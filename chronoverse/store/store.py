@@ -199,7 +199,14 @@ class Store:
 
     def relist(self, jobs: Sequence[JobRef]) -> None:
         """Adds ``jobs`` that exist, but are missing in their listings."""
-        self._list_foreign([job for job in self.get_jobs(jobs) if isinstance(job, Job)])
+        self._commands.by_server(jobs, self._relist)
+
+    def _relist(self, jobs: Sequence[JobRef]) -> Sequence[None]:
+        commands = [("ZMSCORE", self._keys.of(job, "jobs"), job.job_id) for job in jobs]
+        scores = self._commands.pipeline(jobs[0].workflow_id, commands)
+        missing = [job for job, score in zip(jobs, scores, strict=True) if score == [None]]
+        self._list_foreign([job for job in self._get_jobs(missing) if isinstance(job, Job)])
+        return [None] * len(jobs)
 
     def _list_foreign(self, jobs: Sequence[Job]) -> list[Job]:
         scores = self.listing.add_foreign(jobs) if jobs else {}

@@ -2,6 +2,7 @@
 
 from functools import partial
 from typing import Any
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -134,6 +135,20 @@ def test_an_older_job_does_not_move_its_workflow_back(bench: Bench, store: Store
         bench.ask("ZADD", key, NOW_MS + 1_000, name)
     store.open(JOB, "token")
     assert store.workflows.page(None, 10) == [(NOW_MS + 1_000, "wf_1")]
+
+
+def test_only_unlisted_jobs_are_read_to_list_them(bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all 100,000 jobs of a workflow whenever one was deleted."""
+    refs = [JobRef("wf_1", f"job_{number}") for number in range(3)]
+    for ref in refs:
+        end(store, ref)
+    listed = store.listing.page("wf_1", None, 10)
+    bench.ask("ZREM", bench.key("jobs"), "job_1")
+    read = Mock(wraps=store._get_jobs)
+    monkeypatch.setattr(store, "_get_jobs", read)
+    store.relist(refs)
+    assert read.call_args_list == [call(refs[1:2])]
+    assert store.listing.page("wf_1", None, 10) == listed
 
 
 def test_a_lost_runner_does_not_count_as_running(bench: Bench, store: Store, judge: Store) -> None:
