@@ -329,6 +329,9 @@ class Archiver:
         with self._locked(ref) as job_objects:
             now, state = self.monotonic(), self.store.catalog.archive_state(ref)
             if self._awaits_import(ref, state):
+                # Not snoozed: the log must still be measured.
+                self._queue.due.pop(ref, None)
+                self._queue.waiting[ref] = _Waiting(0, now + RETRY_SECONDS)
                 return 0
             chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)
             if chunk is None and (last := self.store.chunks.chunk(ref, state.archived)):
@@ -364,6 +367,7 @@ class Archiver:
         with self._locked(ref) as job_objects:
             state = self.store.catalog.archive_state(ref)
             if self._awaits_import(ref, state):
+                self._queue.snooze(ref, RETRY_SECONDS)
                 return 0
             # Includes the terminal entry: numbers can be missing just before it.
             chunk = None if state.complete else write_chunk(job_objects, state, job.end.sequence_num + 1)
@@ -374,13 +378,12 @@ class Archiver:
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _awaits_import(self, ref: JobRef, state: ArchiveState) -> bool:
-        """Whether the log begins with lost lines that an import can restore. If so, reports and snoozes the job."""
+        """Whether the log begins with lost lines that an import can restore. If so, reports the job."""
         entries = () if state.archived else self.store.read(ref, 0, 1)
         is_cut = any(isinstance(each, Gap) and each.reason == "lost" for each in read_entries(entries, 0))
         if not is_cut or not self._history.went_back() or not any(self.objects.list(folder(ref))):
             return False
         self._queue.report_once(ref, "the store has lost its first lines: import them, then confirm (docs/recovery.md)")
-        self._queue.snooze(ref, RETRY_SECONDS)
         return True
 
     def _read_derived(self, job: Job) -> DerivedBuilder | None:
