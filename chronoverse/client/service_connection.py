@@ -326,7 +326,8 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
     elif is_from_proxy(error):
         error.__cause__ = ValueError("no problem document")
         # In nginx's, Apache's and Go's answer to plain HTTP at a port with TLS.
-        hint = "use https://" if b"HTTPS" in answer else f"is {url} the right address?"
+        is_plain = url.startswith("http:") and b"HTTPS" in answer
+        hint = "use https://" if is_plain else f"is {url} the right address?"
         error.args = (f"{detail}; {hint}",)
     return error
 

@@ -84,14 +84,18 @@ def test_idle_connections_are_closed_with_what_has_them() -> None:
 
 @pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "TLS"])
 def test_a_request_on_a_connection_that_was_closed_while_idle_is_sent_again(is_secure: bool, tmp_path: Path) -> None:
+    """A proxy's page that names HTTPS is a hint only over plain HTTP."""
     certificate = make_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_suffix(".key"))
     kept, closed = (answer("200 OK", b"{}", Connection=value) for value in ("keep-alive", "close"))
-    with ScriptedService(kept, closed, tls=context if is_secure else None) as scripted:
+    page = answer("403 Forbidden", b"HTTPS traffic is inspected")
+    with ScriptedService(kept, closed, page, tls=context if is_secure else None) as scripted:
         service = ServiceConnection(scripted.url, None, ca_file=certificate, connect_seconds=20, read_seconds=20)
         for _ in range(2):
             assert service.request("POST", "/", {}, {}, b"")[0] == b"{}"
+        with pytest.raises(ChronoverseError, match="the right address" if is_secure else "; use https://"):
+            service.request("POST", "/", {}, {}, b"")
 
 
 @pytest.mark.parametrize(
