@@ -136,8 +136,8 @@ while at <= #argv do
   if mark then mark = mark_of(mark, number, record_time) end
   for message = at + 8, at + 7 + count do
     local is_wanted = true
-    -- A record may have several lines.
-    if mark and number ~= mark.open and not mark.is_left_out then
+    -- A record may have several lines, all with step 0.
+    if mark and (step > 0 or number ~= mark.open) and not mark.is_left_out then
       if is_rotated(mark, number) then
         if mark.before or charge(FILE_BYTES) then
           mark.before = {from = mark.number, number = mark.number, since = mark.since, least = mark.least, ends = record_time}

@@ -396,7 +396,13 @@ def _batch(part: list[RecordLines], digest: str, end: tuple[Status, int | None] 
     runs: list[RecordRun] = []
     sources: dict[str, int] = {}
     firsts = {each.path: each.first for each in part if each.first}
+    before: dict[str, RecordLines] = {}
     for each in part:
+        # A request can contain a record twice, if a Collector has merged a retry. Of a record with several lines, the
+        # store would take the second one for more lines of the first.
+        if each.number and each.messages is None and each == before.get(each.path):
+            continue
+        before[each.path] = each
         source = sources.setdefault(each.path, len(sources) + 1) if each.number else 0
         step = int(source > 0 and each.messages is not None)
         for partial, messages in each.lines:

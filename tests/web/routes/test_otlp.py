@@ -141,12 +141,15 @@ def test_a_repeated_request_changes_nothing(sender: Sender) -> None:
         "cicd__pipeline__task__run__result": "cancellation",
     }
     end = request(sender.resource, record(None, **results))
-    for message in (plain, plain, request(sender.resource, *numbered(1, 600)), end, end, plain):
+    # A Collector can merge a request and its retries into one.
+    repeated = [*numbered(2, 2, text="one\ntwo"), *numbered(3, 4)]
+    merged = request(sender.resource, *numbered(1, 1), *3 * repeated, *numbered(5, 600))
+    for message in (plain, plain, merged, end, end, plain):
         for _ in range(2):
             assert sender.rejected(sender.send(message)) == (0, "")
     assert sender.client.get(f"{sender.path}/logs?limit=1&order=desc").json()["logs"][0]["message"] == "line 600"
     job = sender.client.get(sender.path).json()
-    assert (job["status"], job["lines"], job["exit_code"]) == ("CANCELED", 1_300, None)
+    assert (job["status"], job["lines"], job["exit_code"]) == ("CANCELED", 1_301, None)
     # The first batch, of 600 records, is stored.
     count, why = sender.rejected(sender.post(*numbered(1, 650)))
     assert (count, "has already ended" in why) == (50, True)
