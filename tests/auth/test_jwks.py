@@ -103,15 +103,18 @@ def test_a_token_is_checked_with_the_key_that_it_names(
         published(RSA, "k1", alg="RS512"),
         published(RSA, "k1", use="enc"),
         {"kty": "oct", "kid": "k1", "k": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"},
+        {"kty": "oct", "kid": "k1"},
+        {"kty": "RSA", "kid": "k1", "alg": "none"},
     ],
 )
 def test_a_key_is_used_for_its_purpose_only(issuer: Issuer, tmp_path: Path, key: dict[str, Any]) -> None:
-    """Another algorithm, an encryption key and a symmetric key are refused."""
+    """Another algorithm, an encryption key and a symmetric key are refused. The set's other keys stay in use."""
     issuer.keys = [key, published(EC, "k2")]
     verifier = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
     for material, algorithm in ((RSA, "RS256"), (b"0123456789abcdef0123456789abcdef", "HS256")):
         with pytest.raises(Unauthorized):
             verifier.verify("Bearer " + jwt.encode(CLAIMS, material, algorithm, headers={"kid": "k1"}), NOW)
+    verifier.verify("Bearer " + jwt.encode(CLAIMS, EC, "ES256", headers={"kid": "k2"}), NOW)
 
 
 def test_unknown_kids_cause_few_fetches(issuer: Issuer) -> None:
@@ -346,7 +349,7 @@ def test_keys_are_used_during_an_outage_of_the_issuer(issuer: Issuer) -> None:
         b"{}",
         b'{"keys":[]' + b" " * MAX_KEY_SET_BYTES + b"}",
         b"\xff",
-        b'{"keys":[{"kty":"RSA","kid":"k1","alg":"none"}]}',
+        b'{"keys":[{"kty":"RSA","kid":"k1","alg":"none"},{"kty":"oct","kid":"k1"}]}',
     ],
     ids=["nothing", "half", "a list", "null", "no keys", "a number", "an empty object", "too long", "no text", "none"],
 )
