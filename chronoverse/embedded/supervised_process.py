@@ -86,13 +86,13 @@ class SupervisedProcess:
             os.close(end)
 
     def _spawn(self) -> None:
+        self._started_at = self.clock()
         actions: list[tuple[int, ...]] = [(os.POSIX_SPAWN_DUP2, self._lifeline[0], 0)]
         actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
         if self.file is not None:
             actions.append((os.POSIX_SPAWN_DUP2, self.file, 3))
         # Its own process group, so that Ctrl-C only reaches gunicorn's master, which then stops the program.
         self._pid = os.posix_spawn(self.argv[0], self.argv, self.environ, file_actions=actions, setpgroup=0)
-        self._started_at = self.clock()
         self._has_answered = False
         self._ask()
 
@@ -139,7 +139,9 @@ class SupervisedProcess:
             if self._stopped.wait(pause):
                 return
             self._stay_in_owner()
-            self._spawn()
+            # At a limit of processes or open files, or during an upgrade, the next round tries again.
+            with contextlib.suppress(OSError):
+                self._spawn()
 
     def _stay_in_owner(self) -> None:
         """Blocks forever in a fork: with gevent, a fork has a copy of this thread.

@@ -108,16 +108,29 @@ def test_a_program_that_starts_slowly_is_not_killed(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ran", "pauses"), [(0, [1, 2]), (61, [1, 1])])
-def test_a_restart_waits_longer_each_time_unless_the_program_ran_long(ran: float, pauses: list[float]) -> None:
-    """``ran``: seconds by the program's clock."""
+def test_a_restart_waits_longer_each_time_unless_the_program_ran_long(
+    tmp_path: Path, ran: float, pauses: list[float]
+) -> None:
+    """``ran``: seconds by the program's clock. The first restart fails, because the interpreter is missing."""
     found: list[float] = []
+    pids: list[int] = []
+    link = tmp_path / "python"
+
+    def note(pid: int, pause: float) -> None:
+        found.append(pause)
+        pids.append(pid)
+        link.unlink(missing_ok=True)
+        if len(found) > 1:
+            link.symlink_to(sys.executable)
+
+    link.symlink_to(sys.executable)
     clock = partial(next, itertools.count(step=ran))
-    argv = [sys.executable, "-S", "-c", ""]
-    program = SupervisedProcess(argv, os.environ, lambda _, pause: found.append(pause), clock=clock)
+    program = SupervisedProcess([str(link), "-S", "-c", ""], os.environ, note, clock=clock)
     program.start()
-    wait_until(lambda: len(found) >= 2, PATIENCE_SECONDS, "it has ended twice")
+    wait_until(lambda: len(found) >= 3, PATIENCE_SECONDS, "it has ended twice")
     program.stop()
     assert found[:2] == pauses
+    assert pids[2] != pids[0]
 
 
 def test_a_program_that_does_not_stop_is_killed_with_its_group(path: Path) -> None:
