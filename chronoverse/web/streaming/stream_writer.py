@@ -149,6 +149,7 @@ class StreamWriter:
         try:
             if self._unsent:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
+                self._writers.scheduler.renew(self)
                 if self._unsent:
                     return
             following = self._write()
@@ -198,13 +199,12 @@ class StreamWriter:
             self.close()
 
     def _send_all(self, data: bytes | memoryview) -> None:
-        rest, deadline = memoryview(data), time.monotonic() + STALL_SECONDS
+        rest = memoryview(data)
         while rest:
             try:
                 rest = rest[self._socket.send(rest) :]
             except BlockingIOError:
-                seconds = max(deadline - time.monotonic(), 0)
-                gevent.socket.wait_write(self._socket.fileno(), seconds, TimeoutError())
+                gevent.socket.wait_write(self._socket.fileno(), STALL_SECONDS, TimeoutError())
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, OSError):

@@ -183,15 +183,19 @@ def test_a_peer_leaves_while_the_end_is_sent(stream: OpenStream, half: bool, why
     assert stream.viewer.reason == why
 
 
-def test_a_slow_peer_has_time_for_each_frame() -> None:
-    """One that receives nothing for as long is given up on."""
+def test_a_peer_can_take_any_time_for_a_frame() -> None:
+    """One that receives nothing for 20 s is given up on."""
     clock = Clock()
     stream = OpenStream(FakeViewer(list(FRAMES)), clock=clock)
-    for frames_left in (1, 0):
+    received = 0
+    # A quarter of a frame is more than the socket holds.
+    for quarter in range(1, 4 * len(FRAMES) - 1):
         clock.now += STALL_SECONDS - 1
         with gevent.Timeout(MAX_WAIT_SECONDS):
-            while len(stream.viewer.frames) > frames_left:
-                stream.peer.recv(65_536)
+            while received < quarter * LARGE // 4:
+                data = stream.peer.recv(65_536)
+                assert data
+                received += len(data)
     # The scheduler checks once a second.
     gevent.sleep(1.1)
     assert (stream.closed, stream.viewer.reason) == (0, "")
