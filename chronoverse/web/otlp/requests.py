@@ -71,6 +71,8 @@ def _append(
     """
     subject = principal().subject
     refused, left = sorter.refused, records.count()
+    if not left:
+        return  # each record names another job than its resource
 
     def on_new() -> None:
         deps.new_job_throttle.check(subject)
