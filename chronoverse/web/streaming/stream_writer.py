@@ -209,7 +209,8 @@ class StreamWriter:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, OSError):
             log.exception("a stream failed")
-        else:
+        elif self.viewer.reason != "slow":
+            # Otherwise the hangup watch got the kernel's timeout first. A write then fails with EPIPE.
             self.viewer.reason = "slow" if is_unresponsive(error) else "left"
         self.close()
 

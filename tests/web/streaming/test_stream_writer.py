@@ -206,10 +206,18 @@ def test_a_peer_can_take_any_time_for_a_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(errno.ETIMEDOUT, "slow"), (errno.EHOSTUNREACH, "slow"), (errno.EPIPE, "left")]
+    ("number", "before", "why"),
+    [
+        (errno.ETIMEDOUT, "", "slow"),
+        (errno.EHOSTUNREACH, "", "slow"),
+        (errno.EPIPE, "", "left"),
+        (errno.EPIPE, "slow", "slow"),
+    ],
 )
-def test_a_peer_of_which_the_kernel_hears_nothing_is_slow(number: int, why: str) -> None:
+def test_a_peer_of_which_the_kernel_hears_nothing_is_slow(number: int, before: str, why: str) -> None:
+    """``before``: what a read has already found out."""
     stream = OpenStream(FakeViewer([]))
+    stream.viewer.reason = before
 
     def fail() -> bytes | None:
         raise OSError(number, "")
