@@ -61,7 +61,8 @@ class SupervisedProcess:
     def __post_init__(self) -> None:
         self._owner = os.getpid()
         self._stopped = threading.Event()
-        self._pid = 0
+        # Until the start: no process has this id, whereas 0 is our own process group.
+        self._pid = 2**31 - 1
         self._started_at = 0.0
         self._asked_at = 0.0
         self._has_answered = False

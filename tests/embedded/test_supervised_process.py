@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -131,6 +132,19 @@ def test_a_restart_waits_longer_each_time_unless_the_program_ran_long(
     program.stop()
     assert found[:2] == pauses
     assert pids[2] != pids[0]
+
+
+def test_stopping_a_program_that_could_not_be_started_signals_nobody() -> None:
+    """Neither this process nor its group: gunicorn calls ``stop`` at its exit."""
+    code = """
+from chronoverse.embedded.supervised_process import SupervisedProcess
+program = SupervisedProcess(["/missing"], {}, print, stop_seconds=0.1)
+try:
+    program.start()
+except OSError:
+    program.stop()
+"""
+    assert subprocess.run([sys.executable, "-c", code], start_new_session=True, timeout=60, check=False).returncode == 0
 
 
 def test_a_program_that_does_not_stop_is_killed_with_its_group(path: Path) -> None:
