@@ -118,8 +118,11 @@ test("the dialog goes to a line, unless it is closed by Escape", async () => {
   }
 });
 
-test("an address beyond the end of the log is reported", async () => {
+test("an address beyond the end of the log is reported, until the next one", async () => {
   location.hash = "#L9999";
   events.dispatchEvent(new Event("hashchange"));
   await until(() => $("link").textContent.includes("no line 9,999: the log ends at line 1,000"));
+  location.hash = "#L5";
+  events.dispatchEvent(new Event("hashchange"));
+  equal($("link").hidden, true);
 });

@@ -65,6 +65,8 @@ let live = false;
 let status = null;
 let lastSeen = 0;
 let hasReaderActed = false;
+//: Whether the header says that the address names a line beyond the end.
+let isBeyond = false;
 //: Incremented whenever the reader wants to be somewhere else.
 let intention = 0;
 let groupsFound = null;
@@ -202,6 +204,8 @@ function pick(number, extend) {
 }
 
 function picked() {
+  if (isBeyond) showTrouble(null);
+  isBeyond = false;
   toAddress(maker.picked);
   showPicked(maker.picked);
   showSeen(path, workflow, name, maker.picked);
@@ -222,13 +226,16 @@ function goTo(number) {
 function goToAddress() {
   const named = fromAddress();
   if (!named) return false;
-  const isBeyond = !live && named.from > log.last;
-  if (isBeyond) showTrouble(log.last ? `no line ${count(named.from)}: the log ends at line ${count(log.last)}` : `no line ${count(named.from)}: no output`);
-  if (isBeyond && !log.last) return false;
-  maker.picked = named;
-  picked();
-  jump(Math.min(named.from, Math.max(log.last, 1)));
-  return true;
+  const why = live || named.from <= log.last ? null : log.last ? `the log ends at line ${count(log.last)}` : "no output";
+  const isPlace = !why || log.last > 0;
+  if (isPlace) {
+    maker.picked = named;
+    picked();
+    jump(Math.min(named.from, Math.max(log.last, 1)));
+  }
+  isBeyond = why !== null;
+  if (isBeyond) showTrouble(`no line ${count(named.from)}: ${why}`);
+  return isPlace;
 }
 
 async function fold(number) {
