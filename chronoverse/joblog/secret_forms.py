@@ -126,6 +126,10 @@ class SecretForms:
                 yield next((span for span in groups if span[0] >= 0), found.span())
 
 
+#: Masks nothing.
+UNMASKED: Final = SecretForms(None)
+
+
 def _whole_lines(lists: Iterable[tuple[bytes, Sequence[bytes]]], pause: Callable[[], object]) -> Iterator[bytes]:
     """The lines of ``lists``, each with what ends its lines, in texts of a few whole lines. Calls ``pause`` often."""
     begun: list[bytes] = []

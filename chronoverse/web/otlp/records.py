@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter, ProgressFilter
 from chronoverse.joblog.model import JobRef, Status, iso_or_none
-from chronoverse.joblog.secret_forms import SecretForms
+from chronoverse.joblog.secret_forms import UNMASKED, SecretForms
 from chronoverse.store.records import RecordBatch, RecordRun
 from chronoverse.web.http.bodies import SLICE_BYTES
 from chronoverse.web.otlp.columns import Columns, Record
@@ -120,7 +120,7 @@ class RecordSorter:
     _workflow_attributes: Sequence[str]
     _job_attributes: Sequence[str]
     _max_line_bytes: int
-    _forms: SecretForms = field(default_factory=lambda: SecretForms(None))
+    _forms: SecretForms = UNMASKED
     _pause: Callable[[], object] = lambda: None
     refused: Counter[str] = field(default_factory=Counter)
     _count: int = 0
@@ -290,7 +290,8 @@ class RecordSorter:
 
     def _split(self, text: bytes, stream: str) -> Lines:
         progress = ProgressFilter()
-        splitter = LineSplitter(stream, self._max_line_bytes, self._forms)
+        # Masked later: a secret that is cut here is only found in the whole line.
+        splitter = LineSplitter(stream, self._max_line_bytes, UNMASKED)
         plain, batches = progress.feed(text) + progress.release(), list[LineBatch]()
         for start in range(0, len(plain), SLICE_BYTES):
             self._pause()
