@@ -117,6 +117,8 @@ table("colours and styles", (message) => styled(message), [
   ["\x1b[38;5;15ma\x1b[48;5;16mb", [["a", 15, null, ""], ["b", 15, [0, 0, 0], ""]]], ["\x1b[38;5;231;1ma", [["a", [255, 255, 255], null, "b"]]],
   ["\x1b[38;5;255ma", [["a", [238, 238, 238], null, ""]]], ["\x1b[38;5;256ma", [["a", null, null, ""]]], ["\x1b[38;5;110ma", [["a", [135, 175, 215], null, ""]]],
   ["\x1b[38;2;1;2;255;4ma", [["a", [1, 2, 255], null, "u"]]], ["\x1b[38;2;1;2;256ma", [["a", null, null, ""]]], ["\x1b[38;2;1ma", [["a", null, null, ""]]],
+  ["\x1b[1;38:2::255:4:0;9ma", [["a", [255, 4, 0], null, "bs"]]], ["\x1b[38:2:1:2:3;48:5:16ma", [["a", [1, 2, 3], [0, 0, 0], ""]]],
+  ["\x1b[4:3;58;2;31;1;9ma\x1b[4:0;58:5:3;1mb", [["a", null, null, "u"], ["b", null, null, "b"]]],
   ["\x1b[38;9;1ma", [["a", null, null, ""]]], ["\x1b[?1ma\x1b[2Kb", [["a", null, null, ""], ["b", null, null, ""]]], ["\x1b[31mx\x1b[my", [["x", 1, null, ""], ["y", null, null, ""]]],
 ]);
 const sheet = readFileSync(new URL("../../chronoverse/web/static/page.css", import.meta.url), "utf8");

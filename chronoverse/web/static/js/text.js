@@ -40,9 +40,17 @@ function extended(codes, at) {
   return { colour: undefined, length: codes.length };
 }
 
+/** The codes of one parameter. After a colon, there can be a colour, perhaps with an empty colour space, or the kind of an underline. */
+function codesOf(parameter) {
+  const [code, ...more] = parameter.split(":").map((part) => Number(part || 0));
+  if (code === 4 && more[0] === 0) return [24];
+  if (code === 58 && more.length) return [];
+  return code === 38 || code === 48 ? [code, ...(more.length > 4 ? [more[0], ...more.slice(2, 5)] : more)] : [code];
+}
+
 /** The style after a "select graphic rendition" sequence. Concealed text remains readable. */
 function rendition(style, parameters) {
-  const codes = parameters.split(/[;:]/).map((part) => Number(part || 0));
+  const codes = parameters.split(";").flatMap(codesOf);
   let next = { ...style };
   for (let at = 0; at < codes.length; at += 1) {
     const code = codes[at];
@@ -55,9 +63,10 @@ function rendition(style, parameters) {
     else if (code >= 100 && code <= 107) next.ground = code - 92;
     else if (code === 39) next.ink = null;
     else if (code === 49) next.ground = null;
-    else if (code === 38 || code === 48) {
+    else if (code === 38 || code === 48 || code === 58) {
       const { colour, length } = extended(codes, at);
-      if (colour !== undefined) next[code === 38 ? "ink" : "ground"] = colour;
+      // 58 is the colour of the underline, which is not shown.
+      if (colour !== undefined && code !== 58) next[code === 38 ? "ink" : "ground"] = colour;
       at += length;
     }
   }
