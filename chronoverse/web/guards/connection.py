@@ -293,11 +293,13 @@ class HangupWatch:
     The argument is ``left``, or ``slow`` if the kernel gave up on a peer that received nothing for too long.
     """
 
-    __slots__ = ("_callback", "_sock", "_watcher")
+    __slots__ = ("_callback", "_sock", "_watcher", "is_slow")
 
     def __init__(self, sock: Any, callback: Callable[[str], None]) -> None:
         self._sock = sock
         self._callback: Callable[[str], None] | None = callback
+        #: Whether the kernel gave up. It reports that once: a later write fails with EPIPE.
+        self.is_slow = False
         # libev's EV_READ, for which gevent has no public name.
         self._watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
         self._watcher.start(self._on_readable)
@@ -308,18 +310,16 @@ class HangupWatch:
         self._watcher.close()
 
     def _on_readable(self) -> None:
-        why = "left"
         try:
             gone = not _peek(self._sock)
         except BlockingIOError:
             return
         except OSError as error:
-            gone = True
-            why = "slow" if is_unresponsive(error) else "left"
+            gone, self.is_slow = True, is_unresponsive(error)
         # Stops even if the client has only sent more bytes: nobody reads them, so the socket would stay readable.
         self._watcher.stop()
         if gone:
-            gevent.spawn(self._call, why)
+            gevent.spawn(self._call, "slow" if self.is_slow else "left")
 
     def _call(self, why: str) -> None:
         if self._callback is not None:

@@ -209,9 +209,8 @@ class StreamWriter:
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, OSError):
             log.exception("a stream failed")
-        elif self.viewer.reason != "slow":
-            # Otherwise the hangup watch got the kernel's timeout first. A write then fails with EPIPE.
-            self.viewer.reason = "slow" if is_unresponsive(error) else "left"
+        else:
+            self.viewer.reason = "slow" if is_unresponsive(error) or self._hangup_watch.is_slow else "left"
         self.close()
 
     def _hang_up(self, why: str) -> None:
