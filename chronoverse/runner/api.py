@@ -164,8 +164,8 @@ class JobLog:
         self._texts.put((stream, data, iso_timestamp(self._clock() if at is None else at)), self._put)
 
     def _put(self, text: tuple[str, bytes, str]) -> None:
-        if self.finished:  # while another thread was in write()
-            return
+        if self.finished:  # since write() began
+            raise ValueError("the log is finished")
         stream, data, timestamp = text
         # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
         for start in range(0, len(data), 262_144):

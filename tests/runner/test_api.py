@@ -172,6 +172,18 @@ def test_finish_decides_how_the_job_ends(
         log.write("stdout", "b")
 
 
+def test_a_write_during_which_the_log_is_finished_says_so(store: Store) -> None:
+    """Its text is not in the log: the call raises ValueError."""
+
+    def finish() -> float:
+        log.finish()
+        return NOW
+
+    log = JobLog.open(store, *JOB, clock=finish)
+    with pytest.raises(ValueError, match="finished"):
+        log.write("stdout", "late")
+
+
 def test_attempts_continue_one_log(server: RedisServer) -> None:
     """An attempt ends once its lines are safe, and leaves the job open for the next one, without its exit code."""
     with contextlib.closing(Store(server.url, durability=Durability.FSYNCED)) as store:
