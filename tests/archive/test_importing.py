@@ -403,21 +403,41 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     assert problems(run_import(store, objects)) == problems(found)
 
 
-@pytest.mark.parametrize("index", [1, 2])
+@pytest.mark.parametrize("then", ["waits", "is lost", "is archived"])
+@pytest.mark.parametrize("index", [0, 1, 2])
 def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
-    bench: Bench, objects: FileObjectStore, tmp_path: Path, index: int
+    bench: Bench, objects: FileObjectStore, tmp_path: Path, index: int, then: str
 ) -> None:
-    write_growing(bench.store, objects)
-    damaged = bench.store.chunks.chunks(GROWING)[index]
+    """Until its object is restored and imported."""
+    store = bench.store
+    write_growing(store, objects)
+    damaged = store.chunks.chunks(GROWING)[index]
     empty(bench)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
     path = tmp_path / "archive" / damaged.name
-    path.write_bytes(path.read_bytes()[:-100])
-    found = run_import(bench.store, objects)
+    data = path.read_bytes()
+    path.write_bytes(data[:-100])
+    found = run_import(store, objects)
     assert problems(found) == {damaged.name: f"{damaged.name} does not match what was archived"}
-    kept = entries(bench.store, objects, GROWING)
+    kept = entries(store, objects, GROWING)
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(damaged.first, damaged.last, "lost")]
     assert line_numbers(kept) == [number for number in range(1, 61) if not damaged.first <= number <= damaged.last]
-    assert bench.hash(GROWING)["started_at"] == "2026-03-03T10:01:00.000Z"
+    assert index == 0 or bench.hash(GROWING)["started_at"] == "2026-03-03T10:01:00.000Z"
+
+    if then != "waits":
+        store.end(GROWING, Status.LOST, None)
+    if then == "is archived":
+        assert archive(store, objects, hot_seconds=0) == 0
+    path.write_bytes(data)
+    assert made(run_import(store, objects)) == {"growing"}
+    assert all(each.known for each in run_import(store, objects))
+    StoreHistory(store, objects).confirm()
+    if then == "waits":
+        store.end(GROWING, Status.LOST, None)
+    assert archive(store, objects, hot_seconds=0, clock=lambda: time.time() + DAY / 2) == 0
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 61)]
+    assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 61, "lost")]
 
 
 def test_an_ended_job_without_times_whose_chunk_is_missing(bench: Bench, objects: FileObjectStore) -> None:

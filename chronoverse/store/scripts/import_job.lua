@@ -42,6 +42,10 @@ local function redactions_in(record)
   return #unique == 24 and tonumber(string.sub(unique, 17), 16) or 0
 end
 
+local function is_of_lost_lines(record)
+  return string.find(record, '-lost.jsonl', 1, true) ~= nil
+end
+
 -- Compares the chunks with the store's records.
 local function compare_chunks()
   local given, found = {}, {}
@@ -53,10 +57,11 @@ local function compare_chunks()
     else
       found.is_redacted = found.is_redacted or redactions_in(record) > 0
       -- The store can have these lines.
-      found.is_lost = found.is_lost or string.find(record, '-lost.jsonl', 1, true) ~= nil
+      found.is_lost = found.is_lost or is_of_lost_lines(record)
     end
   end
   for _, record in ipairs(redis.call('ZRANGE', archive, 0, -1)) do
+    found.is_repaired = found.is_repaired or not given[record] and is_of_lost_lines(record)
     found.is_outdated = found.is_outdated or redactions_in(record) > redactions
   end
   return found, given
@@ -64,7 +69,7 @@ end
 
 -- The state of the job in the store:
 -- 'absent'
--- 'older': an old copy, which lacks the last lines, or a redaction of a complete archive
+-- 'older': an old copy, which lacks the last lines, a redaction of a complete archive, or a repaired chunk
 -- 'restarted': its runner came back before this call. The log begins with lost lines, up to the second result
 -- 'continued': its live runner has continued an old copy, whose log can report lost lines
 -- or the number to return. It is the same job if it has the same creation time, one of the chunks, or a line 1 with the
@@ -79,15 +84,15 @@ local function state_of(chunks, redacted)
   local is_cut = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
   local began = ARGV[3] == '1' and ARGV[5] ~= '' and first_time() or nil
   local is_same = created_at and created_at == ARGV[5] or chunks.has_common or began == ARGV[5]
-  local is_old = has_lost_data and is_same
+  local can_repair, is_old = has_lost_data and chunks.is_repaired, has_lost_data and is_same
   archived = whole_number(archived) or 0
 
   if stored >= last and is_cut then return 'restarted', tonumber(string.match(begin[1], '^%d+')) end
   if stored >= last and is_running and is_old and archived <= last and not chunks.is_lost then
-    if chunks.is_redacted or lacks_lines(archived + 1) then return 'continued', 0 end
+    if chunks.is_redacted or can_repair or lacks_lines(archived + 1) then return 'continued', 0 end
   end
   local is_complete = field({unpack(ARGV, 10, records - 1)}, 'archive_state') == 'complete'
-  local is_older = stored < last or redacted < redactions and is_complete
+  local is_older = stored < last or redacted < redactions and is_complete or can_repair and not is_running
   if is_same and is_older and not is_held then return 'older' end
   if is_running and is_held and (is_cut or not has_log and archived == 0 or is_old and stored < last) then return 2 end
   return began and not is_same and not is_cut and 3 or 0
