@@ -23,6 +23,13 @@ test("a gap has its numbers and its reason", () => {
   ]);
 });
 
+test("a number within a row, of a part or in a gap, marks the row", () => {
+  const log = new Log(PATH, () => {});
+  for (const each of [line(1, { partial: true }), line(2, { stream: "stderr" }), line(3), line(7)]) log.append(each);
+  const marked = (of) => [0, 1, 2, 3].map((row) => Object.assign(new RowMaker(), of).element(log.itemAt(row)).className);
+  deepEqual(marked({ current: 3, picked: { from: 5, to: 5 }, cause: 2 }), ["row current", "row cause-row", "row picked", "row"]);
+});
+
 test("the parts of a long line stay one row when groups are unfolded", () => {
   const log = new Log(PATH, () => {});
   for (const each of [line(1, { partial: true }), line(2), line(3), line(4)]) log.append(each);

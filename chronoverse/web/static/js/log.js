@@ -68,7 +68,7 @@ export class Log {
     return Math.max(0, this.#hidden.has(number) ? above - 1 : above);
   }
 
-  /** A row's content: `{number, line}`, `{number, gap}`, or `{number}` while it is loading. */
+  /** A row's content: `{number, line}`, `{number, gap}`, or `{number}` while it is loading. `parts`: the numbers of a line's other parts. */
   itemAt(row) {
     const number = this.numberAt(row);
     const gap = this.#gapAt(number);
@@ -77,7 +77,7 @@ export class Log {
     if (!line) return { number };
     const parts = this.parts.get(number);
     const updates = this.#bars.has(number) ? number - this.#bars.get(number) : 0;
-    return { number, line: parts ? this.#joined(line, parts) : line, folded: this.folds.has(number), updates };
+    return { number, line: parts ? this.#joined(line, parts) : line, parts, folded: this.folds.has(number), updates };
   }
 
   get(number) {

@@ -38,18 +38,20 @@ export class RowMaker {
   stamp(item) {
     const { number, line, gap, folded, updates } = item;
     const content = line ? [line.parts, folded, updates, this.took(number), this.isNew(number)] : gap ? [gap.from, gap.to] : ["coming"];
-    return [this.#version, this.#states(number), ...content].join();
+    return [this.#version, this.#states(item), ...content].join();
   }
 
-  #states(number) {
-    const isPicked = this.picked && number >= this.picked.from && number <= this.picked.to;
-    return `row${isPicked ? " picked" : ""}${number === this.current ? " current" : ""}${number === this.cause ? " cause-row" : ""}`;
+  /** A row has several numbers if it is a gap or a line in parts. */
+  #states({ number, gap, parts = [] }) {
+    const has = (from, to = from) => (gap ? from <= gap.to && to >= gap.from : [number, ...parts].some((each) => each >= from && each <= to));
+    const isPicked = this.picked && has(this.picked.from, this.picked.to);
+    return `row${isPicked ? " picked" : ""}${has(this.current) ? " current" : ""}${has(this.cause) ? " cause-row" : ""}`;
   }
 
   element(item) {
     const { number, line, gap } = item;
     const place = make("a", { className: "n", href: `#L${number}`, tabIndex: -1 }, String(number));
-    const row = make("div", { className: this.#states(number), role: "listitem", data: { number } }, place);
+    const row = make("div", { className: this.#states(item), role: "listitem", data: { number } }, place);
     if (gap) return this.#gap(row, gap);
     if (this.times !== "none") row.append(this.#time(line));
     if (!line) row.classList.add("coming");
