@@ -192,6 +192,11 @@ class Viewer:
         if self._awaited_until is not None and self.feed.job is None:
             self.due = min(self.due, self._awaited_until)
 
+    def _retry(self, at: float) -> None:
+        # Not the minimum with ``due``, which has passed if this is not the first retry.
+        self._schedule()
+        self.due = min(self.due, at)
+
     def _close_early(self, now: float) -> bytes:
         """The closing frame, if the stream must end before the log does; else empty."""
         if now >= self.expires_at:
@@ -239,7 +244,7 @@ class Viewer:
         found = feed.take(position, self.line_filter, subjects) if position is not None else None
         if found is BUSY:
             # The filter budget is used up: try again in 0.1 s.
-            self.due = min(self.due, self._tail.clock() + 0.1)
+            self._retry(self._tail.clock() + 0.1)
             return None
         if position is None or found is None:
             self._position = None
@@ -288,7 +293,7 @@ class Viewer:
             else:
                 which = "log search"
             self._failing = self._failing or (now, which)
-            self.due = min(self.due, now + RETRY_READ_SECONDS)
+            self._retry(now + RETRY_READ_SECONDS)
             return None
         self._failing = None
         self._tail.count_replayed(self._ref, cursor - self.cursor, len(found or b""))

@@ -1,5 +1,6 @@
 """A viewer on a clock that the tests move: first frames, replay, live lines, and every way in which a stream ends."""
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -9,7 +10,7 @@ import pytest
 from chronoverse.errors import ShareExceeded, StoreError, StoreUnavailable
 from chronoverse.joblog.line_filter import LineFilter
 from chronoverse.joblog.model import Attempt, Job, JobRef, Line, Status
-from chronoverse.live.feed import SLICE_BYTES
+from chronoverse.live.feed import SLICE_BYTES, FilterBudget
 from chronoverse.live.replay_cache import ReplayCache
 from chronoverse.live.tail import CHECK_SECONDS, RING_SECONDS, Tail
 from chronoverse.live.viewer import CURSOR_SECONDS, RETRY_READ_SECONDS, STORE_PATIENCE_SECONDS, Viewer
@@ -269,13 +270,31 @@ def test_a_store_that_stays_away_ends_the_stream(rig: Rig) -> None:
     live, behind = started(rig), rig.viewer(OTHER)
     rig.source.fault = StoreUnavailable("gone")
     assert names(drained(behind)) == ["connected", "job"]
-    assert behind.due == rig.clock.now + RETRY_READ_SECONDS
+    for _ in range(3):
+        assert behind.due == rig.clock.now + RETRY_READ_SECONDS
+        rig.clock.now = behind.due
+        assert behind.next() is None
+    rig.clock.now -= 3 * RETRY_READ_SECONDS
     rig.wait(int(STORE_PATIENCE_SECONDS) - 1)
     assert (live.next(), behind.next()) == (None, None)
     rig.wait(1)
     for viewer in (live, behind):
         assert event_data(drained(viewer)) == [("error", "the store has been unavailable for 30 s")]
         assert (viewer.done, viewer.reason) == (True, "error")
+
+
+def test_a_query_without_time_left_is_retried_soon(rig: Rig) -> None:
+    """Each time, also if the viewer has no heartbeats, as in a wait."""
+    write_as_own_runner(rig, 1)
+    rig.tail._filter_budget = budget = FilterBudget(rig.clock)
+    viewer = started(rig, line_filter=LineFilter(q="late"), heartbeat_seconds=math.inf)
+    with budget.spend(""):
+        rig.clock.now += 100
+    rig.write(2, 2)
+    rig.run_tail_once()
+    for _ in range(3):
+        assert (viewer.next(), viewer.due) == (None, rig.clock.now + 0.1)
+        rig.clock.now = viewer.due
 
 
 def test_a_store_that_was_away_and_came_back_counts_anew(rig: Rig) -> None:
