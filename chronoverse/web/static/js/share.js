@@ -45,19 +45,21 @@ export function showPicked(picked) {
 
 /**
  * The text of the picked lines, without numbers and colours. At most `MAX_COPIED` lines. Joins the parts of a long line,
- * unless missing lines or a line of the other stream come between them.
+ * also those after `to`, unless missing lines or a line of the other stream come between them.
  */
 async function textOf(path, { from, to }, stream) {
   let text = "";
   let open = null;
   let next = 0;
-  const end = Math.min(to, from + MAX_COPIED - 1);
-  for (let position = from - 1; position < end; ) {
-    const { body, position: reached } = await get(`${path}/logs?${query({}, { offset: position, limit: Math.min(1000, end - position) })}`);
-    const picked = body.logs.filter((line) => line.sequence_num <= end);
-    for (const line of picked) {
+  const most = from + MAX_COPIED - 1;
+  const end = Math.min(to, most);
+  for (let position = from - 1; position < end || (open && position < most); ) {
+    const limit = Math.min(1000, end > position ? end - position : most - position);
+    const { body, position: reached } = await get(`${path}/logs?${query({}, { offset: position, limit })}`);
+    for (const line of body.logs) {
       const isShown = !stream || line.stream === stream;
       if (open && (line.sequence_num !== next || (isShown && line.stream !== open))) [text, open] = [`${text}\n`, null];
+      if (line.sequence_num > end && !open) break;
       next = line.sequence_num + 1;
       if (!isShown) continue;
       text += plain(line.message) + (line.partial ? "" : "\n");
