@@ -125,3 +125,15 @@ test("a canceled sign-in changes nothing, even if its token was sent", async () 
     deepEqual([await signing, await until(() => !submit.disabled), token()], [!isCanceled, undefined, kept]);
   }
 });
+
+test("a refused token is to be replaced, but the placeholder for a proxy's is not", async () => {
+  for (const [mine, what] of [["pasted", "Paste another."], ["proxy", "Reload the page to sign in again."]]) {
+    signedIn(mine, null);
+    const current = currentToken(new Refused(401, "expired", 0), mine);
+    const [form] = document.body.children.at(-1).children;
+    equal(form.children[0].children[0].endsWith(what), true);
+    signOut();
+    channel.onmessage({ data: { token: "given", session: null } });
+    equal(await current, "given");
+  }
+});

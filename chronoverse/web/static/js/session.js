@@ -58,7 +58,9 @@ export async function currentToken(refused, used) {
   if (refused && token() && used !== token()) return token();
   const current = session();
   if (!current) {
-    if (refused) await signIn(issuer ? "Token invalid or expired." : "Token invalid or expired. Paste another.");
+    // With a proxy in front of the service that signs readers in (docs/tokens.md), the token is only a placeholder.
+    const pasted = token() === "proxy" ? "Signed out. Reload the page to sign in again." : "Token invalid or expired. Paste another.";
+    if (refused) await signIn(issuer ? "Token invalid or expired." : pasted);
   } else if (refused && isValid(current) && Date.now() - current.at < 10_000) {
     // Another new one would only be rejected again.
     await signIn(`The service rejected your sign-in: ${refused.message}.`);
