@@ -93,6 +93,21 @@ test("a log without its beginning has a row for the trimmed lines", async () => 
   equal(log.last, 6);
 });
 
+test("a gap that takes in others is not requested forever", async () => {
+  const lines = Array.from({ length: 500 }, (_, index) => at(index + 501, "m"));
+  const asked = serve(lines);
+  const log = new Log(PATH, () => {});
+  log.setExtent(1, 1000);
+  log.load(300, 310);
+  await until(() => log.itemAt(200).gap);
+  lines.splice(0, 349);
+  log.setExtent(850, 1000);
+  log.load(0, 10);
+  await until(() => log.get(850));
+  await settle();
+  deepEqual([rows(log).slice(0, 2), log.count, asked.length], [["trimmed 1-849", "850 m"], 152, 4]);
+});
+
 test("live lines are appended once, and skipped numbers are a gap", () => {
   const log = new Log(PATH, () => {});
   for (const number of [1, 2, 2, 5]) log.append(at(number, `m${number}`));

@@ -109,8 +109,8 @@ export class Log {
   gap(from, to, reason) {
     this.last = Math.max(this.last, to);
     const touching = this.#gaps.filter((gap) => gap.from <= to + 1 && from <= gap.to + 1 && gap.reason === reason);
-    this.#gaps = this.#gaps.filter((gap) => !touching.includes(gap));
     const [first, last] = [Math.min(from, ...touching.map((each) => each.from)), Math.max(to, ...touching.map((each) => each.to))];
+    this.#gaps = this.#gaps.filter((gap) => gap.from < first || gap.to > last);
     this.#gaps.push({ from: first, to: last, reason });
     this.#gaps.sort((a, b) => a.from - b.from);
     if (last > first) this.#hidden.add(first + 1, last);
