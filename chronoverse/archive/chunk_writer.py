@@ -8,8 +8,8 @@ from chronoverse.archive.job_objects import JobObjects
 from chronoverse.archive.manifest import manifest_json, manifest_name
 from chronoverse.errors import AppendRefused, ArchiveDamaged
 from chronoverse.joblog.chunk import CHUNK_BYTES, Chunk, combined_sha256, redactions_in
-from chronoverse.joblog.entries import RawEntry, entry_number
-from chronoverse.joblog.model import Job, iso_timestamp
+from chronoverse.joblog.entries import RawEntry, entry_number, read_entries
+from chronoverse.joblog.model import Gap, Job, iso_timestamp
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 from chronoverse.store.catalog import ArchiveState
 
@@ -53,7 +53,7 @@ def write_chunk(
 def _small_chunk(to: JobObjects, last: int) -> tuple[Chunk | None, bytes]:
     """The chunk that ends with line ``last``, and its object. None if the chunk is large or its object is lost."""
     chunk = to.store.chunks.chunk(to.job, last)
-    if chunk is None or chunk.last != last or chunk.text_size >= 2**20:  # About one read.
+    if chunk is None or chunk.last != last or chunk.text_size >= 2**20 or chunk.is_lost:  # About one read.
         return None, b""
     try:
         data = to.objects.get(chunk.name)
@@ -86,6 +86,10 @@ def fill(
         if not wanted:
             break
         size = builder.added_size
+        if builder.last == 0 and _is_lost(wanted[0]):
+            # A chunk of its own, so that an import can replace it.
+            builder.add(wanted[:1], first_stored)
+            return wanted[0]
         builder.add(change(wanted, builder.last), first_stored)
         if builder.closed:
             # A rewritten log can have the same terminal entry, so return the line before it.
@@ -93,6 +97,11 @@ def fill(
         last = wanted[-1]
         batch.learn(len(wanted), builder.added_size - size)
     return last
+
+
+def _is_lost(entry: RawEntry) -> bool:
+    first = next(read_entries([entry], 0))
+    return isinstance(first, Gap) and first.reason == "lost"
 
 
 def complete(

@@ -51,6 +51,7 @@ class ChunkBuilder:
     _plain: bool = True
     last: int = field(init=False)
     _first: int = field(init=False)
+    _lost: Gap | None = None
     _hash: Any = field(default_factory=hashlib.sha256)
 
     def __post_init__(self) -> None:
@@ -88,7 +89,8 @@ class ChunkBuilder:
         footer = struct.pack("<IBI", len(self._frames), 0, 0x8F92EAB1)
         data = b"".join([*self._compressed, struct.pack("<II", 0x184D2A5E, len(rows) + len(footer)), rows, footer])
         # The name contains a hash of the bytes, which differ with another level or zstd version.
-        name = object_name(self.job, self.first, self.last, hashlib.sha256(data).hexdigest())
+        is_lost = self._lost is not None and (self._lost.first, self._lost.last) == (self.first, self.last)
+        name = object_name(self.job, self.first, self.last, hashlib.sha256(data).hexdigest(), is_lost=is_lost)
         return Chunk(self.first, self.last, name, len(data), self._hash.hexdigest(), tuple(self._frames)), data
 
     def _add_entry(self, entry: Entry) -> None:
@@ -98,6 +100,7 @@ class ChunkBuilder:
             self._append_line(entry.encode() + b"\n")
         elif isinstance(entry, Gap):
             self._plain = False
+            self._lost = entry if entry.reason == "lost" else None
             gap = {"from": entry.first, "to": entry.last, "reason": entry.reason}
             self._append_line(orjson.dumps({"gap": gap}) + b"\n", entry.last)
         else:

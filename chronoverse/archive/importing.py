@@ -32,7 +32,7 @@ from chronoverse.joblog.model import REDACTED_MESSAGE, Job, JobRef, Status, iso_
 from chronoverse.store import Store
 from chronoverse.store.catalog import DERIVED_VERSION
 
-_CHUNK_NAME: Final = re.compile(r"(\d{15})-(\d{15})-[0-9a-f]{16}(-[0-9a-f]+|-lost)?\.jsonl\.zst", re.ASCII)
+_CHUNK_NAME: Final = re.compile(r"(\d{15})-(\d{15})-[0-9a-f]{16}(-lost)?(-[0-9a-f]+)?\.jsonl\.zst", re.ASCII)
 _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", re.ASCII)
 
 
@@ -157,7 +157,8 @@ class _Import:
         if is_checked and self.store.catalog.archive_state(self.job).archived >= max(last for _, last in spans):
             return Imported(self.job, known=True)
         records = _records(self.job, manifest)
-        chunks = self._recorded_chunks(records, spans) if records else self._found_chunks(spans)
+        has_all = records and not any(each.is_lost for each in records)
+        chunks = self._recorded_chunks(records, spans) if has_all else self._found_chunks(spans)
         if not chunks:
             raise ArchiveDamaged("no line can be read")
         fields = _ended_fields(manifest, now) if manifest else _running_fields(chunks, spans)
@@ -230,7 +231,7 @@ class _Import:
         return chunks
 
     def _found_chunks(self, spans: dict[tuple[int, int], list[StoredObject]]) -> list[Chunk]:
-        """The chunks of a job without a manifest, in order. A hole becomes a chunk of lost lines.
+        """The chunks of a job without a manifest, or with lost lines, in order. A hole becomes a chunk of lost lines.
 
         Of objects that overlap, takes those that together have the most redacted lines, then the most lines.
         """
@@ -267,7 +268,6 @@ class _Import:
         builder = ChunkBuilder(self.job, first)
         builder.add([(b"%d-0" % last, [b"event", b"lost", b"from", b"%d" % first])])
         chunk, data = builder.finish()
-        chunk = chunk.with_unique_name("lost")
         self.objects.put(chunk.name, data)
         return chunk
 

@@ -27,6 +27,7 @@ _SUFFIX: Final = ".jsonl.zst"
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
 _REDACTED: Final = re.compile(r"-[0-9a-f]{16}([0-9a-f]{8})\.jsonl\.zst$")
+_LOST: Final = re.compile(r"-lost[^/]*$")
 
 _last_number = attrgetter("last")
 
@@ -62,6 +63,11 @@ class Chunk(NamedTuple):
     def text_size(self) -> int:
         """The size of its JSON Lines in bytes."""
         return sum(frame.text_size for frame in self.frames)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it only reports lost lines, which an import can restore."""
+        return _LOST.search(self.name) is not None
 
     def frame_index(self, number: int) -> int:
         """The index of the frame with line ``number`` (at most ``last``). 0 if the line precedes all frames."""
@@ -138,6 +144,6 @@ def redactions_in(names: Iterable[str]) -> int:
     return max((int(found[1], 16) for name in names if (found := _REDACTED.search(name))), default=0)
 
 
-def object_name(job: JobRef, first: int, last: int, sha256: str) -> str:
+def object_name(job: JobRef, first: int, last: int, sha256: str, *, is_lost: bool = False) -> str:
     """A chunk's name without its unique part: see :meth:`Chunk.with_unique_name`. ``sha256`` is the object's hash."""
-    return f"{folder(job)}{first:015d}-{last:015d}-{sha256[:16]}{_SUFFIX}"
+    return f"{folder(job)}{first:015d}-{last:015d}-{sha256[:16]}{'-lost' * is_lost}{_SUFFIX}"

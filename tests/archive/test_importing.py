@@ -205,12 +205,13 @@ def test_a_runner_that_returns_after_the_import_continues(bench: Bench, objects:
 
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["running", "ended"])
+@pytest.mark.parametrize("before", ["archived", "shrunk", "redacted", "redacted and archived"])
 def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
-    bench: Bench, objects: FileObjectStore, is_over: bool
+    bench: Bench, objects: FileObjectStore, is_over: bool, before: str
 ) -> None:
     """Its new log begins with lines that neither store nor runner has. The archive has some of them.
 
-    Until the import, archivers leave the log in the store, and report it.
+    Even if an archiver or a redaction has archived that log.
     """
     store = bench.store
     write_growing(store, objects)
@@ -221,9 +222,16 @@ def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
     if is_over:
         store.finish(attempt, Status.COMPLETED, 0, 0, 121)
     objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
-    assert archive(store, objects, running_seconds=0) == 1
+    if "redacted" in before:
+        redact(store, objects, GROWING, 105)
+    if "archived" in before:
+        assert archive(store, objects, running_seconds=0) == 0
+    if before == "shrunk":
+        assert archive(store, objects, hot_bytes=1) == 0
+    assert store.require_job(GROWING).archived > 100
     assert made(run_import(store, objects)) == {"growing"}
     if not is_over:
+        assert store.require_job(GROWING).created_at == "2026-03-03T10:01:00.000Z"
         store.append(attempt, make_lines(111, 10))
     assert not made(run_import(store, objects))
     if not is_over:
@@ -232,6 +240,8 @@ def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 61), *range(101, 121)]
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
+    redacted = [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"]
+    assert redacted == [105] * ("redacted" in before)
 
 
 def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objects: FileObjectStore) -> None:

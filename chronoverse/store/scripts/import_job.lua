@@ -5,8 +5,8 @@
 --       data (archivers then delete no objects), number of the following arguments that are fields of the hash as
 --       field, value, …; then the chunks, each as last number, record, bytes of its messages, and number of lines that a
 --       quota dropped (0 if unknown)
--- ->    OK 1 (created), 0 (the store already has it), 2 (its runner has come back, but has not yet resent its lines) or
---       3 (the store has another job with this id) or 4 (lines were redacted since the chunks were read) | DELETED
+-- ->    OK 1 (created), 0 (the store already has it), 2 (its runner has come back, but has not yet resent its lines, or
+--       an archiver has added chunks), 3 (the store has another job with this id) or 4 (lines were redacted since the chunks were read) | DELETED
 -- First decides in which state the store has the job, then writes: all of it, or only the chunks below a log that
 -- continues.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -43,7 +43,7 @@ local function redactions_in(record)
 end
 
 local function is_of_lost_lines(record)
-  return string.find(record, '-lost.jsonl', 1, true) ~= nil
+  return string.find(record, '/%d+%-%d+%-%x+%-lost[^/"]*"') ~= nil
 end
 
 -- Compares the chunks with the store's records.
@@ -60,8 +60,11 @@ local function compare_chunks()
       found.is_lost = found.is_lost or is_of_lost_lines(record)
     end
   end
-  for _, record in ipairs(redis.call('ZRANGE', archive, 0, -1)) do
-    found.is_repaired = found.is_repaired or not given[record] and is_of_lost_lines(record)
+  for at, record in ipairs(redis.call('ZRANGE', archive, 0, -1)) do
+    if not given[record] and is_of_lost_lines(record) then
+      found.is_repaired = true
+      if at == 1 then found.lost_to = tonumber(redis.call('ZSCORE', archive, record)) end
+    end
     found.is_outdated = found.is_outdated or redactions_in(record) > redactions
   end
   return found, given
@@ -70,7 +73,7 @@ end
 -- The state of the job in the store:
 -- 'absent'
 -- 'older': an old copy, which lacks the last lines, a redaction of a complete archive, or a repaired chunk
--- 'restarted': its runner came back before this call. The log begins with lost lines, up to the second result
+-- 'restarted': its runner came back before this call. Log or archive begin with lost lines, up to the second result
 -- 'continued': its live runner has continued an old copy, whose log can report lost lines
 -- or the number to return. It is the same job if it has the same creation time, one of the chunks, or a line 1 with the
 -- same time (that chunk may have been merged since).
@@ -81,21 +84,23 @@ local function state_of(chunks, redacted)
   if deleting or problem == 'TAINTED' then return 0 end
   if problem == 'CLOSED' then stored = stored - 1 end
   local begin, is_held = has_log and not archived and stream_info(log)['first-entry'], not is_free(redis.call('GET', lease))
-  local is_cut = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
+  local is_lost = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
+  local lost_to = is_lost and tonumber(string.match(begin[1], '^%d+')) or chunks.lost_to
   local began = ARGV[3] == '1' and ARGV[5] ~= '' and first_time() or nil
   local is_same = created_at and created_at == ARGV[5] or chunks.has_common or began == ARGV[5]
   local can_repair, is_old = has_lost_data and chunks.is_repaired, has_lost_data and is_same
   archived = whole_number(archived) or 0
 
-  if stored >= last and is_cut then return 'restarted', tonumber(string.match(begin[1], '^%d+')) end
+  if lost_to and archived > last then return 2 end
+  if stored >= last and lost_to then return 'restarted', lost_to end
   if stored >= last and is_running and is_old and archived <= last and not chunks.is_lost then
     if chunks.is_redacted or can_repair or lacks_lines(archived + 1) then return 'continued', 0 end
   end
   local is_complete = field({unpack(ARGV, 10, records - 1)}, 'archive_state') == 'complete'
   local is_older = stored < last or redacted < redactions and is_complete or can_repair and not is_running
   if is_same and is_older and not is_held then return 'older' end
-  if is_running and is_held and (is_cut or not has_log and archived == 0 or is_old and stored < last) then return 2 end
-  return began and not is_same and not is_cut and 3 or 0
+  if is_running and is_held and (lost_to or not has_log and archived == 0 or is_old and stored < last) then return 2 end
+  return began and not is_same and not lost_to and 3 or 0
 end
 
 check_types(log, job, lease, archive, jobs)
@@ -128,10 +133,8 @@ if left_out > 0 or counts[2] then redis.call('HSET', job, 'left_out', string.for
 redis.call('PERSIST', job)
 if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 list_job(jobs, ARGV[1], ARGV[2], state == 'older' or state == 'continued')
-if not is_below then
-  redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id')
-  redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
-end
+redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
+if not is_below then redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id') end
 for at = 10, records - 1, 2 do
   local is_time = ARGV[at] == 'created_at' or ARGV[at] == 'started_at'
   if not is_below or state == 'restarted' and is_time then redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
