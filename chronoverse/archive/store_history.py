@@ -47,17 +47,19 @@ class StoreHistory:
         """
         now, mark = self._clock(), self._store.catalog.mark()
         # Once a minute, writes a mark and reads the object.
-        is_due = now - mark >= 60.0
-        if abs(now - self._read_at) >= 60.0 or (is_due and mark > self._known):
+        is_due, reads_again = now - mark >= 60.0, abs(now - self._read_at) >= 60.0
+        if reads_again or (is_due and mark > self._known):
             self._known, self._id = self._read()
             self._read_at = now
             own = self._store.catalog.bucket()
             self.bucket_lost = bool(own) and self._id != own
         went_back = mark < self._known
+        # An archiver whose clock was ahead can have moved the mark into the future.
+        is_due |= reads_again and mark - now >= 60.0
         if is_due and not went_back and not self.bucket_lost:
             # Archiving must continue with a full store.
             with contextlib.suppress(StoreRefused):
-                self._store.catalog.move_mark(now)
+                self._store.catalog.move_mark(max(now, mark + 1))
             if mark > self._known:
                 self._put(mark)
         metrics.STORE_WENT_BACK.set(went_back)
