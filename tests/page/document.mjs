@@ -28,6 +28,10 @@ class Element extends EventTarget {
     return this.parts.get(selector);
   }
 
+  isEqualNode({ className, textContent }) {
+    return this.className === className && this.textContent === textContent;
+  }
+
   querySelectorAll = () => [];
   setAttribute(name, value) {
     this[name] = value;

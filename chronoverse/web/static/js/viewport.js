@@ -222,12 +222,16 @@ export function makeViewport(scroller, source, maker, moved) {
     for (let row = start; row < stop; row += 1) {
       const item = source.itemAt(row);
       const stamp = maker.stamp(item);
+      const place = { ariaPosInSet: String(row + 1), ariaSetSize: String(source.count) };
       let node = nodes.get(item.number);
-      if (!node || node.stamp !== stamp) node = { stamp, element: maker.element(item), height: node?.height };
+      if (node) Object.assign(node.element, place);
+      if (!node || node.stamp !== stamp) {
+        const element = Object.assign(maker.element(item), place);
+        // An equal element stays, because the reader's selection can be in it.
+        node = { stamp, element: node?.element.isEqualNode(element) ? node.element : element, height: node?.height };
+      }
       kept.set(item.number, node);
       const { element } = node;
-      element.ariaPosInSet = String(row + 1);
-      element.ariaSetSize = String(source.count);
       if (element === next) next = next.nextSibling;
       else rows.insertBefore(element, next);
     }
