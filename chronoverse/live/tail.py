@@ -234,11 +234,14 @@ class Tail:
 
     def check_jobs(self, feeds: Sequence[Feed]) -> None:
         """Fetches the jobs of ``feeds``, updates the feeds, and closes those that ended. Raises :class:`StoreError`."""
+        jobs = [feed for feed in feeds if feed.ref.job_id]
+        # In parts: 250 jobs at once would delay all lines by 8 ms, and 25 delay them by 2 ms.
+        parts = [jobs[start : start + 25] for start in range(0, len(jobs), 25)]
         # A workflow's changes take several round trips. Meanwhile the answers about jobs would become outdated.
-        self._check([feed for feed in feeds if feed.ref.job_id])
-        self._check([feed for feed in feeds if not feed.ref.job_id])
-        for feed in feeds:
-            self._update_watch(feed.ref)
+        for part in (*parts, [feed for feed in feeds if not feed.ref.job_id]):
+            self._check(part)
+            for feed in part:
+                self._update_watch(feed.ref)
 
     def _check(self, feeds: Sequence[Feed], *, arriving: bool = False) -> list[Feed]:
         """One pass of :meth:`check_jobs`. Returns the feeds to check again. ``arriving``: new entries follow."""

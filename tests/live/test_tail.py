@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import REGISTRY
@@ -400,15 +401,22 @@ def test_many_jobs_are_checked_less_often(jobs: int, check: float) -> None:
     assert check_seconds(jobs) == check
 
 
-def test_jobs_that_joined_together_are_checked_in_several_rounds(world: World) -> None:
-    """Checking thousands of jobs in one round would delay all lines. No job is checked twice before another."""
+def test_jobs_that_joined_together_are_checked_in_several_rounds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checking thousands of jobs in one round, or hundreds in one request, would delay all lines. No job is checked
+    twice before another.
+    """
     feeds = [world.tail.join(job(number), None, Bystander()) for number in range(2 * ROUND_JOBS + 1)]
+    requests = Mock(wraps=world.store.get_jobs)
+    monkeypatch.setattr(world.store, "get_jobs", requests)
 
     def checked() -> int:
         world.tail.housekeep_once()
         return sum(feed.check_at > 0 for feed in feeds)
 
     assert [checked() for _ in range(3)] == [ROUND_JOBS, 2 * ROUND_JOBS, len(feeds)]
+    sizes = [len(each.args[0]) for each in requests.call_args_list]
+    assert sum(sizes) == len(feeds)
+    assert max(sizes) <= ROUND_JOBS / 5
 
 
 @pytest.mark.parametrize("jobs", [0, 1, 32, 100, 4096, 100_000])
