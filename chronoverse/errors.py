@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class ChronoverseError(Exception):
-    """The base class of all errors. ``str()`` returns a message for humans."""
+    """The base class of all errors. ``str()`` returns a message for users."""
 
     status: ClassVar[int] = 500
     reason: ClassVar[str | None] = None

@@ -39,7 +39,7 @@ class FileObjectStore:
         self._directory = directory
 
     def put(self, name: str, data: bytes) -> None:
-        """Writes a temporary file, syncs it, and renames it, so that no incomplete object ever exists."""
+        """Writes a temporary file, syncs it, and renames it, so that objects are never incomplete."""
         path = self._directory / name
         with _translate_errors():
             self._make_directory(path.parent)

@@ -48,7 +48,7 @@ class Login:
 
 
 class IssuerClient:
-    """The issuer at ``url``, and our public client ``client_id`` there. ``ca_file`` lists additional authorities."""
+    """The issuer at ``url``, and our public client ``client_id`` there. ``ca_file`` adds trusted authorities."""
 
     def __init__(self, url: str, client_id: str, ca_file: Path | None) -> None:
         self._url = url
@@ -181,7 +181,7 @@ class IssuerClient:
 class LoginFile:
     """The sign-in for the service at ``service_url``, in a file in ``data_dir`` that only its owner can read.
 
-    One process at a time renews the token, because many issuers accept a refresh token only once.
+    One process at a time refreshes the token, because many issuers accept a refresh token only once.
     """
 
     def __init__(self, data_dir: Path, service_url: str, ca_file: Path | None = None) -> None:

@@ -288,7 +288,7 @@ def target_of(url: str) -> str:
 def failure(error: Exception, url: str, who: str, *, was_answered: bool = True) -> Unreachable:
     """Converts one of :data:`CONNECTION_ERRORS`. Only :class:`RequestFailed` is worth a retry.
 
-    ``was_answered``: requests to the same port were answered, so ``url`` has the right scheme.
+    ``was_answered``: this port has answered before, so ``url`` has the right scheme.
     """
     if problem := certificate_problem(error):
         return Unreachable(f"the certificate of {url} is not trusted: {problem}")

@@ -9,8 +9,8 @@ labels       keys and values that describe a job, such as its branch
 matcher      matches lines against a search query
 secret_forms masks secrets with known formats, such as keys and tokens
 line_filter  selects the lines of a filtered stream
-shapes       the shape of a line: its text without numbers, times and the like, to compare lines of two runs
-timelines    a log's pauses, compared with those of good runs; the time left of a running job
+shapes       the shape of a line: its text without numbers, times etc., to compare lines of two runs
+timelines    a log's pauses, compared with those of good runs; a running job's remaining time
 causes       finds the likely cause in a failed job's log, without good runs
 past_runs    the runs that have a line of a given shape, and the verdict on a failure
 line_splitter splits bytes, including progress bars, into lines

@@ -26,7 +26,7 @@ class LineFilter(NamedTuple):
 
     @property
     def of_lines(self) -> dict[str, Any]:
-        """The filter's fields for a scan of lines."""
+        """The filter as arguments of a scan of lines."""
         return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, contents: Sequence[tuple[str | None, Any]]) -> list[bool]:

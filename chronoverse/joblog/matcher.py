@@ -139,7 +139,7 @@ class Matcher:
 
     @property
     def is_whole_in_json(self) -> bool:
-        """Whether :meth:`in_json` and :meth:`in_any_json` search for the whole text, not only part of it."""
+        """Whether :meth:`in_json` and :meth:`in_any_json` search for the whole text, not just a part."""
         return len(self._query) <= 40
 
     @property

@@ -94,7 +94,7 @@ class LineGroup:
 
 @dataclass(slots=True)
 class Hunk:
-    """Lines found close together. ``telling`` is the number of the one with the highest ``weight``."""
+    """Lines close together. ``telling``: the number of the one with the highest ``weight``."""
 
     first: int
     last: int

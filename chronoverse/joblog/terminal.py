@@ -88,7 +88,7 @@ def counted(number: int, one: str = "line", many: str = "lines") -> str:
 
 
 def gap_notice(gap: Gap) -> str:
-    """The text that is printed instead of unavailable lines.
+    """The text printed instead of unavailable lines.
 
     >>> gap_notice(Gap(2, 900, "trimmed"))
     '--- lines 2-900 are gone (trimmed) ---'

@@ -304,7 +304,7 @@ class Pause(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """The time of a run and of good runs, in ms; the run's pauses longer than in good runs; its longest pauses."""
+    """Times of a run and of good runs, in ms; its pauses longer than in good runs; its longest pauses."""
 
     total: int
     usual: Spread | None

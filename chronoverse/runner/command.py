@@ -55,7 +55,7 @@ class Tee:
             self._stream = None
 
     def say(self, text: str) -> None:
-        """Writes a message of ours, without control characters, since it can quote an answer of the service."""
+        """Writes our message without control characters: it can quote a response of the service."""
         self.clear_status()
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 

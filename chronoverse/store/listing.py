@@ -105,7 +105,7 @@ def newest_first(
     count: int,
     wanted: Container[str] | None = None,
 ) -> list[ListingPosition]:
-    """Up to ``count`` (score, id) of the sorted set ``key`` below ``before``, highest first. Removes invalid ids.
+    """Up to ``count`` (score, id) pairs of the sorted set ``key`` below ``before``, highest first. Removes invalid ids.
 
     With ``wanted``, skips all other members, at 1 µs each.
     """

@@ -325,7 +325,7 @@ class Store:
         return first
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Returns a function that calls :meth:`append_runs`. Sending ahead would gain nothing: the store is nearby."""
+        """Returns a function that calls :meth:`append_runs`. Sending ahead gains nothing with a nearby store."""
         return partial(self.append_runs, attempt, first, runs)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:

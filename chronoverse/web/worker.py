@@ -77,7 +77,7 @@ def max_connections() -> float:
 
 
 def refuse(sock: Connection, status: HTTPStatus, detail: str) -> None:
-    """Sends a problem document in place of Flask's answer. It is the last answer on the connection."""
+    """Sends a problem document instead of Flask's response, as the connection's last response."""
     request_id = secrets.token_hex(8)
     response = problem(status, detail, request_id=request_id)
     response.headers["X-Request-ID"] = request_id

@@ -140,7 +140,7 @@ class ProfileScan(SummaryScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Asks which ended jobs have the shape of line ``line``. Reads the ``jobs`` newest jobs with all ``labels``.
+    """Finds ended jobs with the shape of line ``line``. Reads the ``jobs`` newest jobs with all ``labels``.
 
     ``start`` is the previous page's position in the workflow's listing: a creation time in Unix milliseconds, as a
     string, and a job id.

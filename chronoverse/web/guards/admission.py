@@ -40,7 +40,7 @@ class StreamTicket:
 
     @property
     def owners(self) -> tuple[tuple[str, str], ...]:
-        """The owners against whose limits the stream counts, as pairs of kind and name."""
+        """The owners whose limits apply to the stream, as (kind, name) pairs."""
         return ("token", self.subject), ("address", self.address)
 
 

@@ -169,7 +169,7 @@ class Connection(gevent.socket.socket):
         return data
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Sends all of ``data``. Raises OSError as any socket does.
+        """Sends all of ``data``. Raises OSError like any socket.
 
         Raises ConnectionResetError after cutting the connection: the client received nothing for too long, the whole
         answer took too long, or its deadline passed.

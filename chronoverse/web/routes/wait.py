@@ -252,7 +252,7 @@ class WaitWriter(StreamWriter):
         return frames
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
-        """Reads the frames ``unsent``, and continues."""
+        """Passes the frames ``unsent`` to the wait, and continues."""
         self._wait.feed(bytes(unsent))
         super().fall_behind(b"")
 

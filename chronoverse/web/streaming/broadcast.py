@@ -19,7 +19,7 @@ class BroadcastGroup:
     """The caught-up viewers with one feed and filter.
 
     All have the same position in the feed's ring, so one viewer, the *leader*, decides what all receive. A group with
-    members is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` in place of their viewers. While it writes,
+    members is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` instead of their viewers. While it writes,
     other greenlets run only where the feed or its filter budget yields.
     """
 
