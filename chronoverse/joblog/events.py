@@ -45,7 +45,7 @@ def gap_frame(first: int, last: int, reason: str) -> bytes:
 
 
 def redact_frame(first: int, last: int) -> bytes:
-    """Lines ``first`` to ``last`` were redacted."""
+    """Some or all of the lines ``first`` to ``last`` were redacted."""
     return sse.frame(EventName.REDACT, orjson.dumps({"from": first, "to": last}))
 
 

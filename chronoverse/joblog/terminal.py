@@ -98,13 +98,13 @@ def gap_notice(gap: Gap) -> str:
 
 
 def redaction_notice(first: int, last: int) -> str:
-    """The text that is printed when lines above it have been redacted.
+    """The text that is printed after a redaction of lines above it. Not every line in between needs to match.
 
     >>> redaction_notice(2, 9)
-    '--- lines 2-9 have been redacted ---'
+    '--- text in lines 2-9 was redacted ---'
     """
-    which = f"line {first} has" if first == last else f"lines {first}-{last} have"
-    return f"--- {which} been redacted ---"
+    which = f"line {first}" if first == last else f"lines {first}-{last}"
+    return f"--- text in {which} was redacted ---"
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

@@ -168,8 +168,8 @@ def test_a_huge_line_of_unsafe_characters_is_fast(character: str) -> None:
 def test_the_notice_of_a_gap(gap: Gap, notice: str) -> None:
     """It names the missing lines and the reason."""
     assert gap_notice(gap) == notice
-    assert redaction_notice(2, 2) == "--- line 2 has been redacted ---"
-    assert redaction_notice(2, 9) == "--- lines 2-9 have been redacted ---"
+    assert redaction_notice(2, 2) == "--- text in line 2 was redacted ---"
+    assert redaction_notice(2, 9) == "--- text in lines 2-9 was redacted ---"
 
 
 @pytest.mark.parametrize(

@@ -403,7 +403,7 @@ const events = {
   log: (line) => (groups.added(line), errors.added(line), log.append(line)),
   gap: ({ from, to, reason }) => (groups.added({ sequence_num: to }, from), log.gap(from, to, reason)),
   redact: ({ from, to }) => {
-    announce(`Lines ${from} to ${to} were redacted`);
+    announce(`Text in lines ${from} to ${to} was redacted`);
     return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), profile.forget(), filtered && filter(), redraw()];
   },
   job: (state) => (showState(state), live && errors.keep()),
