@@ -121,6 +121,16 @@ EQUIVALENT: Final = {
     ),
     ("history/scans/matches.py", "if self._following_count == self._leading_count == -1:"),
     ("history/scans/profile_scan.py", "lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 3))"),
+    (
+        "joblog/shapes.py",
+        "is_word = (not start or text[start - 0] in _BEFORE_ID) and not text[end : end + 1].isalnum()",
+    ),
+    # Alike records are at least two, and have one severity.
+    ("web/otlp/records.py", "numbers, severity = records.others.get(_NUMBER, ()), severities[ 1] if severities else 0"),
+    # All chains begin with the same value.
+    ("archive/importing.py", "chains = [_Chain(0, (0, 0, -1), None, None)]"),
+    # The archive's lines have no hole.
+    ("live/tail.py", "if feed.job is None or not in_archive(feed.job, before ^ 1) or feed.cursor != before:"),
     # All severities below 17 are equivalent.
     ("web/otlp/columns.py", "severities = self.severities or repeat( 1)"),
     # The version is a small number.

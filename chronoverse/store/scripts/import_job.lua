@@ -6,7 +6,8 @@
 --       field, value, …; then the chunks, each as last number, record, bytes of its messages, and number of lines that a
 --       quota dropped (0 if unknown)
 -- ->    OK 1 (created), 0 (the store already has it), 2 (its runner has come back, but has not yet resent its lines, or
---       an archiver has added chunks), 3 (the store has another job with this id) or 4 (lines were redacted since the chunks were read) | DELETED
+--       an archiver has added chunks), 3 (the store has another job with this id) or 4 (lines were redacted since the
+--       chunks were read) | DELETED
 -- First decides in which state the store has the job, then writes: all of it, or only the chunks below a log that
 -- continues.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
