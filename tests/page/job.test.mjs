@@ -126,3 +126,17 @@ test("an address beyond the end of the log is reported, until the next one", asy
   events.dispatchEvent(new Event("hashchange"));
   equal($("link").hidden, true);
 });
+
+test("a search that a proxy refuses says so, and Enter repeats it", async () => {
+  const refused = [];
+  routes["/logs/search"] = (of) => (refused.push(of.get("q")), new Response("<h1>No</h1>", { status: 403, statusText: "Forbidden" }));
+  find("refused");
+  await until(() => $("count").textContent === "failed (403): retry with Enter");
+  equal($("count").title, "The service returned 403: Forbidden (probably from a proxy in front of the service). Press Enter to search again.");
+  $("only").dispatchEvent(new Event("click"));
+  equal($("notice").textContent, "The service returned 403: Forbidden (probably from a proxy in front of the service).");
+  $("only").dispatchEvent(new Event("click"));
+  routes["/logs/search"] = () => Response.json({ logs: [line(9)], cursor: null });
+  find("refused");
+  await until(() => $("count").textContent.endsWith("1"));
+});

@@ -51,7 +51,8 @@ export async function refusal(response) {
     detail = problem.detail ?? problem.title ?? detail;
     reason = problem.reason;
   } catch {
-    // A proxy responded with a page of its own. The status is enough.
+    // The page is not the service's, whose errors are JSON.
+    detail += " (probably from a proxy in front of the service)";
   }
   return new Refused(status, detail, retrySeconds(response.headers.get("Retry-After")), reason);
 }

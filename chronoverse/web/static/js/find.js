@@ -3,8 +3,10 @@
 import { $, toggle } from "./dom.js";
 import { count } from "./format.js";
 import { Matches } from "./matches.js";
+import { isTransient } from "./session.js";
 import { toQuery } from "./share.js";
 import { findVisible, toUtf16Spans } from "./text.js";
+import { sentence } from "./trouble.js";
 
 const escaped = (text) => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
 
@@ -52,7 +54,7 @@ export class Find extends Matches {
   #key(event) {
     if (event.key === "Enter") {
       event.preventDefault();
-      if (this.#timer || $("q").value !== this.criteria.q) this.begin();
+      if (this.#timer || $("q").value !== this.criteria.q || this.scan?.error) this.begin();
       else this.step(event.shiftKey ? -1 : 1);
     } else if (event.key === "Escape") {
       event.preventDefault();
@@ -84,6 +86,12 @@ export class Find extends Matches {
     if (scan.error?.status === 400) {
       Object.assign(output, { textContent: "invalid expression", title: scan.error.message });
       return this.say(scan.error.message);
+    }
+    if (scan.error && !isTransient(scan.error)) {
+      const { status } = scan.error;
+      const why = `${sentence(scan.error)} Press Enter to search again.`;
+      Object.assign(output, { textContent: `failed${status ? ` (${status})` : ""}: retry with Enter`, title: why });
+      return this.say(why);
     }
     const { found, far } = this.progress;
     output.textContent = scan.count ? found + far : scan.done ? "no match" : `…${far}`;

@@ -22,7 +22,7 @@ import { hideLost, showJob, showLast, showLost, showTrouble, tellProgress } from
 import { makeSteps } from "./steps.js";
 import { makeStrip } from "./strip.js";
 import { openCard, reason, showSummary } from "./summary.js";
-import { untilAnswered } from "./trouble.js";
+import { sentence, untilAnswered } from "./trouble.js";
 import { makeViewport } from "./viewport.js";
 
 const JUMP_SHARE = 0.35;
@@ -192,7 +192,7 @@ function showScan(scan) {
     target = 0;
   }
   if (scan.count) notice(null);
-  else notice(scan.done ? "No matching lines." : "Scanning the log…");
+  else notice(scan.error ? sentence(scan.error) : scan.done ? "No matching lines." : "Scanning the log…");
 }
 
 // Clicks and keys.

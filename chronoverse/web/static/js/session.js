@@ -6,7 +6,7 @@ import { IDENTIFIER } from "./addresses.js";
 import { button, make } from "./dom.js";
 import { isDue, issuer, isValid, renew, revoke, SignedOut } from "./oidc.js";
 
-export { refusal, Refused } from "../client/request.js";
+export { isTransient, refusal, Refused } from "../client/request.js";
 
 //: Keys of the tab's storage: the token, the data for renewing it, and where the reader was when the sign-in started.
 const KEY = "chronoverse.token";

@@ -9,7 +9,8 @@ const bar = make("aside", { className: "trouble", ariaLabel: "The service", hidd
 let timer = 0;
 let again = null;
 
-function sentence(error) {
+/** What happened, as a sentence. Null: nothing yet. */
+export function sentence(error) {
   if (error === null) return "Still waiting for the service.";
   if (error instanceof IssuerAway) return error.message;
   return error.status ? `The service returned ${error.status}: ${error.message.replace(/\.$/, "")}.` : "The service is not responding.";
