@@ -10,6 +10,7 @@ const { Log } = await import(`${js}/log.js`);
 const { RowMaker } = await import(`${js}/row.js`);
 const { makeScan } = await import(`${js}/scan.js`);
 const { showSummary } = await import(`${js}/summary.js`);
+const { showArrival, showJob, showLast, tellProgress } = await import(`${js}/status.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
 const line = (number, more = {}) => ({ sequence_num: number, message: `line ${number}`, timestamp: "2026-03-03T10:00:05Z", stream: "stdout", ...more });
@@ -102,6 +103,17 @@ test("the end of a job is notified once, and a button for notifications that are
   await until(() => $("notify").disabled);
   equal($("notify").textContent, "Notifications are blocked by the browser");
   equal($("notify").ariaPressed, "false");
+});
+
+test("a line that has just arrived is new, although the runner's clock is an hour behind", () => {
+  const told = [];
+  const at = new Date(Date.now() - 3_600_000).toISOString();
+  tellProgress((foot) => told.push(foot));
+  showLast(1, at);
+  showJob({ status: "RUNNING" }, 1);
+  showArrival(at);
+  showJob({ status: "RUNNING" }, 1);
+  deepEqual(told, ["Running · last line 1 h 00 min ago", ""]);
 });
 
 test("a hidden tab requests no profile", async () => {

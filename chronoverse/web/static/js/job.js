@@ -18,7 +18,7 @@ import { makeScan } from "./scan.js";
 import { begin, following, get, isRenewed, Refused } from "./session.js";
 import { showSeen } from "./seen.js";
 import { copyAs, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
-import { hideLost, showJob, showLast, showLost, showTrouble, tellProgress } from "./status.js";
+import { hideLost, showArrival, showJob, showLast, showLost, showTrouble, tellProgress } from "./status.js";
 import { makeSteps } from "./steps.js";
 import { makeStrip } from "./strip.js";
 import { openCard, reason, showSummary } from "./summary.js";
@@ -400,7 +400,7 @@ addEventListener("keydown", (event) => {
 // Events from the service.
 
 const events = {
-  log: (line) => (groups.added(line), errors.added(line), log.append(line)),
+  log: (line) => (groups.added(line), errors.added(line), showArrival(line.timestamp), log.append(line)),
   gap: ({ from, to, reason }) => (groups.added({ sequence_num: to }, from), log.gap(from, to, reason)),
   redact: ({ from, to }) => {
     announce(`Text in lines ${from} to ${to} was redacted`);

@@ -11,6 +11,8 @@ let job = null;
 let last = 0;
 let lostTimer = 0;
 let grewAt = 0;
+//: The shortest time in ms from a line's timestamp to its arrival: above all, how far the runner's clock is behind.
+let lag = Infinity;
 let told = () => {};
 
 /** Has `tell` called every half second with the text after the last line, and how long a running job has run in ms, or null. */
@@ -37,6 +39,12 @@ export function showJob(state, number) {
 export function showLast(number, at = "") {
   grewAt = Date.parse(at) || grewAt;
   last = number;
+}
+
+/** To be called for each line of the live stream. */
+export function showArrival(at) {
+  const ms = Date.now() - Date.parse(at);
+  if (ms < lag) lag = ms;
 }
 
 /** Shows that the connection is lost because of `error`. The page reconnects in `ms`, or when the reader asks for it. */
@@ -73,7 +81,7 @@ function tick() {
   facts.push(make("span", "wide", many(last, "line")));
   if (job.dropped) facts.push(`${many(job.dropped, "line")} dropped`);
   if (job.attempt > 1) facts.push(`attempt ${job.attempt}`);
-  const quiet = Date.now() - grewAt;
+  const quiet = Date.now() - grewAt - (lag < Infinity ? lag : 0);
   if (job.status === "RUNNING") told(grewAt && quiet > 30_000 ? `Running · last line ${span(quiet)} ago` : "", took);
   else told(ended(job.status) && took !== null ? `${outcome(job)} after ${span(took)}` : "", null);
   const shown = make("span", "", ...facts.map((fact) => make("span", "", fact)));
