@@ -12,6 +12,10 @@ const searches = (text) => asked.filter((q) => q === text).length;
 const frame = (event, data, id) => `event: ${event}\ndata: ${JSON.stringify(data)}\n${id ? `id: ${id}\n` : ""}\n`;
 let opened = 0;
 let stream = null;
+let isEnded = false;
+//: What the header reported about the connection.
+const troubles = [];
+Object.defineProperty($("link"), "textContent", { get: () => "", set: (text) => text && troubles.push(text) });
 const say = (text) => stream?.enqueue(new TextEncoder().encode(text));
 Object.assign(routes, {
   "/logs": (of) => Response.json({ logs: lines.slice(Number(of.get("offset"))), cursor: null }, { headers: { "Last-Event-ID": String(lines.length) } }),
@@ -22,6 +26,14 @@ Object.assign(routes, {
   },
   "/events": (_, signal) => {
     opened += 1;
+    if (isEnded) return new Response(null, { status: 204 });
+    if (opened === 1) {
+      // The service waits for 300 s.
+      const { now } = performance;
+      performance.now = () => now.call(performance) + 300_000;
+      const text = "event: connected\ndata: {}\n\nevent: error\ndata: the job did not appear within 300 s\n\n";
+      return new Response(text, { headers: { "Content-Type": "text/event-stream" } });
+    }
     const body = new ReadableStream({ start: (controller) => (stream = controller) });
     signal.addEventListener("abort", () => (stream?.error(signal.reason), (stream = null)), { once: true });
     say("event: connected\ndata: {}\nretry: 1\n\n");
@@ -32,6 +44,11 @@ Object.assign(routes, {
 const beating = setInterval(() => say(":\n\n"), 20);
 document.documentElement.dataset.heartbeat = "0.5";
 await open();
+
+test("a page waits for its job for any time, without a word", async () => {
+  await until(() => stream);
+  deepEqual([opened, troubles], [2, []]);
+});
 
 test("a new error is counted without a request", async () => {
   await until(() => stream && $("errorcount").textContent === "1");
@@ -70,4 +87,11 @@ test("a stream that misses three heartbeats is opened again", async () => {
   const before = opened;
   clearInterval(beating);
   await until(() => opened > before);
+});
+
+test("a log that lost lines and has ended shows its end", async () => {
+  isEnded = true;
+  routes[""] = () => Response.json({ id: "j", workflow_id: "w", status: "COMPLETED", exit_code: 0, first_sequence_num: 1, last_sequence_num: 2 });
+  stream?.close();
+  await until(() => $("badge").dataset.status === "COMPLETED");
 });

@@ -56,6 +56,7 @@ async function* read(options, reader, backoff, urlOf) {
   let isFirst = true;
   while (!reader.isOver) {
     // The service waits up to 300 s.
+    const began = now();
     const waitSeconds = reader.hasJob ? 0 : Math.min(300, Math.max(0, Math.ceil((waitUntil - now()) / 1000)));
     // The first connection sends an offset, so that even an ended log reports its end. Later ones send Last-Event-ID.
     const begins = (isFirst && !reader.isOfWorkflow) || reader.cursor === null;
@@ -101,6 +102,8 @@ async function* read(options, reader, backoff, urlOf) {
     if (waitSeconds && !reader.hasJob && reader.error !== null && now() >= waitUntil) {
       throw new StreamError(reader.error, reader.cursor);
     }
+    // The service waited for the job as long as requested.
+    if (waitSeconds && !reader.hasJob && reader.error !== null && now() - began >= waitSeconds * 1000) continue;
     // The function has another token. Nothing is wrong, and waiting would only delay the next line.
     if (reader.error === TOKEN_EXPIRED && typeof token === "function" && !backoff.failures) {
       backoff.failed();

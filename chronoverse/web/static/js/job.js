@@ -407,8 +407,8 @@ const events = {
     return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), profile.forget(), filtered && filter(), redraw()];
   },
   job: (state) => (showState(state), live && errors.keep()),
-  // If the token is renewed, the stream continues with the next one.
-  error: (text) => (text === TOKEN_EXPIRED && isRenewed()) || showTrouble(text),
+  // If the token is renewed, the stream continues with the next one. While there is no job, the notice says so.
+  error: (text) => status === null || (text === TOKEN_EXPIRED && isRenewed()) || showTrouble(text),
 };
 
 function showState(state) {
@@ -466,6 +466,8 @@ async function followStream(offset, isThere) {
         since = performance.now();
       }
     }
+    // The service's 204 says only that the log has ended, which can be before the last line shown: the store lost some.
+    if (live) await untilAnswered(() => get(path)).then(({ body }) => showState(body));
     showEnd(null);
   } catch (error) {
     // The header already shows that a job was lost.
