@@ -132,9 +132,9 @@ test("a search that a proxy refuses says so, and Enter repeats it", async () => 
   routes["/logs/search"] = (of) => (refused.push(of.get("q")), new Response("<h1>No</h1>", { status: 403, statusText: "Forbidden" }));
   find("refused");
   await until(() => $("count").textContent === "failed (403): retry with Enter");
-  equal($("count").title, "The service returned 403: Forbidden (probably from a proxy in front of the service). Press Enter to search again.");
+  equal($("count").title, "The service, or a proxy in front of it, returned 403: Forbidden. Press Enter to search again.");
   $("only").dispatchEvent(new Event("click"));
-  equal($("notice").textContent, "The service returned 403: Forbidden (probably from a proxy in front of the service).");
+  equal($("notice").textContent, "The service, or a proxy in front of it, returned 403: Forbidden.");
   $("only").dispatchEvent(new Event("click"));
   routes["/logs/search"] = () => Response.json({ logs: [line(9)], cursor: null });
   find("refused");

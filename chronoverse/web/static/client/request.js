@@ -51,8 +51,7 @@ export async function refusal(response) {
     detail = problem.detail ?? problem.title ?? detail;
     reason = problem.reason;
   } catch {
-    // The page is not the service's, whose errors are JSON.
-    detail += " (probably from a proxy in front of the service)";
+    // A proxy responded with a page of its own. The status is enough.
   }
   return new Refused(status, detail, retrySeconds(response.headers.get("Retry-After")), reason);
 }

@@ -13,7 +13,10 @@ let again = null;
 export function sentence(error) {
   if (error === null) return "Still waiting for the service.";
   if (error instanceof IssuerAway) return error.message;
-  return error.status ? `The service returned ${error.status}: ${error.message.replace(/\.$/, "")}.` : "The service is not responding.";
+  const { status, message } = error;
+  if (!status) return "The service is not responding.";
+  const who = status < 500 ? "The service, or a proxy in front of it," : "The service";
+  return `${who} returned ${status}${message.endsWith(` returned ${status}`) ? "" : `: ${message.replace(/\.$/, "")}`}.`;
 }
 
 /** Announces the next attempt after `error` in `ms` milliseconds; without an error, that a response is late. The button calls `retry`. */
