@@ -37,7 +37,8 @@ class Site:
     """A store, a receiver and a notifier, whose clock is ``now`` seconds ahead."""
 
     def __init__(self, bench: Bench, receiver: Receiver) -> None:
-        self.store = bench.new_store(clock=ticking())
+        tick, self._ago = ticking(), 0.0
+        self.store = bench.new_store(clock=lambda: tick() - self._ago)
         #: The notifier's store.
         self.judge = bench.new_store(clock=time.time)
         self.receiver = receiver
@@ -103,12 +104,22 @@ class Site:
         return watch
 
     def run(
-        self, job_id: str, status: Status, *messages: str, labels: dict[str, str] | None = None, seconds_ago: float = 0
+        self,
+        job_id: str,
+        status: Status,
+        *messages: str,
+        labels: dict[str, str] | None = None,
+        seconds_ago: float = 0,
+        seconds_behind: float = 0,
     ) -> JobRef:
-        """Writes a job that ends with this status, or is RUNNING. Its lines were written ``seconds_ago``."""
-        ref = JobRef(WORKFLOW, job_id)
+        """Writes a job that ends with this status, or is RUNNING. It began and printed ``seconds_ago``.
+
+        Its runner's clock is ``seconds_behind``.
+        """
+        ref, self._ago = JobRef(WORKFLOW, job_id), seconds_ago
         attempt = self.store.open(ref, f"token-{job_id}", labels=check_labels(labels or {}))
-        at = iso_timestamp(time.time() - seconds_ago)
+        self._ago = 0.0
+        at = iso_timestamp(time.time() - seconds_ago - seconds_behind)
         lines = [Line(number, at, text, "stdout") for number, text in enumerate(messages or ("a line",), 1)]
         self.store.append(attempt, lines)
         if status.terminal:

@@ -283,14 +283,16 @@ def late() -> float:
 def test_silence_is_reported_once(site: Site) -> None:
     """Not before, and again after the job has printed another line and is silent again. Its end is not reported.
 
-    A line whose time is in the future is silence from now on; one that has just come is new, whatever its time.
+    A line whose time is in the future is silence from now on; one that has just come is new, whatever its time. A job
+    that has just begun is not silent, even if its lines have older times.
     """
     site.watch(on="silent", seconds=6_000, label={"kind": "long"}, status=("FAILED",))
     quiet = site.run("quiet", Status.RUNNING, "one", "two", labels={"kind": "long"}, seconds_ago=4_000)
     site.run("other", Status.RUNNING, seconds_ago=6_100)
     site.run("failed", Status.FAILED, labels={"kind": "long"})
     notifier = site.notifier()
-    site.run("ahead", Status.RUNNING, labels={"kind": "long"}, seconds_ago=-9_000)
+    site.run("ahead", Status.RUNNING, labels={"kind": "long"}, seconds_behind=-9_000)
+    behind = site.run("behind", Status.RUNNING, labels={"kind": "long"}, seconds_behind=9_000)
     for site.now, sent in (
         (0.0, 0),
         (1_900.0, 0),
@@ -303,6 +305,7 @@ def test_silence_is_reported_once(site: Site) -> None:
         if site.now == 4_000.0:
             line = Line(3, iso_timestamp(time.time() - 90_000), "three", "stdout")
             site.store.append(site.store.open(quiet, "token-quiet"), [line])
+            site.store.finish(site.store.open(behind, "token-behind"), Status.CANCELED, None, 0, 2)
         notifier._look_at = 0.0
         notifier.step()
         wait_until(lambda: not kept(site).waiting, PATIENCE_SECONDS, "it is told")

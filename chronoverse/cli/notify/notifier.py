@@ -186,8 +186,9 @@ class Notifier:
             return
         if (before := self._spoke.get(job.ref)) is None:
             last = self.store.page(job.ref, before=job.last + 1, count=1)
-            said = next(map(written_seconds, last), None) or seconds_of(job.started_at) or now
-            before = job.last, min(said, now)
+            # Lines have older times than the job if the runner's clock is slow, or it delivered them late.
+            said = max(next(map(written_seconds, last), None) or 0.0, seconds_of(job.started_at) or 0.0)
+            before = job.last, min(said or now, now)
         # A line that came since the last look is new, even if its runner's clock is wrong.
         spoke[job.ref] = job.last, before[1] if before[0] == job.last else now
         for watch in telling:
