@@ -36,6 +36,10 @@ _SETTING_NAMES: Final = {"day_bytes": "bytes_per_day"}
 _Result = TypeVar("_Result")
 
 
+#: Why streams time out again and again without a byte.
+_IS_BUFFERED: Final = "if other commands work, a proxy buffers the stream: turn off its response buffering"
+
+
 class _StreamFailed(RequestFailed):
     """Raised when a stream ends with an ``error`` event. The message is the event's text."""
 
@@ -161,6 +165,8 @@ class Client:
             # If no job appeared in time, the next request follows immediately, does not wait, and gets a 404.
             is_over = bool(left) and isinstance(failure, _StreamFailed) and self.clock() >= wait_until
             delay = 0.0 if at_once or is_over else max(backoff.delay(), failure.min_delay)
+            if backoff.failures > 1 and isinstance(failure.__cause__, TimeoutError):
+                failure = RequestFailed(f"{failure}; {_IS_BUFFERED}")
             if backoff.failures and not is_over:
                 yield Notice(_retry_message(failure, delay))
             stop.wait(delay)

@@ -254,13 +254,17 @@ def test_following_gives_up_in_the_end() -> None:
 
 
 def test_an_unreachable_service_is_named() -> None:
-    """The message contains the URL and the network error."""
+    """The message contains the URL and the network error. Silence again suggests that a proxy buffers the stream."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
     stop = NoDelay(limit=1)
 
     (notice,) = follow(url, stop)
     assert notice == Notice(f"{url} is not responding: Connection refused; trying again in 0.8 s")
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        notices = list(Client(url, heartbeat_seconds=0.05).follow(JOB, stop=NoDelay(limit=2)))
+    assert ["a proxy buffers the stream" in str(each) for each in notices] == [False, True]
 
 
 def test_a_connection_without_heartbeats_is_given_up() -> None:

@@ -10,7 +10,7 @@ const { Log } = await import(`${js}/log.js`);
 const { RowMaker } = await import(`${js}/row.js`);
 const { makeScan } = await import(`${js}/scan.js`);
 const { showSummary } = await import(`${js}/summary.js`);
-const { showArrival, showJob, showLast, tellProgress } = await import(`${js}/status.js`);
+const { showArrival, showJob, showLast, showLost, tellProgress } = await import(`${js}/status.js`);
 
 const PATH = "http://127.0.0.1/workflows/w/jobs/j";
 const line = (number, more = {}) => ({ sequence_num: number, message: `line ${number}`, timestamp: "2026-03-03T10:00:05Z", stream: "stdout", ...more });
@@ -114,6 +114,16 @@ test("a line that has just arrived is new, although the runner's clock is an hou
   showArrival(at);
   showJob({ status: "RUNNING" }, 1);
   deepEqual(told, ["Running · last line 1 h 00 min ago", ""]);
+});
+
+test("a stream that is silent again and again may be buffered by a proxy", () => {
+  const told = [];
+  $("link").hidden = true;
+  for (const text of ["no data for 45 s", "no such host", "no data for 45 s", "no data for 45 s"]) {
+    showLost(new Error(text), 1);
+    told.push($("link").textContent);
+  }
+  deepEqual(told.map((text) => text.includes("a proxy buffers it")), [false, false, false, true]);
 });
 
 test("a hidden tab requests no profile", async () => {

@@ -6,10 +6,13 @@ import { outcomeElement, statusIcon } from "./state.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
 const LOST = "reconnecting…";
+const BUFFERED = "no stream: if other pages load, a proxy buffers it (turn off its response buffering)";
 
 let job = null;
 let last = 0;
 let lostTimer = 0;
+//: Consecutive connections that brought nothing.
+let mute = 0;
 let grewAt = 0;
 //: The shortest time in ms from a line's timestamp to its arrival: above all, how far the runner's clock is behind.
 let lag = Infinity;
@@ -52,13 +55,16 @@ export function showLost(error, ms) {
   clearTimeout(lostTimer);
   // The client retries immediately when the network is back.
   if (ms > 2000) showRetry(ms, error, () => dispatchEvent(new Event("online")));
+  mute = error.message.startsWith("no data") ? mute + 1 : 0;
+  if (mute > 1) showTrouble(BUFFERED);
   // Most connections are restored by then.
-  if ($("link").hidden) lostTimer = setTimeout(() => showTrouble(LOST), 700);
+  else if ($("link").hidden) lostTimer = setTimeout(() => showTrouble(LOST), 700);
 }
 
 /** Hides that, and announces `text` if it was shown. */
 export function hideLost(text = "") {
   clearTimeout(lostTimer);
+  mute = 0;
   hideRetry();
   if (text && $("link").textContent === LOST) announce(text);
   showTrouble(null);
