@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from itertools import permutations, product
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Final
 
@@ -242,24 +242,17 @@ HOSTILE_VALUES: Final = [
 VALID_AFTER_TEXT: Final = ("/", ".", "..", "/team-a", "-team-a", "_x")
 
 
-@pytest.mark.parametrize(
-    ("entry", "value"),
-    [
-        *product(("{namespace_path}.*", "{namespace_path}"), HOSTILE_VALUES),
-        *(("ci.{namespace_path}", each) for each in HOSTILE_VALUES if each not in VALID_AFTER_TEXT),
-    ],
-    ids=lambda text: ascii(text)[:20],
-)
-def test_a_value_that_reaches_beyond_its_place_disables_the_rule(
-    trust: Trust, issuer: OidcIssuer, entry: str, value: Any
-) -> None:
+@pytest.mark.parametrize("value", HOSTILE_VALUES, ids=lambda text: ascii(text)[:20])
+def test_a_value_that_reaches_beyond_its_place_disables_the_rule(trust: Trust, issuer: OidcIssuer, value: Any) -> None:
     """Including the rule's other workflows, and even if the text before it would be a valid entry."""
-    rule = f'claim = "project_path", workflows = ["{entry}", "besides"], scope = "logs:write"'
     token = issuer.token({**GITLAB, "namespace_path": value})
-    with pytest.raises((Forbidden, Unauthorized)) as caught:
-        verified(trust(block(issuer, rule)), token)
-    # The size of a header is limited, so the longest value is refused earlier.
-    assert isinstance(caught.value, Forbidden) or len(token) > 8_000
+    texts = ["{namespace_path}.*", "{namespace_path}", *["ci.{namespace_path}"] * (value not in VALID_AFTER_TEXT)]
+    for entry in texts:
+        rule = f'claim = "project_path", workflows = ["{entry}", "besides"], scope = "logs:write"'
+        with pytest.raises((Forbidden, Unauthorized)) as caught:
+            verified(trust(block(issuer, rule)), token)
+        # The size of a header is limited, so the longest value is refused earlier.
+        assert isinstance(caught.value, Forbidden) or len(token) > 8_000
 
 
 @pytest.mark.parametrize(
