@@ -19,6 +19,7 @@ from chronoverse.store import Store
 from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.archivers import all_entries, archiver, line_numbers, run_until_killed
 from tests.support.bench import JOB, NOW_SECONDS, Bench, make_lines
+from tests.support.parameters import long_after
 
 #: The setting's value, and the interval between two rounds of an archiver in these tests, in seconds.
 SECONDS: Final = 300.0
@@ -199,7 +200,7 @@ def test_two_archivers_share_the_work(bench: Bench, objects: FileObjectStore) ->
     assert len(names(objects)) <= 24 * LOOK_SECONDS / SECONDS * 2 + 2
 
 
-@pytest.mark.parametrize("step", ["read", "upload begun", "put", "read back", "committed"])
+@pytest.mark.parametrize("step", long_after(2, ["put", "committed", "read", "upload begun", "read back"]))
 def test_an_archiver_that_dies_during_a_merge(bench: Bench, tmp_path: Path, step: str) -> None:
     """Another one completes its work. Each number exists once."""
     objects = FileObjectStore(tmp_path)
@@ -290,7 +291,7 @@ def test_waiting_jobs_are_counted_while_the_archive_is_away(bench: Bench, tmp_pa
     assert waiting() == (0, 0)
 
 
-@WRITERS
+@pytest.mark.parametrize("writer", long_after(1, [by_runner, by_records, by_xadd]))
 @pytest.mark.parametrize("archived", [True, False], ids=["archived", "stored"])
 def test_a_store_restored_from_an_old_copy_gets_later_merges(
     bench: Bench, objects: FileObjectStore, writer: Callable[[Bench], Callable[[list[Line]], object]], archived: bool

@@ -43,6 +43,7 @@ def test_an_agent_can_publish_directly_to_the_store(
     assert jobs.texts(WORKFLOW, JOB) == [*texts(300), "token [masked]", *texts(400, 300)]
 
 
+@pytest.mark.long
 def test_files_keep_what_the_service_rejects(agent: Agents, api: ApiServer, jobs: Jobs, proxy: FaultProxy) -> None:
     """Although they are rotated and removed meanwhile, and the container ends. Some lines were in two parts."""
     node, one, writer = node_with_pod(agent(url=proxy.http_url), api)
