@@ -287,6 +287,14 @@ test("follow resumes after the last line of a broken connection, without duplica
   ok(delays.length === 8 && delays.every((ms) => ms < 2), String(delays));
   script(RETRY, 503, 503, 503, log(1) + END);
   await rejects(read({ giveUpAfter: 0 }));
+  // A service that waited for the job as long as requested is asked again at once.
+  let ms = 0;
+  performance.now = () => (ms += 400_000);
+  script("event: connected\ndata: {}\n\nevent: error\ndata: no job yet\n\n", RETRY + JOB + log(1) + END);
+  delays.length = 0;
+  await read({ wait: Infinity, giveUpAfter: Infinity, onReconnect: (_, delay) => delays.push(delay) });
+  delete performance.now;
+  deepEqual(delays, [0]);
 });
 
 test("each number is read once and in order, wherever connections break", async () => {

@@ -103,7 +103,10 @@ async function* read(options, reader, backoff, urlOf) {
       throw new StreamError(reader.error, reader.cursor);
     }
     // The service waited for the job as long as requested.
-    if (waitSeconds && !reader.hasJob && reader.error !== null && now() - began >= waitSeconds * 1000) continue;
+    if (waitSeconds && !reader.hasJob && reader.error !== null && now() - began >= waitSeconds * 1000) {
+      onReconnect?.(failure, 0);
+      continue;
+    }
     // The function has another token. Nothing is wrong, and waiting would only delay the next line.
     if (reader.error === TOKEN_EXPIRED && typeof token === "function" && !backoff.failures) {
       backoff.failed();
