@@ -306,6 +306,7 @@ def test_an_unavailable_archive_ends_the_streams_that_need_it(rig: Rig) -> None:
 
 
 def test_a_replay_continues_when_the_archive_is_available_again(rig: Rig) -> None:
+    """It needs no store for archived lines of a job that it knows."""
     rig.write(20)
     rig.archive_up_to(15)
     rig.objects.unavailable = True
@@ -313,8 +314,12 @@ def test_a_replay_continues_when_the_archive_is_available_again(rig: Rig) -> Non
     drained(viewer)
     rig.objects.unavailable = False
     rig.clock.now += 1
+    rig.source.fault = StoreUnavailable("away")
 
-    assert numbers(drained(viewer)) == [*range(1, 21)]
+    assert numbers(drained(viewer)) == [*range(1, 16)]
+    rig.source.fault = None
+    rig.clock.now += 1
+    assert numbers(drained(viewer)) == [*range(16, 21)]
 
 
 def texts(chunk: bytes) -> list[str]:
