@@ -102,9 +102,10 @@ EQUIVALENT: Final = {
         "archive/codec.py",
         "lines = text.splitlines() if numbers.start <= frame.last or frame.first < numbers.stop else []",
     ),
-    # Tuning: when a lease is renewed, and after which line a segment is cut.
+    # Tuning: when a lease is renewed, after which line a segment is cut, and how much unread input is discarded.
     ("runner/publisher.py", "self._renew_seconds = self.lease_seconds / 2"),
     ("live/replay_cache.py", "cut = size > MAX_SEGMENT_BYTES"),
+    ("web/guards/connection.py", "sock.recv(64 * 2<<10)"),
     # Three bytes are examined, and the general path reads the same as the fast one.
     (
         "joblog/line_splitter.py",
