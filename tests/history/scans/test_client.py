@@ -74,14 +74,19 @@ def test_a_page_is_what_the_server_has_found(endpoint: ScanEndpoint, body: bytes
         assert ask(scans) == Page(lines, 7, True)
 
 
-def test_an_error_of_the_server_is_raised(endpoint: ScanEndpoint) -> None:
-    """Like when the worker reads the log itself."""
-    body = error_to_json(NotALog("this key holds a list"))
-    head = b"HTTP/1.1 500 Error\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with (
-        answering(endpoint, lambda sock: sock.sendall(head + body)) as scans,
-        pytest.raises(NotALog, match="holds a list"),
-    ):
+@pytest.mark.parametrize(
+    ("kind", "body", "error", "reason"),
+    [
+        (b"application/octet-stream", error_to_json(NotALog("this key holds a list")), NotALog, "holds a list"),
+        (b"text/html", b"<html>", RuntimeError, "returned 500; its log"),
+    ],
+)
+def test_an_error_of_the_server_is_raised(
+    endpoint: ScanEndpoint, kind: bytes, body: bytes, error: type[Exception], reason: str
+) -> None:
+    """Like when the worker reads the log itself. gunicorn's own errors have another type."""
+    sent = b"HTTP/1.1 500 Error\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (kind, len(body), body)
+    with answering(endpoint, lambda sock: sock.sendall(sent)) as scans, pytest.raises(error, match=reason):
         ask(scans)
 
 
