@@ -273,22 +273,35 @@ class Calls:
             for name in failed & set(tests):
                 del tests[name]
 
+    @staticmethod
+    def _runs(script: str) -> list[tuple[str, int, str]]:
+        """Where a script's name stands in the store: path, line, and the whole file."""
+        return [
+            (f"store/{path.name}", number, text)
+            for path in (ROOT / "chronoverse/store").glob("*.py")
+            if path.name != "driver.py"
+            for text in [path.read_text("utf-8")]
+            for number, line in enumerate(text.splitlines(), 1)
+            if f'"{Path(script).stem}"' in line and script.endswith(".lua")
+        ]
+
     def tests(self, defect: Defect, most_seconds: float) -> list[list[str]]:
         """The tests to run, in one or two runs."""
         folder = str(Path(defect.path).parent)
         near = next((names for start, names in NEAR.items() if folder.startswith(start)), [folder.partition("/")[0]])
         calling = set(self._files)
-        if defect.path.endswith(".py"):
-            starts = [
-                min([node.lineno, *(each.lineno for each in node.decorator_list)])
-                for node in ast.walk(ast.parse(defect.clean))
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-                if node.lineno <= defect.line <= (node.end_lineno or 0)
-            ]
+        # Scripts run in the store: their callers are the functions that name them.
+        places = [(defect.path, defect.line, defect.clean)] if defect.path.endswith(".py") else self._runs(defect.path)
+        if places:
             calling = set()
-            for (path, line), names in self._callers.items():
-                if path == defect.path and line == max(starts, default=line):
-                    calling |= names
+            for path, at, text in places:
+                starts = [
+                    min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                    for node in ast.walk(ast.parse(text))
+                    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                    if node.lineno <= at <= (node.end_lineno or 0)
+                ]
+                calling |= self._callers.get((path, max(starts, default=at)), set())
             # A process with its own environment records nothing.
             calling = calling or {name for name in self._files if name.split("/")[1] in near}
         chosen = {
