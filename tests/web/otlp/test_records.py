@@ -316,7 +316,7 @@ def varint(number: int) -> bytes:
 UNKNOWN = [
     bytes([*tag, *content])
     for number in (9, 50, 5_000)
-    for kind, content in ((0, b"\xac\x02"), (1, bytes(8)), (2, b"\x82\x01" + b"x" * 130), (5, bytes(4)))
+    for kind, content in ((0, b"\xac\x02"), (1, b"\xff" * 8), (2, b"\x82\x01" + b"x" * 130), (5, b"\xff" * 4))
     for tag in [varint(number << 3 | kind)]
 ]
 
