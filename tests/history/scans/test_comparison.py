@@ -14,7 +14,7 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import JobNotFound, NothingToCompare
+from chronoverse.errors import ArchiveDamaged, JobNotFound, NothingToCompare
 from chronoverse.history.pages import PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.comparison import COMPARED_JOBS, DerivedReader, read_runs
@@ -254,6 +254,8 @@ def test_an_unreadable_run_is_skipped_unless_it_is_named(logs: Logs) -> None:
         logs.objects.delete(stored.name)
     app = logs.app()
     assert read_all(app, "later")[0] == ["good"]
+    with pytest.raises(ArchiveDamaged):
+        app.read(scan("later", against="lost"))
 
 
 def test_cached_shapes_are_bounded(logs: Logs) -> None:
