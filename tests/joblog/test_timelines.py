@@ -158,6 +158,9 @@ def test_a_long_log_keeps_its_longest_pauses() -> None:
     assert (strip[0], strip[-1]) == ((0, 1), (times[-1], 20_000))
     assert strip == sorted(strip)
     assert len({number for _, number in strip}) == len(strip) <= 500
+    # The last lines of a log that has just become too long for all of them.
+    size = MAX_ANCHORS + 1
+    assert [each.number for each in built([*range(size)]).anchors[-32:]] == [*range(size - 31, size + 1)]
     # A long pause keeps both of its ends.
     long = [number for number, pause in waited.items() if pause > times[-1] / 240]
     assert len(long) > 10
