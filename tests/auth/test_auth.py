@@ -261,7 +261,10 @@ def test_scopes_may_be_a_text_or_a_list(verifier: Verifier, changes: dict[str, A
     [
         ("logs", "logs", ""),
         ("logs", ["other", "logs"], ""),
-        *(("logs", each, "audience") for each in (None, "other", "LOGS", "logs ", "other logs", [], ["other"])),
+        *(
+            ("logs", each, "is not CHRONOVERSE_JWT_AUDIENCE")
+            for each in (None, "other", "LOGS", "logs ", "other logs", [], ["other"])
+        ),
         *(("logs", each, "list of strings") for each in (["logs", 7], {"logs": 1})),
         # Otherwise nobody would guess why a good token is refused.
         *((None, each, "CHRONOVERSE_JWT_AUDIENCE is not set") for each in ("other", ["other"], ["", "other"])),
