@@ -190,10 +190,12 @@ class JobLog:
         has_code = status not in (Status.PENDING, Status.LOST)
         self._publisher.end(JobResult(Status(status), exit_code if has_code else None))
         with self._resources:
-            self._publisher.join(self._deliver_seconds)
-            self._publisher.stop()
-            ended, refusal = self._publisher.ended, self._publisher.refusal
-            close_and_report(self._publisher, self._service_url, delivered=ended, refusal=refusal)
+            try:
+                self._publisher.join(self._deliver_seconds)
+            finally:  # also after Ctrl-C
+                self._publisher.stop()
+                ended, refusal = self._publisher.ended, self._publisher.refusal
+                close_and_report(self._publisher, self._service_url, delivered=ended, refusal=refusal)
         return self._publisher.ended
 
     def __enter__(self) -> Self:

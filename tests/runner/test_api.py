@@ -434,11 +434,24 @@ def test_an_unavailable_store_does_not_block_the_program(
     assert "lines wait here" in capsys.readouterr().err
 
 
-def test_undelivered_lines_are_reported(server: RedisServer, open_log: Callable[..., JobLog], tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_interrupted", [False, True], ids=["timeout", "Ctrl-C"])
+def test_undelivered_lines_are_reported(
+    is_interrupted: bool,
+    server: RedisServer,
+    open_log: Callable[..., JobLog],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     """With a directory, the lines are saved to a file, and the message includes the command that delivers it."""
     said: list[str] = []
-    room = SpoolRoom(tmp_path / "spool")
-    with open_log(deliver_seconds=0.1, say=said.append, room=room) as log:
+
+    def interrupt(seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    log = open_log(deliver_seconds=0.1, say=said.append, room=SpoolRoom(tmp_path / "spool"))
+    if is_interrupted:
+        monkeypatch.setattr(log._publisher, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt) if is_interrupted else contextlib.nullcontext(), log:
         server.kill()
         log.write("stdout", "late")
 
