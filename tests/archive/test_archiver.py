@@ -17,7 +17,7 @@ from chronoverse.archive.job_objects import LOCK_SECONDS, JobObjects, archive_lo
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import apply_retention, delete_job, orphans
-from chronoverse.archive.store_history import PROBE
+from chronoverse.archive.store_history import MARK, PROBE
 from chronoverse.archive.workflow_settings import settings_name
 from chronoverse.errors import ArchiveUnavailable, Closed, Deleted, Held, SequenceGap, StoreRefused
 from chronoverse.history.tiered_log import TieredLog
@@ -375,11 +375,11 @@ def test_retention_deletes_a_job_completely(bench: Bench, objects: FileObjectSto
     assert bench.store.listing.page(JOB.workflow_id, None, 9) == []
     left = bench.keys() - {bench.key("changes")}
     assert not any(f"{{{JOB.workflow_id}}}" in key for key in left)
-    assert {name.partition("/")[0] for name in names(objects)} - {"store-mark.json"} == {"wf_2"}
+    assert {name.partition("/")[0] for name in names(objects)} == {MARK, "wf_2"}
     bench.store.catalog.change_settings("wf_2", retention_seconds=None)
     archive(bench.store, objects, retention_seconds=7 * DAY)
     # They record that the workflow no longer has settings or watches.
-    assert names(objects) == [settings_name("wf_2"), "wf_2/_watches.json"]
+    assert names(objects) == [MARK, settings_name("wf_2"), "wf_2/_watches.json"]
     assert bench.keys() == {bench.key("changes"), *(bench.key(kind, other) for kind in ("changes", "settings"))}
 
 
