@@ -157,8 +157,7 @@ class _Import:
         if is_checked and self.store.catalog.archive_state(self.job).archived >= max(last for _, last in spans):
             return Imported(self.job, known=True)
         records = _records(self.job, manifest)
-        has_all = records and not any(each.is_lost for each in records)
-        chunks = self._recorded_chunks(records, spans) if has_all else self._found_chunks(spans)
+        chunks = self._recorded_chunks(records, spans) if records else self._found_chunks(spans)
         if not chunks:
             raise ArchiveDamaged("no line can be read")
         fields = _ended_fields(manifest, now) if manifest else _running_fields(chunks, spans)
@@ -215,11 +214,19 @@ class _Import:
     def _recorded_chunks(
         self, records: Sequence[Chunk], spans: dict[tuple[int, int], list[StoredObject]]
     ) -> list[Chunk]:
-        """The chunks of an ended job. For a chunk that a redaction has rewritten, reads the new object."""
+        """The chunks of an ended job. For a chunk that a redaction has rewritten, reads the new object.
+
+        For a chunk of lost lines, reads all objects with some of these lines.
+        """
         chunks: list[Chunk] = []
         for record in records:
-            found = spans.get((record.first, record.last), [])
-            if [(each.name, each.size) for each in found] == [(record.name, record.size)]:
+            own = record.first, record.last
+            found = spans.get(own, [])
+            if record.is_lost and (
+                inside := {span: spans[span] for span in spans if own[0] <= span[0] <= span[1] <= own[1]}
+            ):
+                chunks += self._found_chunks({own: found, **inside}) or [record]
+            elif [(each.name, each.size) for each in found] == [(record.name, record.size)]:
                 chunks.append(record)
             elif best := max(self._read(found), default=None):
                 chunks.append(best[-1])
@@ -231,7 +238,7 @@ class _Import:
         return chunks
 
     def _found_chunks(self, spans: dict[tuple[int, int], list[StoredObject]]) -> list[Chunk]:
-        """The chunks of a job without a manifest, or with lost lines, in order. A hole becomes a chunk of lost lines.
+        """The chunks of a job without a manifest, or of lost lines, in order. A hole becomes a chunk of lost lines.
 
         Of objects that overlap, takes those that together have the most redacted lines, then the most lines.
         """

@@ -25,7 +25,7 @@ from chronoverse.archive.redaction import Redaction, RedactionRequest, Redaction
 from chronoverse.archive.retention import delete_job
 from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.archive.workflow_settings import settings_name
-from chronoverse.errors import Deleted, Fenced, QuotaReached, StoreUnavailable
+from chronoverse.errors import ArchiveDamaged, Deleted, Fenced, QuotaReached, StoreUnavailable
 from chronoverse.history.tiered_log import LogReader
 from chronoverse.joblog.chunk import Chunk, object_name, redactions_in
 from chronoverse.joblog.entries import Entry
@@ -211,7 +211,7 @@ def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
 ) -> None:
     """Its new log begins with lines that neither store nor runner has. The archive has some of them.
 
-    Even if an archiver or a redaction has archived that log.
+    Archivers leave that log in the store until the import, and report it, unless it has grown or was redacted.
     """
     store = bench.store
     write_growing(store, objects)
@@ -225,10 +225,12 @@ def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
     if "redacted" in before:
         redact(store, objects, GROWING, 105)
     if "archived" in before:
-        assert archive(store, objects, running_seconds=0) == 0
+        assert archive(store, objects, running_seconds=0) == ("redacted" not in before)
     if before == "shrunk":
-        assert archive(store, objects, hot_bytes=1) == 0
-    assert store.require_job(GROWING).archived > 100
+        assert archive(store, objects, hot_bytes=1) == is_over
+    assert (store.require_job(GROWING).archived > 100) == (
+        before != "archived" and not (before == "shrunk" and is_over)
+    )
     assert made(run_import(store, objects)) == {"growing"}
     if not is_over:
         assert store.require_job(GROWING).created_at == "2026-03-03T10:01:00.000Z"
@@ -242,6 +244,24 @@ def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 100, "lost")]
     redacted = [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"]
     assert redacted == [105] * ("redacted" in before)
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["running", "ended"])
+def test_lines_before_those_that_a_runner_has_resent_are_restored_within_a_chunk(
+    bench: Bench, objects: FileObjectStore, is_over: bool
+) -> None:
+    store = bench.store
+    write_growing(store, objects)
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 50)
+    store.append(attempt, make_lines(51, 70))
+    if is_over:
+        store.finish(attempt, Status.COMPLETED, 0, 0, 121)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    assert archive(store, objects, running_seconds=0, hot_seconds=0) == 1
+    assert made(run_import(store, objects)) == {"growing"}
+    assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 121)]
 
 
 def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objects: FileObjectStore) -> None:
@@ -448,6 +468,32 @@ def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 61)]
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 61, "lost")]
+
+
+def test_a_damaged_chunk_of_an_ended_job_with_lost_lines_is_no_gap(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path
+) -> None:
+    """Readers get an error until the object is restored, even after the store is confirmed."""
+    store = bench.store
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 10)
+    store.append(attempt, make_lines(11, 90))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 101)
+    assert archive(store, objects, hot_seconds=0) == 0
+    lost, damaged = store.chunks.chunks(GROWING)
+    assert lost.is_lost
+    path = tmp_path / "archive" / damaged.name
+    data = path.read_bytes()
+    for damage in (lambda: path.write_bytes(data[:-50]), path.unlink):
+        damage()
+        empty(bench)
+        assert problems(run_import(store, objects)).keys() == {damaged.name}
+        assert store.chunks.chunks(GROWING) == [lost, damaged]
+        with pytest.raises(ArchiveDamaged):
+            entries(store, objects, GROWING)
+    StoreHistory(store, objects).confirm()
+    path.write_bytes(data)
+    assert line_numbers(entries(store, objects, GROWING)) == [*range(11, 101)]
 
 
 def test_an_ended_job_without_times_whose_chunk_is_missing(bench: Bench, objects: FileObjectStore) -> None:
