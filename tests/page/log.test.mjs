@@ -320,11 +320,24 @@ test("a scan finds each match of a growing log once, and keeps its lines", async
   scan.stop();
 });
 
-test("a scan reaches the lines that came during its last request", async () => {
+test("a scan collects the lines that come during and after its last request, until it is stopped", async () => {
   const lines = [at(1, "hit")];
-  serve(lines, { gate: () => lines[1] ?? lines.push(at(2, "hit")) });
+  const asked = serve(lines, { gate: () => lines[1] ?? lines.push(at(2, "hit")) });
+  const wait = globalThis.setTimeout;
+  const waits = [];
+  globalThis.setTimeout = (call, ms) => (ms === 500 ? waits.push(call) : wait(call, ms));
   const scan = makeScan(PATH, { q: "hit" }, () => lines.length, () => {});
-  await until(() => scan.count === 2);
+  await until(() => waits.length === 1);
+  lines.push(at(3, "hit"));
+  for (let changes = 0; changes < 5; changes += 1) scan.resume();
+  waits[0]();
+  await until(() => scan.count === 3);
+  lines.push(at(4, "hit"));
+  scan.resume();
+  scan.stop();
+  waits.at(-1)();
+  deepEqual([asked.length, waits.length], [2, 2]);
+  globalThis.setTimeout = wait;
 });
 
 test("the search for the next match skips rejected ones, in both directions", async () => {

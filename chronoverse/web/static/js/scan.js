@@ -8,6 +8,7 @@ import { truncate } from "./text.js";
 const PAGE = 1000;
 //: Matches after which a scan pauses until the reader continues it or scrolls near the last match.
 const PAUSE_AFTER = 20_000;
+const AGAIN_MS = 500;
 
 /** The parameters of a request for lines by `criteria`: `{q, regex, stream}` or `{new: true, stream}`; each optional. */
 export function query(criteria, more) {
@@ -48,6 +49,7 @@ export function makeScan(path, criteria, last, changed) {
   const fetching = new Set();
   let pauseAt = PAUSE_AFTER;
   let isBusy = false;
+  let timer = 0;
   const scan = {
     numbers: [],
     position: 0,
@@ -67,7 +69,7 @@ export function makeScan(path, criteria, last, changed) {
     numberAt: (row) => scan.numbers[row],
     /** The row of a number, or of the next match after it. */
     rowOf: (number) => countBefore(scan.numbers.length, (each) => scan.numbers[each] < number),
-    stop: () => stopped.abort(),
+    stop: () => (stopped.abort(), clearTimeout(timer)),
     resume,
     goOn,
     added,
@@ -75,8 +77,11 @@ export function makeScan(path, criteria, last, changed) {
     load,
   };
 
+  /** Continues the scan. The new lines of a live log are collected for half a second before each request. */
   function resume() {
-    if (!isBusy && (!scan.done || scan.position < last())) run();
+    if (isBusy || stopped.signal.aborted) return;
+    if (!scan.done) run();
+    else if (scan.position < last()) timer ||= setTimeout(run, AGAIN_MS);
   }
 
   function goOn() {
@@ -100,6 +105,7 @@ export function makeScan(path, criteria, last, changed) {
   }
 
   async function run() {
+    timer = 0;
     isBusy = true;
     const { signal } = stopped;
     const failed = (error) => ((scan.error = error), changed());
@@ -114,7 +120,7 @@ export function makeScan(path, criteria, last, changed) {
       if (scan.done) break;
     }
     isBusy = false;
-    if (scan.done && scan.position < last()) setTimeout(resume, 500);
+    if (scan.done) resume();
   }
 
   async function scanPage() {
