@@ -408,11 +408,27 @@ def test_orphaned_files_are_listed_oldest_first(tmp_path: Path) -> None:
     assert list(orphaned_spools(tmp_path, "a"))[MAX_ORPHANS:] == paths[:1]
 
 
+def test_files_of_beginning_and_ending_runners_are_not_orphaned(tmp_path: Path) -> None:
+    """A file is empty at first. It can be deleted while it is listed or opened."""
+
+    def begin_and_end() -> None:
+        for _ in range(200):
+            SpoolFile.create(tmp_path, "job_1").remove()
+
+    runners = threading.Thread(target=begin_and_end)
+    runners.start()
+    found = set[Path]()
+    while runners.is_alive():
+        found |= orphaned_spools(tmp_path).keys()
+    assert found == set()
+
+
 @pytest.mark.parametrize("content", [b"", b"not a spool file", b"\0" * 5000])
 def test_any_other_file_is_rejected(content: bytes, tmp_path: Path) -> None:
     """And left unchanged."""
     path = tmp_path / "x.sqlite"
     path.write_bytes(content)
+    os.utime(path, (100, 100))
     with pytest.raises(SpoolError):
         Spool.recover(path)
     assert path.read_bytes() == content

@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ class SpoolFile:
     @classmethod
     def open(cls, path: Path) -> tuple[Self, dict[str, Any]]:
         """Opens a leftover file, and reads its state. Raises :class:`SpoolInUse`, :class:`SpoolError`."""
-        if not path.is_file() or not path.stat().st_size:
+        found = _stat(path)
+        if found is None or not found.st_size:
             raise SpoolError(f"{path} {'is not a spool file' if path.exists() else 'does not exist'}")
         file: Self | None = None
         try:
@@ -256,26 +258,32 @@ def orphaned_spools(directory: Path, job_id: str = "") -> dict[Path, dict[str, A
 
     Not more than :data:`MAX_ORPHANS`, besides those named after ``job_id``.
     """
-    paths = filter(Path.is_file, (*directory.glob("*.sqlite"), *directory.glob("*.spool")))
+    # A new file is empty while its runner creates it.
+    new = time.time() - 60
+    paths = (*directory.glob("*.sqlite"), *directory.glob("*.spool"))
+    files = {path: stat for path in paths if (stat := _stat(path)) and (stat.st_size or stat.st_mtime < new)}
     found: dict[Path, dict[str, Any]] = {}
-    for path in sorted(paths, key=lambda path: (_modified(path), path)):
+    for path in sorted(files, key=lambda path: (files[path].st_mtime, path)):
         if len(found) >= MAX_ORPHANS and not (job_id and path.name.startswith(f"{job_id[:64]}-")):
             continue
-        found[path] = {}
+        state: dict[str, Any] = {}
         try:
-            file, found[path] = SpoolFile.open(path)
+            file, state = SpoolFile.open(path)
             file.close()
         except SpoolInUse:
-            del found[path]
+            continue
         except SpoolError:
             pass  # delivering it reports why
+        if _stat(path):  # else its runner has deleted it
+            found[path] = state
     return found
 
 
-def _modified(path: Path) -> float:
-    with contextlib.suppress(OSError):
-        return path.stat().st_mtime
-    return 0.0
+def _stat(path: Path) -> os.stat_result | None:
+    """The status of ``path`` if it is a file."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat() if path.is_file() else None
+    return None
 
 
 def _unlink(path: Path) -> None:
