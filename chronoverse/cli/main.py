@@ -193,3 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return os.EX_CANTCREAT
     except (KeyboardInterrupt, click.Abort):
         return 130  # SIGINT
+    except RuntimeError as error:
+        # A wait fails if SIGINT comes while its lock is free: https://github.com/python/cpython/issues/118433
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return 130
+        raise

@@ -300,6 +300,25 @@ def test_ctrl_c_ends_following_quietly(tmp_path: Path) -> None:
     assert b"Traceback" not in errors
 
 
+def test_ctrl_c_ends_a_wait_whose_lock_is_free(tmp_path: Path) -> None:
+    """Python then raises a RuntimeError."""
+    code = """if True:
+        import sys, threading
+        from chronoverse.cli.main import main
+        release = threading.Condition._release_save
+        def release_and_interrupt(condition):
+            release(condition)
+            raise KeyboardInterrupt
+        threading.Condition._release_save = release_and_interrupt
+        sys.exit(main(sys.argv[1:]))
+    """
+    with ScriptedService(None) as service:
+        command = [sys.executable, "-c", code, "logs", "-f", "wf_1", "job_1"]
+        env = environ(tmp_path, URL=service.url)
+        done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=PATIENCE_SECONDS)
+    assert (done.returncode, b"Traceback" in done.stderr) == (130, False)
+
+
 def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
     """The terminal would otherwise interpret the control sequences."""
     ours, theirs = pty.openpty()
