@@ -259,6 +259,10 @@ test("steps are the groups of a log; a GitHub step's output follows its header",
 test("groups of a stored log are requested page by page; lines after a skipped one are ignored", async () => {
   const lines = ["::group::A", "x", "::endgroup::", "--- b", "y"].map((message, index) => at(index + 1, message));
   const isMarker = ({ message }) => /^(::|---)/.test(message);
+  serve(lines, { most: 1, accepts: isMarker });
+  const cut = new Groups(PATH);
+  await cut.find(1);
+  deepEqual([cut.known.size, cut.steps(NOW)], [1, []], "the end of the group may follow");
   const asked = serve(lines, { most: 2, accepts: isMarker });
   const groups = new Groups(PATH);
   await Promise.all([groups.find(1), groups.find(1)]);

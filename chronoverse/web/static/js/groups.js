@@ -21,6 +21,7 @@ export class Groups {
   #path;
   #open = [];
   #finding = null;
+  #isCut = false;
   #later = [];
 
   constructor(path) {
@@ -45,6 +46,7 @@ export class Groups {
       for (const line of body.logs) this.#see(line);
       this.position = Math.max(this.position, position);
       this.done = body.cursor === null;
+      this.#isCut = !this.done;
     }
   }
 
@@ -102,7 +104,10 @@ export class Groups {
     return [...this.known.values()].filter(({ end }) => end < Infinity).map(({ start, end }) => [start, end]);
   }
 
-  /** The steps in order. Each ends with its group, except that the output of a GitHub step follows its header. The last one lasts until `last` (ms). */
+  /**
+   * The steps in order. Each ends with its group, except that the output of a GitHub step follows its header. The last
+   * one lasts until `last` (ms). Steps whose ends have not been looked for yet are omitted.
+   */
   steps(last) {
     const around = [];
     const steps = [...this.known.values()].map((group) => {
@@ -117,7 +122,7 @@ export class Groups {
       // Times in a log can be older than those of its lines.
       step.ms = next ? next.at - step.at : last - step.came;
     });
-    return steps;
+    return this.#isCut ? steps.filter(({ end }) => end < Infinity) : steps;
   }
 
   /** The last line of the group that starts with `line`. Requested if unknown. */

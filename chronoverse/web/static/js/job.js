@@ -29,6 +29,8 @@ const JUMP_SHARE = 0.35;
 const TIMES = ["none", "clock", "elapsed"];
 //: Milliseconds that the first lines wait for the steps and the cause.
 const LATE_MS = 900;
+//: Maximum number of requests for groups, each of which scans up to 200,000 lines.
+const MOST_SCANS = 25;
 
 const [, , , workflow, , name] = location.pathname.split("/").map(decodeURIComponent);
 const path = `/workflows/${workflow}/jobs/${name}`;
@@ -246,7 +248,7 @@ async function fold(number) {
 
 async function foldAll() {
   if (log.folds.size) return log.foldAll([]), announce("Unfolded all groups");
-  await groups.find(25);
+  await groups.find(MOST_SCANS);
   log.foldAll(groups.ended);
   return announce(`Folded ${many(groups.known.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
 }
@@ -264,6 +266,13 @@ async function foldFirst() {
   if (status === "COMPLETED" && !hasReaderActed && !maker.picked && !find.scan) log.foldAll(groups.good);
   else viewport.refresh();
   steps.draw();
+  findSteps();
+}
+
+/** Finds the steps of a long log, once its cause is known. */
+async function findSteps() {
+  await isExplained;
+  for (let more = 1; more < MOST_SCANS && !groups.done; more += 1) await groups.find(1).then(steps.schedule);
 }
 
 $("log").addEventListener("click", (event) => {
