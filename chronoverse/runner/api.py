@@ -287,8 +287,12 @@ class JobLogStream(io.TextIOBase):
             lines, newline, rest = lines + newline + rest, "\n", ""
             self._is_cut = True
         self._unfinished = rest
-        if newline and not self.closed and not self._log.finished:
-            self._log.write(self._stream, lines + newline)
+        if newline and not self.closed:
+            try:
+                self._log.write(self._stream, lines + newline)
+            except ValueError:
+                if not self._log.finished:
+                    raise
 
     def close(self) -> None:
         """Publishes the unfinished line. Idempotent."""

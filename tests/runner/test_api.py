@@ -255,6 +255,8 @@ class Recorder:
 
     def write(self, stream: str, text: str) -> None:
         self.meanwhile()
+        if self.finished:
+            raise ValueError
         self.writes.append((stream, text))
 
 
@@ -275,14 +277,14 @@ MOST: Final = 65_536
     ids=["parts", "rest", "longest", "too long", "too long, ended", "too long rest", "close"],
 )
 def test_a_stream_publishes_lines_when_they_end(pieces: list[str], writes: list[str]) -> None:
-    """Or when they are too long, or the stream is closed. Later text is ignored, also after the log's end."""
+    """Or when they are too long, or the stream is closed. Later text is ignored, also if the log ends meanwhile."""
     log = Recorder()
     with JobLogStream(cast("JobLog", log), "stderr") as stream:
         assert [stream.write(piece) for piece in pieces] == list(map(len, pieces))
     stream.close()
     assert stream.write("late\n") == 5
     assert log.writes == [("stderr", text) for text in writes]
-    log.finished = True
+    log.meanwhile = partial(setattr, log, "finished", True)
     with JobLogStream(cast("JobLog", log), "stdout") as late, contextlib.redirect_stdout(late):
         print("late")
         print("later", end="")
