@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from chronoverse.errors import BadRequest
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import IDENTIFIER, JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
@@ -85,18 +84,14 @@ class WatchStore:
             for watch, size, gate in zip(watches, found[::2], found[1::2], strict=True)
         ]
 
-    def put(self, watch: Watch) -> bool:
-        """Adds or replaces a watch. Returns whether it is new. Raises :class:`BadRequest` if there are too many."""
-        known, workflow_id = self.fields(watch.workflow_id), watch.workflow_id
-        is_new = watch.id not in known
-        if is_new and sum(":" not in name for name in known) >= MAX_WATCHES:
-            raise BadRequest(f"a workflow can have at most {MAX_WATCHES} watches")
+    def put(self, watch: Watch) -> None:
+        """Adds or replaces a watch."""
+        workflow_id = watch.workflow_id
         self._change(workflow_id, "HSET", watch.id, _encode_now(watch), f"{watch.id}:state", "[]")
         # Last, because a concurrent deletion checks for watches after it removes the workflow.
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
         self.retry(watch)
         self._changed(workflow_id)
-        return is_new
 
     def restore(self, workflow_id: str, fields: Mapping[str, bytes]) -> None:
         for name, text in fields.items():

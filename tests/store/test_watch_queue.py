@@ -7,13 +7,12 @@ from typing import Any, Final
 
 import pytest
 
-from chronoverse.errors import BadRequest
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.model import JobRef
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store import watches
 from chronoverse.store.changes import read_change
-from chronoverse.store.watches import CLAIM_SECONDS, MAX_WATCHES, KeptWatch
+from chronoverse.store.watches import CLAIM_SECONDS, KeptWatch
 from tests.support.bench import Bench
 from tests.support.waiting import wait_until
 
@@ -34,7 +33,7 @@ def kept(bench: Bench) -> KeptWatch:
 def test_events_are_delivered_in_order_and_once(bench: Bench) -> None:
     """During a delivery, nobody else can claim an event. An event that was queued before is not queued again."""
     watches, before = bench.store.watches, time.time()
-    assert watches.put(WATCH)
+    watches.put(WATCH)
     assert [watches.add(WATCH, each) for each in (*EVENTS[:2], EVENTS[0])] == [True, True, False]
     assert (kept(bench).waiting, claimed(bench), claimed(bench), kept(bench).waiting) == (2, ["ended.0"], [], 2)
     free_ms = float(bench.ask("ZSCORE", f"{watches.slot}:{{wf_1}}:main:queue", ""))
@@ -90,7 +89,7 @@ def test_a_failing_watch_resumes_when_it_is_due_or_retried(bench: Bench, how: st
         assert claimed(bench, WATCH, other) == ["ended.0"]
         return
     if how == "put":
-        assert not watches.put(WATCH)
+        watches.put(WATCH)
         assert [each.failures for each in watches.read("wf_1")] == [0, 0]
     elif how == "retry":
         watches.retry(WATCH)
@@ -207,13 +206,3 @@ def test_the_state_of_deliveries(state: tuple[int, int, str], now: float, word: 
     assert (shown["state"], shown["waiting"], shown["dropped"]) == (word, 3, 4)
     assert (shown["failing_since"] is None) == (not state[0])
     assert "whsec_" not in str(shown)
-
-
-def test_the_number_of_watches_is_limited(bench: Bench) -> None:
-    """Existing ones can still be replaced."""
-    watches = [replace(WATCH, id=f"watch_{number}") for number in range(MAX_WATCHES)]
-    for watch in (*watches, watches[0]):
-        bench.store.watches.put(watch)
-    with pytest.raises(BadRequest, match=f"at most {MAX_WATCHES} watches"):
-        bench.store.watches.put(WATCH)
-    assert len(bench.store.watches.read("wf_1")) == MAX_WATCHES

@@ -12,7 +12,7 @@ from chronoverse.auth.rights import ADMIN
 from chronoverse.errors import BadRequest, JobNotFound
 from chronoverse.joblog.labels import MAX_LABELS
 from chronoverse.joblog.watches import DEFAULT_STATUSES, SECRET, Event, Watch, split_url
-from chronoverse.store.watches import KeptWatch
+from chronoverse.store.watches import MAX_WATCHES, KeptWatch
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.paging import page_response
 from chronoverse.web.http.publish_schemas import JsonInteger, LabelsField
@@ -119,15 +119,17 @@ def blueprint(deps: Dependencies) -> Blueprint:
             raise BadRequest(f"url: {error}") from error
         generated = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         known = {each.watch.id: each.watch.secret for each in deps.store.watches.read(workflow_id)}
+        if watch_id not in known and len(known) >= MAX_WATCHES:
+            raise BadRequest(f"a workflow can have at most {MAX_WATCHES} watches")
         secret = body["secret"] or known.get(watch_id, generated)
         status = body["status"] or list(DEFAULT_STATUSES[body["on"]])
         own: dict[str, Any] = {"secret": secret, "status": status, "label": dict(body["label"])}
         watch = Watch(workflow_id=workflow_id, id=watch_id, **{**body, **own})
         record(workflow_id, f"{watch_id}: on {watch.on}, to {host}")
-        is_new = deps.store.watches.put(watch)
+        deps.store.watches.put(watch)
         shown = {"secret": generated} if watch.secret == generated else {}
         answered = page_response({**kept(workflow_id, watch_id).to_json(deps.wall_clock()), **shown})
-        return answered, 201 if is_new else 200
+        return answered, 200 if watch_id in known else 201
 
     @routes.route(f"{_ROUTE}/<id:watch_id>", methods=["DELETE"])
     @routes.response(204, description="Deleted, with its waiting messages.")

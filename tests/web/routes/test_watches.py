@@ -121,12 +121,15 @@ def test_only_administrators_of_the_workflow_can_read_and_create_watches(service
 
 
 def test_a_workflow_has_a_maximum_number_of_watches(admin: httpx.Client) -> None:
+    """The audit trail has no refused ones."""
     path = "/workflows/watched.d/watches"
     for number in range(MAX_WATCHES):
         assert admin.put(f"{path}/w{number}", json=BODY).status_code == 201
     assert admin.put(f"{path}/more", json=BODY).json()["detail"] == "a workflow can have at most 20 watches"
     assert admin.put(f"{path}/w0", json=BODY).status_code == 200
     assert len(admin.get(path).json()["watches"]) == MAX_WATCHES
+    entries = admin.get("/audit").json()["entries"]
+    assert [each["what"][:4] for each in entries if each["workflow_id"] == "watched.d"][:2] == ["w0: ", "w19:"]
 
 
 def test_a_test_is_queued_and_due_now(admin: httpx.Client, redis_server: RedisServer) -> None:
