@@ -160,7 +160,8 @@ class EventStream(Response):
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
         writers, viewer = self._deps.stream_writers, self._viewer
         begin_long_answer(environ)
-        if writers.can_take_over(environ):
+        # HTTP/1.0 has no chunks.
+        if writers.can_take_over(environ) and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
             try:
                 own = {"Transfer-Encoding": "chunked", **stream_headers(self._after)}
                 head = response_head([*own.items(), *self.headers], self._deps.wall_clock())

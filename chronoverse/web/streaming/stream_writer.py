@@ -315,8 +315,8 @@ class StreamWriters:
         self._tail = tail
 
     def can_take_over(self, environ: dict[str, Any]) -> bool:
-        """Whether the request's socket can be taken over: plain HTTP/1.1 under this project's gunicorn worker."""
-        return type(environ.get("gunicorn.socket")) is Connection and environ["SERVER_PROTOCOL"] == "HTTP/1.1"
+        """Whether the request's socket can be taken over: plain HTTP under this project's gunicorn worker."""
+        return type(environ.get("gunicorn.socket")) is Connection
 
     def take_over(
         self,

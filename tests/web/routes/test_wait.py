@@ -201,6 +201,22 @@ def test_an_answer_can_contain_all_stored_matches(
     assert (nothing["outcome"], nothing["log"], nothing["logs"]) == ("timeout", None, [])
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_wait_ends_when_its_client_leaves(service: Service, client: httpx.Client, job: Foreign, version: str) -> None:
+    """Also with HTTP/1.0, which many proxies use."""
+    wanted = f"Host: localhost\r\nAuthorization: {client.headers['Authorization']}"
+    for timeout in (0, 300):
+        job.lines(["hay"])
+        with service.connect(10) as sock:
+            sock.sendall(f"GET {job.path}/wait?q=x&timeout={timeout} HTTP/{version}\r\n{wanted}\r\n\r\n".encode())
+            if timeout:
+                wait_for_waits(service)
+            else:
+                with sock.makefile("rb") as answer:
+                    assert b'"outcome":"timeout"' in answer.read()
+    wait_for_waits(service, 0)
+
+
 def test_a_head_request_waits_for_nothing(client: httpx.Client, job: Foreign) -> None:
     job.line("hay")
     began = time.monotonic()
