@@ -91,6 +91,11 @@ test("a log without its beginning has a row for the trimmed lines", async () => 
   deepEqual(rows(log), ["trimmed 1-4", "5 a", "6 b"]);
   log.setExtent(5, 4);
   equal(log.last, 6);
+  const asked = serve([at(900, "c")]);
+  const later = new Log(PATH, () => {});
+  later.setExtent(900, 2000);
+  await later.fetchHead();
+  deepEqual(asked, ["logs 800+200"]);
 });
 
 test("a gap that takes in others is not requested forever", async () => {

@@ -272,7 +272,7 @@ test("the strip leads to pauses slower than usual, and is hidden for short jobs"
 
 test("a profile is requested until complete, and dropped if older than a redaction", async () => {
   signedIn("token", null);
-  const body = (more) => ({ complete: true, seconds: 80, usual: { least: 10, most: 20 }, slower: [pause(5, 50, { after: null }), pause(20, 30), pause(10, 20)], pauses: [], strip: STRIP, running: null, job: { status: "FAILED", last_sequence_num: 30 }, ...more });
+  const body = (more) => ({ complete: true, seconds: 80, usual: { least: 10, most: 20 }, slower: [pause(5, 50, { after: null }), pause(20, 30), pause(10, 20)], pauses: [], strip: STRIP, running: null, job: { status: "FAILED", last_sequence_num: 30, started_at: "2026-03-03T10:00:00Z", finished_at: "2026-03-03T10:30:00Z" }, ...more });
   const answers = [body({ complete: false }), body()];
   let asked = 0;
   let release;
@@ -291,12 +291,15 @@ test("a profile is requested until complete, and dropped if older than a redacti
   release();
   await new Promise((done) => setTimeout(done, 30));
   deepEqual([shown, $("slower").hidden], [[], true]);
-  const next = makeProfile(PATH, { first: 1, last: 30, get() {} }, { show: ({ slower }) => shown.push(slower.length) });
+  const lines = new Map([[STRIP[0][1], { timestamp: "2026-03-03T10:00:02.500Z" }]]);
+  const starts = [];
+  const next = makeProfile(PATH, lines, { show: ({ slower, strip }) => (shown.push(slower.length), starts.push(strip[0][0])) });
   await next.follow(() => false);
   deepEqual([shown, $("slower").hidden], [[3], false]);
+  lines.clear();
   ok($("slower").textContent.startsWith("29.0 s slower after line 20"), $("slower").textContent);
   next.forget();
-  deepEqual([shown, $("slower").hidden], [[3, 0], true]);
+  deepEqual([shown, $("slower").hidden, starts], [[3, 0], true, [2.5, 2.5]], "also once the first line has left the memory");
   $("gauge").children = [document.createElement("i"), document.createElement("i")];
   const bars = () => $("gauge").children.flatMap(({ style }) => [style.left, style.width]).filter(Boolean);
   next.showRunning(15_000);

@@ -156,7 +156,8 @@ export class Log {
 
   /** Fetches the beginning, which shows whether the log has groups. */
   async fetchHead() {
-    if (this.last && !this.#complete(0) && !this.#fetching.has(0)) await this.#fetch(0);
+    const index = Math.floor((this.first - 1) / WINDOW);
+    if (this.last && !this.#complete(index) && !this.#fetching.has(index)) await this.#fetch(index);
   }
 
   #fetchMissing() {

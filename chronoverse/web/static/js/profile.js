@@ -15,6 +15,8 @@ export function makeProfile(path, log, strip) {
   let body = null;
   let answeredAt = 0;
   let current = 0;
+  //: The strip's first line and its time, which is still needed when the line is no longer in memory.
+  let head = {};
 
   /** Requests the profile, of a live job every 30 s while the tab is visible and lines arrive, of an ended one up to three times. */
   async function follow(isLive) {
@@ -80,7 +82,10 @@ export function makeProfile(path, log, strip) {
 
   function show(answer) {
     body = answer;
-    strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, log.get(log.first)?.timestamp) });
+    const number = body.strip?.[0]?.[1];
+    const at = log.get(number)?.timestamp;
+    if (at || number !== head.number) head = { number, at };
+    strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, head.at) });
     const { job, seconds, usual, slower } = body;
     const worst = slower.find(({ after }) => after);
     // A job that succeeded in the usual time needs no explanation. In a short one, there is no place for it.
