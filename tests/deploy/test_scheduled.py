@@ -132,8 +132,8 @@ def test_a_stopped_unit_cancels_its_job(service: Service, program: Path, variabl
     [
         ("/usr/bin/printf 'one\\ntwo\\n'", "printf", 0, ["one", "two"]),
         ("cd / && pwd && exit 4 # where is it?", "where-is-it-", 4, ["/"]),
-        ("echo a; echo b", "echo", 0, ["a", "b"]),
-        ("echo '#x' # -report", "report", 0, ["#x"]),
+        ("echo a; echo ' # b'", "echo", 0, ["a", " # b"]),
+        ("echo '#x'\t# -report", "report", 0, ["#x"]),
         ("[ -d / ] && echo a", "job", 0, ["a"]),
         ("KEY=secret /bin/echo a", "job", 0, ["a"]),
         (f"echo a # .- {'x' * 200}", "x" * 100, 0, ["a"]),

@@ -83,7 +83,7 @@ def _refusal(error: Any) -> tuple[int | str | None, int, str]:
         line = error.errors()[0]["input"]
         number = json.loads(line)["id"]
         orjson.dumps(number)
-    except json.JSONDecodeError as invalid:
+    except (json.JSONDecodeError, RecursionError) as invalid:
         return None, types.PARSE_ERROR, line.strip() and f"invalid JSON: {invalid}"
     except (AttributeError, LookupError, TypeError, ValueError):
         return None, 0, ""
