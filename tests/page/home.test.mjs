@@ -20,6 +20,7 @@ sessionStorage.setItem("chronoverse.token", "token");
 $("workflow").value = "";
 await import("../../chronoverse/web/static/js/home.js");
 
+const { lastTen } = await import("../../chronoverse/web/static/js/causes.js");
 const rows = () => $("tbody").children;
 const shown = () => rows().map((row) => row.links[0].textContent);
 
@@ -31,6 +32,10 @@ test("failing workflows come first, even while the next job runs; then running o
   await until(() => rows()[1].querySelector(".since").textContent);
   deepEqual(rows().slice(0, 3).map((row) => row.querySelector(".since").textContent), ["failing for 2 h", "failing", ""]);
   deepEqual(rows()[1].querySelector(".ten").links.map(({ href }) => href), ["n1", "n2"].map((id) => `/ui/workflows/never/jobs/${id}`));
+  answers["/workflows/never/jobs"] = { jobs, cursor: null };
+  const ten = () => lastTen("never", "newer", () => {})?.length;
+  equal(ten(), 2, "the last known jobs stay until the new ones are there");
+  await until(() => ten() === 4);
   for (const [query, ids] of [["?show=red", ["red", "never"]], ["?show=running", ["red", "running"]], ["", ["red", "never", "running", "Good", "run", "away"]]]) {
     location.search = query;
     events.dispatchEvent(new Event("popstate"));

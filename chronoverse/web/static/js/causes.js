@@ -11,21 +11,24 @@ const found = new Map();
 const waiting = [];
 let asked = 0;
 
-/** The cached result of `ask()`, undefined until `told()` is called. The pending request with the lowest `costs` is sent first. */
-export function cached(key, ask, told, costs = 0) {
-  if (found.has(key)) return found.get(key);
-  if (waiting.length + asked >= MOST || waiting.some((each) => each.key === key)) return undefined;
-  waiting.push({ key, ask, told, costs });
+/**
+ * The cached result of `ask()`, that of an older `version` or undefined until `told()` is called. The pending request
+ * with the lowest `costs` is sent first.
+ */
+export function cached(key, ask, told, costs = 0, version = "") {
+  const known = found.get(key);
+  if (known?.version === version || waiting.length + asked >= MOST || waiting.some((each) => each.key === key)) return known?.value;
+  waiting.push({ key, ask, told, costs, version });
   queueMicrotask(next);
-  return undefined;
+  return known?.value;
 }
 
 async function next() {
   if (asked >= AT_ONCE || !waiting.length) return;
-  const { key, ask, told } = waiting.sort((a, b) => a.costs - b.costs).shift();
+  const { key, ask, told, version } = waiting.sort((a, b) => a.costs - b.costs).shift();
   asked += 1;
-  found.set(key, undefined);
-  found.set(key, await persist(ask).catch(() => undefined));
+  found.set(key, { version, value: found.get(key)?.value });
+  found.set(key, { version, value: await persist(ask).catch(() => undefined) });
   asked -= 1;
   told();
   next();
@@ -37,4 +40,4 @@ export const causeOf = (workflow, job, told, lines) =>
 
 /** The last ten jobs of a workflow. `version` changes whenever they do. */
 export const lastTen = (workflow, version, told) =>
-  cached(`${workflow} ${version}`, async () => (await get(`/workflows/${workflow}/jobs?limit=10`)).body.jobs, told);
+  cached(workflow, async () => (await get(`/workflows/${workflow}/jobs?limit=10`)).body.jobs, told, 0, version);
