@@ -131,15 +131,17 @@ UNMASKED: Final = SecretForms(None)
 
 
 def _whole_lines(lists: Iterable[tuple[bytes, Sequence[bytes]]], pause: Callable[[], object]) -> Iterator[bytes]:
-    """The lines of ``lists``, each with what ends its lines, in texts of a few whole lines. Calls ``pause`` often."""
-    begun: list[bytes] = []
+    """The lines of ``lists``, each with what ends its lines, in texts of some whole lines. Calls ``pause`` often."""
+    begun, size = list[bytes](), 0
     for end, lines in lists:
         for start in range(0, len(lines), 32):
             begun.append(end.join([*lines[start : start + 32], b""]))
-            if end:
+            size += len(begun[-1])
+            # Searching each short list alone would take five times as long.
+            if end and size >= 4096:
                 pause()
                 yield b"".join(begun)
-                begun.clear()
+                begun, size = [], 0
     yield b"".join(begun)
 
 
