@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from enum import Enum, auto
 from itertools import chain, count
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -51,6 +52,16 @@ LogWriter: TypeAlias = "Store | HttpLogWriter"
 class JobResult(NamedTuple):
     status: Status
     exit_code: int | None
+
+
+class _Phase(Enum):
+    #: Without the lease.
+    OPENING = auto()
+    OPEN = auto()
+    #: The terminal entry was written, but may not be safe yet.
+    ENDING = auto()
+    #: The job's end is safe in the store.
+    ENDED = auto()
 
 
 @dataclass(eq=False)
@@ -94,9 +105,9 @@ class Publisher:
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
         #: The sequence number of the spool's index 0.
         self._base: int = spool.state.get("base", 0)
-        #: Our last attempt, or the one of the process that left the spool; and whether this attempt has the lease.
+        #: Our last attempt, or the one of the process that left the spool.
         self._attempt: Attempt | None = None
-        self._has_lease = False
+        self._phase = _Phase.OPENING
         if "attempt" in spool.state:
             self._attempt = Attempt(job, self._token, spool.state["attempt"], self._base)
         #: The last attempt of the processes that left the spool, and the index after that attempt's last line. Lines of
@@ -123,10 +134,6 @@ class Publisher:
         self._lock = threading.Lock()
         #: Whether :meth:`start` has returned: refusals are then shown to the user instead of raised.
         self._in_background = False
-        #: Whether the terminal entry was written, although it may not be safe yet.
-        self._end_written = False
-        #: Whether the job's end is safe in the store.
-        self.ended = False
         #: Whether the message about a quota was shown.
         self._has_said_quota = False
         self._opened_or_refused = threading.Event()
@@ -172,6 +179,11 @@ class Publisher:
         return self._base if self._attempt else None
 
     @property
+    def ended(self) -> bool:
+        """Whether the job's end is safe in the store."""
+        return self._phase is _Phase.ENDED
+
+    @property
     def is_unreached(self) -> bool:
         """Whether the store is failing, and has never opened or refused the job."""
         return self._attempt is None and not isinstance(self._outage.last_error, TooFast | Held | None)
@@ -215,7 +227,7 @@ class Publisher:
             self._outage.wait_after(error)
         except Fenced:
             # The lease may just have expired. Open the job again, as a new attempt.
-            self._has_lease = self._end_written = False
+            self._phase = _Phase.OPENING
             self._stop.wait(_SHORT_PAUSE_SECONDS)
         except SequenceGap as gap:
             if gap.expected - self._base > max(self._sent_end, self.spool.acked):
@@ -225,10 +237,11 @@ class Publisher:
 
     def _step(self, store: LogWriter) -> None:
         attempt = self._attempt
-        if attempt is None or not self._has_lease:
+        if attempt is None or self._phase is _Phase.OPENING:
             self._open(store)
-        elif self._end_written:
-            self.ended = self._are_safe(attempt, self._base + self.spool.end + 1)
+        elif self._phase is _Phase.ENDING:
+            if self._are_safe(attempt, self._base + self.spool.end + 1):
+                self._phase = _Phase.ENDED
         elif self._unanswered:
             self._append(store, attempt)
         elif time.monotonic() >= self._renew_at:
@@ -300,7 +313,7 @@ class Publisher:
         # An attempt's exit code counts for the job only if further attempts of the same run follow.
         counts = only_attempt and result.exit_code is not None
         store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked, counts=counts)
-        self._end_written, self.ended = not only_attempt, only_attempt
+        self._phase = _Phase.ENDED if only_attempt else _Phase.ENDING
 
     def _open(self, store: LogWriter) -> None:
         last = self._attempt
@@ -328,7 +341,7 @@ class Publisher:
             self._base = attempt.next - self.spool.acked
         else:
             self._rejoin(last, attempt)
-        self._attempt, self._has_lease = attempt, True
+        self._attempt, self._phase = attempt, _Phase.OPEN
         self._outage.is_silent = False
         if self._taken is not None:
             self.say(f"{self._taken}: this run is published as job {self.job.job_id}")
@@ -352,7 +365,7 @@ class Publisher:
         except Fenced:
             return False
         self.spool.acknowledge(self.spool.end)
-        self._has_lease = self._end_written = True
+        self._phase = _Phase.ENDING
         return True
 
     def _rejoin(self, last: Attempt, attempt: Attempt) -> None:
@@ -382,7 +395,7 @@ class Publisher:
         unconfirmed = 0
         # Asks what is on the store's disk every 0.1 s at most, not after each batch.
         while not self._stop.wait(0.1) and (probe := self._probe) is not None:
-            if not self._has_lease or self._attempt is None or not self.spool.wait_for_unsafe(1.0):
+            if self._phase is _Phase.OPENING or self._attempt is None or not self.spool.wait_for_unsafe(1.0):
                 continue
             try:
                 next_number = probe.confirm(self._attempt)
@@ -411,7 +424,7 @@ class Publisher:
             self._stop_asking(error)
             return True
         if next_number is not None and next_number < stop:
-            self._end_written = False
+            self._phase = _Phase.OPEN
             self.spool.acknowledge(next_number - self._base)
         return next_number is not None and next_number >= stop
 

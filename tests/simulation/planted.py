@@ -64,7 +64,7 @@ CHANGES: Final[tuple[tuple[str, str, str, str], ...]] = (
      'last_event_id(environ.get("HTTP_LAST_EVENT_ID"))',
      'last_event_id(environ.get("HTTP_LAST_EVENT_ID"))\n        after = given = given + 1 if given else given'),
     ("a lost end not written again", "runner/publisher.py",
-     "            self._end_written = False\n            self.spool.acknow", "            self.spool.acknow"),
+     "            self._phase = _Phase.OPEN\n            self.spool.acknow", "            self.spool.acknow"),
     ("a lease not renewed without memory", "store/scripts/renew.lua",
      "redis.call('PEXPIRE', lease, ARGV[3])", "redis.call('SET', lease, ARGV[1], 'PX', ARGV[3])"),
     ("lines of a dead runner taken for another's", "runner/publisher.py",
