@@ -251,7 +251,7 @@ class _Funnel:
 
 
 def _is_our_thread() -> bool:
-    return threading.current_thread().name.startswith("chronoverse-")
+    return threading.current_thread().name in ("chronoverse-publisher", "chronoverse-durability")
 
 
 class JobLogStream(io.TextIOBase):

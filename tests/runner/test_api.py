@@ -326,7 +326,7 @@ def test_text_is_published_when_its_write_returns(patience: float, seconds: floa
         begun.set()
         second.join(seconds)
 
-    second, log.meanwhile = threading.Thread(target=write_second), let_write
+    second, log.meanwhile = threading.Thread(target=write_second, name="chronoverse-reader"), let_write
     second.start()
     stream.write("one\n")
     second.join(60)
