@@ -248,12 +248,17 @@ test("the page marks text itself, and regular expressions by the service's highl
 const pause = (number, seconds, more = {}) => ({ after: line(number), before: line(number + 1), seconds, excess: seconds - 1, usual: { least: 1, median: 1, most: 1 }, ...more });
 const STRIP = [[0, 1], [10, 10], [30, 11], [40, 20], [70, 21], [80, 30]];
 
-test("the strip leads to pauses slower than usual, and is hidden for short jobs", () => {
+test("the strip leads to pauses slower than usual, draws marks together, and is hidden for short jobs", async () => {
   const jumps = [];
   const strip = makeStrip((number) => jumps.push(number), () => [1, 2]);
   $("strip").querySelector(".track").clientWidth = 100;
   strip.show({ strip: STRIP, slower: [pause(20, 30), pause(10, 20)], pauses: [pause(20, 30)] });
   equal($("strip").hidden, false);
+  const drawn = [];
+  $("strip").querySelector(".fault").setAttribute = (_, path) => drawn.push(path);
+  for (const errors of [[1], [1, 10], [1, 10, 30]]) strip.mark([], errors);
+  await until(() => drawn.length);
+  deepEqual(drawn, ["M0 0V8M125 0V8M1000 0V8"]);
   for (const [number, direction] of [[1, 1], [10, 1], [20, 1], [30, -1], [20, -1], [5, -1]]) strip.step(number, direction);
   deepEqual(jumps.splice(0), [10, 20, 10, 20, 10, 20]);
   for (const seconds of [0, 3, 20, 75]) Object.assign($("at"), { valueAsNumber: seconds }).dispatchEvent(event("input"));

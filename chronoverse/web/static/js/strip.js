@@ -18,6 +18,7 @@ export function makeStrip(jump, view) {
   let marks = [[], []];
   let timer = 0;
   let frame = 0;
+  let later = 0;
 
   slider.addEventListener("pointermove", ({ offsetX }) => say(Math.max(0, Math.min(1, offsetX / slider.clientWidth)) * total));
   slider.addEventListener("pointerleave", hush);
@@ -41,7 +42,7 @@ export function makeStrip(jump, view) {
     slider.max = total;
     part(".output").setAttribute("d", outputPath(points));
     part(".slow").setAttribute("d", slowPath(pauses, total));
-    mark(...marks);
+    drawMarks();
     return moved();
   }
 
@@ -50,9 +51,16 @@ export function makeStrip(jump, view) {
     if (ms >= 1000 * SHORT) strip.hidden = false;
   }
 
+  /** Marks the steps and the errors, five times a second at most: a live job can print an error in each line. */
   function mark(steps, errors) {
     marks = [steps, errors];
+    later ||= setTimeout(drawMarks, 200);
+  }
+
+  function drawMarks() {
+    later = 0;
     if (!total) return;
+    const [steps, errors] = marks;
     part(".fault").setAttribute("d", marksPath(points, errors));
     const items = bandsOf(points, steps).map(({ title, ms, from, to }) => {
       const item = make("li", to - from < 6 ? "thin" : "", make("b", "", title), ms >= 0 ? ` ${span(ms)}` : "");
