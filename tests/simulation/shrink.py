@@ -8,10 +8,7 @@ from tests.simulation.plan import Plan, Result
 
 
 def shrink(plan: Plan, result: Result, run: Callable[[Plan], Result], tries: int = 60) -> Plan:
-    """A plan that is no larger than ``plan`` and also fails, perhaps differently.
-
-    ``result`` is that of ``plan``. ``run`` is called up to ``tries`` times.
-    """
+    """A plan no larger than ``plan`` that also fails, perhaps differently, after up to ``tries`` calls of ``run``."""
     # Nothing happens after the violation.
     plan = replace(plan, hours=min(plan.hours, math.ceil(result.hours * 6) / 6))
 
