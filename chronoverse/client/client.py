@@ -243,10 +243,16 @@ class Client:
             query = {**query, "offset": None, "cursor": cursor}
 
     def logs(
-        self, job: JobRef, *, order: str = "asc", stream: str | None = None, offset: int | None = None
+        self,
+        job: JobRef,
+        *,
+        order: str = "asc",
+        stream: str | None = None,
+        offset: int | None = None,
+        limit: int = PAGE_LINES,
     ) -> Iterator[Line]:
-        """The log's current lines after ``offset``, read page by page."""
-        query = {"limit": PAGE_LINES, "order": order, "stream": stream, "offset": offset}
+        """The log's current lines after ``offset``, read page by page of up to ``limit`` lines."""
+        query = {"limit": min(limit, PAGE_LINES), "order": order, "stream": stream, "offset": offset}
         for page in self.pages("/workflows/{}/jobs/{}/logs", *job, **query):
             yield from read_items(page, "logs", Line.from_json)
 

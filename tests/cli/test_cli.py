@@ -112,6 +112,7 @@ def test_logs_of_a_stream_joins_no_parts_across_missing_lines(cli: Cli) -> None:
     with service:
         done = cli("logs", "wf_1", "job_1", "--stream", "stdout", URL=service.url)
     assert (done.stdout, done.stderr) == ("ab\nc\n", "--- line 4 is gone ---\n")
+    assert [each.query.get("limit") for each in service.requests[2:]] == ["2", "3"]
 
 
 def test_logs_as_json_prints_the_services_objects_in_ascii(cli: Cli) -> None:
