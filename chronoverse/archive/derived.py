@@ -54,7 +54,7 @@ class LineCollector:
 
 
 class DerivedBuilder:
-    """Collects the lines of ``job``'s archived log from its chunks, added in the log's order."""
+    """Collects the lines of ``job``'s archived log, whose chunks are added in order."""
 
     def __init__(self, job: JobRef) -> None:
         self.job: Final = job

@@ -300,7 +300,7 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """Grows with each attempt, and when the attempt starts. A running job's state with the larger age is newer."""
+        """Grows with each attempt, and when it starts. Of a running job's states, that with the larger age is newer."""
         return self.attempt, self.status is not Status.PENDING
 
     @property

@@ -164,8 +164,8 @@ class ChunkIndex:
     ) -> bool | None:
         """Recreates a job from ``chunks`` and the job hash's ``fields``. Idempotent.
 
-        Each chunk comes with its bytes for quotas, and its number of lines over quota. ``has_lost_data``: of the store,
-        whose archivers then delete no objects.
+        Each chunk comes with its bytes for quotas, and its number of lines over quota. ``has_lost_data``: whether the
+        store has; archivers then delete no objects.
 
         Returns False if the store already has all of it; None if its runner is still resending lines: call again. A job
         without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and

@@ -177,7 +177,7 @@ def error_to_json(error: ChronoverseError) -> bytes:
 
 
 def error_from_json(data: bytes) -> ChronoverseError:
-    """Decodes the result of :func:`error_to_json`. An error with more than a message becomes a :class:`StoreError`."""
+    """Decodes :func:`error_to_json`'s result. An error whose constructor takes more becomes a :class:`StoreError`."""
     name, message = orjson.loads(data)
     kind = getattr(errors, name)
     has_only_message = kind.__init__ is ChronoverseError.__init__

@@ -56,7 +56,7 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
 def _write_whole(path: Path, directory: Path) -> tuple[Path | None, str]:
     """Writes the undamaged batches of file ``path`` into a new file in ``directory``.
 
-    Returns its path (None if there are no batches), and which lines are missing, counted from 1 as printed.
+    Returns its path (None if there are no batches), and the missing lines, numbered from 1 as printed.
     """
     draft: SpoolFile | None = None
     lacking: list[str] = []

@@ -57,7 +57,7 @@ class RecordLines:
     """The lines of one record, or of consecutive one-line records with the same time and stream.
 
     ``path`` and ``number``: the file's path, and the first record's number in it; "" and 0 if the record has no number.
-    ``first``: a digest of record number 1, else "". ``time``: that of the first record, in Unix ns.
+    ``first``: record 1's digest if included, else "". ``time``: that of the first record, in Unix ns.
     """
 
     path: str
