@@ -32,10 +32,11 @@ function open(numbers, height = 10 * ROW) {
     },
     numberAt: (row) => numbers[row],
     rowOf: (number) => numbers.findIndex((each) => each >= number),
-    itemAt: (row) => ({ number: numbers[row] }),
+    itemAt: (row) => ({ number: numbers[row], line: stamps.get(numbers[row]) }),
     load() {},
   };
-  const maker = { stamp: ({ number }) => stamps.get(number), element: ({ number }) => (made.push(number), Object.assign(document.createElement("div"), { number, className: stamps.get(number)?.trim() || undefined })) };
+  const offsetHeight = (number) => (stamps.get(number) === "tall" ? 2 : 1) * ROW;
+  const maker = { stamp: ({ number }) => stamps.get(number), element: ({ number }) => (made.push(number), Object.assign(document.createElement("div"), { number, offsetHeight: offsetHeight(number), className: stamps.get(number)?.trim() || undefined })) };
   const viewport = makeViewport(scroller, source, maker, () => {});
   const draw = () => {
     while (frames.length) frames.shift()();
@@ -64,6 +65,16 @@ test("a row is brought into view, unless it is already there", () => {
   deepEqual(view(), [91, 100]);
   viewport.show(-5);
   deepEqual(view(), [1, 10]);
+});
+
+test("a wrapped row near the end stays in view when the lines arrive and are taller", () => {
+  const { viewport, stamps, view } = open(upTo(100));
+  viewport.wrap = true;
+  viewport.show(95);
+  deepEqual(view(), [91, 100]);
+  for (const number of upTo(100)) stamps.set(number, "tall");
+  viewport.refresh();
+  deepEqual(view(), [96, 100]);
 });
 
 test("a reader at the end of a growing log stays there until scrolling up", () => {

@@ -24,6 +24,8 @@ export function makeViewport(scroller, source, maker, moved) {
   let settleTimer = 0;
   let nodes = new Map();
   let anchor = null;
+  //: The number of a wrapped row that was brought to the top, until it and those after it are loaded and have their heights.
+  let awaited = null;
 
   const viewport = {
     stick: false,
@@ -36,7 +38,7 @@ export function makeViewport(scroller, source, maker, moved) {
     set source(shown) {
       source = shown;
       at.row = 0;
-      anchor = null;
+      anchor = awaited = null;
       nodes.clear();
       relayout();
     },
@@ -86,7 +88,8 @@ export function makeViewport(scroller, source, maker, moved) {
     release();
     at.row = Math.max(0, Math.min(row, source.count - 1));
     at.px = 0;
-    if (!wraps) moveBy(-Math.round((share * height) / ROW) * ROW);
+    if (wraps) awaited = source.count ? source.numberAt(at.row) : null;
+    else moveBy(-Math.round((share * height) / ROW) * ROW);
     return refresh();
   }
 
@@ -94,12 +97,14 @@ export function makeViewport(scroller, source, maker, moved) {
   function end(stick) {
     viewport.stick = stick;
     toEnd = true;
+    awaited = null;
     refresh();
   }
 
   function release() {
     viewport.stick = false;
     toEnd = false;
+    awaited = null;
   }
 
   function resized() {
@@ -194,6 +199,7 @@ export function makeViewport(scroller, source, maker, moved) {
     const { count } = source;
     // Keep the same lines in view after rows above them were added or removed.
     if (viewport.stick) toEnd = true;
+    else if (awaited !== null) Object.assign(at, { row: source.rowOf(awaited), px: 0 });
     else if (anchor) at.row += source.rowOf(anchor.number) - anchor.row;
     const screen = Math.ceil(height / ROW) + 1;
     // Rows beyond the edges keep a selection that extends there.
@@ -248,6 +254,7 @@ export function makeViewport(scroller, source, maker, moved) {
 
   /** Measures wrapped rows. Their heights can change the position at the end. */
   function measure(start, stop) {
+    if (awaited !== null && Array.from({ length: stop - at.row }, (_, index) => source.itemAt(at.row + index)).every(({ line, gap }) => line || gap)) awaited = null;
     let sum = 0;
     for (const node of nodes.values()) sum += node.height = node.element.offsetHeight;
     if (stop > start) heightFactor = Math.max(heightFactor, sum / ((stop - start) * ROW));
