@@ -49,8 +49,11 @@ def test_a_flush_splits_no_character(character: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["newline", "flush", "close"])
-def test_a_mask_that_is_longer_than_a_line_is_cut(end: str) -> None:
-    splitter = LineSplitter("stdout", 7, SecretForms([("short", "pin[0-9]")]))
-    batches = splitter.feed(b"pin1" + b"\n" * (end == "newline"), NOW)
+@pytest.mark.parametrize(
+    ("most", "text", "parts"), [(7, "pin1", ["[masked", "]"]), (10, "pin1\N{EURO SIGN}", ["[masked]", "\N{EURO SIGN}"])]
+)
+def test_a_mask_that_is_longer_than_a_line_is_cut(end: str, most: int, text: str, parts: list[str]) -> None:
+    splitter = LineSplitter("stdout", most, SecretForms([("short", "pin[0-9]")]))
+    batches = splitter.feed(text.encode() + b"\n" * (end == "newline"), NOW)
     batches += splitter.flush() if end == "flush" else splitter.close()
-    assert [message for batch in batches for message in batch.messages()] == [b"[masked", b"]"]
+    assert [message.decode() for batch in batches for message in batch.messages()] == parts
