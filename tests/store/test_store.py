@@ -129,7 +129,7 @@ def test_append_skips_stored_lines(bench: Bench, store: Store, attempt: Attempt)
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [("FAILED", 137), ("FAILED", None), ("COMPLETED", None), ("CANCELED", None)]
+    ("status", "code"), [("FAILED", 137), ("FAILED", -9), ("FAILED", None), ("COMPLETED", None), ("CANCELED", None)]
 )
 def test_finish_writes_the_end_and_deletes_the_lease(
     bench: Bench, store: Store, attempt: Attempt, status: str, code: int | None
@@ -137,7 +137,7 @@ def test_finish_writes_the_end_and_deletes_the_lease(
     """Terminal entry and hash have the documented fields. An unknown exit code is absent."""
     store.append(attempt, make_lines(1, 2))
     store.finish(attempt, Status(status), code, 4, 3)
-    shown = {} if code is None else {"exit_code": "137"}
+    shown = {} if code is None else {"exit_code": str(code)}
 
     assert bench.keys() == {*map(bench.key, ("jobs", "changes", "log", "job")), f"{bench.prefix}:workflows"}
     end = {"status": status, "lines": "2", "dropped": "4", **shown}

@@ -19,7 +19,7 @@ check_types(log, job, lease)
 local last, problem = head(log, job)
 local ended = redis.call('HMGET', job, 'status', 'attempt', 'lines', 'worst_exit_code', 'end_seen_ms', 'deleting')
 local worst = whole_number(ended[4]) or 0
-if (status == 'COMPLETED' or status == 'FAILED') and worst > (tonumber(exit_code) or 0) then
+if (status == 'COMPLETED' or status == 'FAILED') and worst > math.max(tonumber(exit_code) or 0, 0) then
   status, exit_code = 'FAILED', ended[4]
 end
 if token == '' then
