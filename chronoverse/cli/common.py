@@ -319,8 +319,13 @@ def _print_retry(text: str) -> None:
 
 
 @contextlib.contextmanager
-def open_client(workflow: str, job: str | None = None, scope: str = "logs:read") -> Iterator["Client"]:
-    """A client with ``scope`` for ``workflow``. Adds similar ids, or advice, to errors raised in the ``with`` block."""
+def open_client(
+    workflow: str, job: str | None = None, scope: str = "logs:read", *, of_line: bool = False
+) -> Iterator["Client"]:
+    """A client with ``scope`` for ``workflow``. Adds similar ids, or advice, to errors raised in the ``with`` block.
+
+    ``of_line``: as for :func:`explain_not_found`.
+    """
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)
@@ -331,7 +336,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
         )
     client = make_client(settings, workflow, scope, on_retry=_print_retry)
     try:
-        with contextlib.closing(client), naming_near_ids(client, workflow, job):
+        with contextlib.closing(client), naming_near_ids(client, workflow, job, of_line=of_line):
             yield client
     except errors.Unauthorized as error:
         if settings.token is None:
@@ -345,7 +350,7 @@ def open_client(workflow: str, job: str | None = None, scope: str = "logs:read")
 
 
 @contextlib.contextmanager
-def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterator[None]:
+def naming_near_ids(client: "Client", workflow: str, job: str | None, *, of_line: bool = False) -> Iterator[None]:
     """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block. The block must only request this job."""
     from chronoverse.client.near import explain_not_found
 
@@ -354,7 +359,7 @@ def naming_near_ids(client: "Client", workflow: str, job: str | None) -> Iterato
     except errors.JobNotFound as error:
         if error.__cause__ is not None:  # The log's last event gave the reason, or a proxy answered.
             raise
-        raise errors.JobNotFound(explain_not_found(client, workflow, job)) from error
+        raise errors.JobNotFound(explain_not_found(client, workflow, job, of_line=of_line)) from error
 
 
 def require_jobs(client: "Client", workflow: str) -> None:

@@ -21,7 +21,7 @@ def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output
 
     Numbers, times, hashes, temporary paths and the like are ignored in the comparison.
     """
-    with common.open_client(workflow, job) as client, common.status_line() as show:
+    with common.open_client(workflow, job, of_line=True) as client, common.status_line() as show:
         found: dict[str, Any] = {}
         route, query = "/workflows/{}/jobs/{}/logs/{}/history", {"jobs": jobs, "label": label}
         for page in client.pages(route, workflow, job, str(line), **query):

@@ -25,11 +25,14 @@ def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
     return [each for _, each in sorted(near, key=itemgetter(0), reverse=True)][:3]
 
 
-def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None) -> str:
-    """A sentence on what was not found, with similar ids among the newest 200 that the token can read. Never raises."""
+def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None, *, of_line: bool = False) -> str:
+    """A sentence on what was not found, with similar ids among the newest 200 that the token can read. Never raises.
+
+    ``of_line``: the request was for a line of the job.
+    """
     jobs = _ids(client, "jobs", "/workflows/{}/jobs", workflow_id)
     if job_id in (jobs or ()):
-        return f"{job_id} of {workflow_id} has no such line"
+        return f"{job_id} of {workflow_id} {'has no such line' if of_line else 'has only just appeared: try again'}"
     if job_id is not None and jobs:
         text, near = f"no job {job_id} in {workflow_id}", near_ids(job_id, jobs)
     elif jobs is None:

@@ -1,5 +1,7 @@
 """Suggestions for ids that were not found."""
 
+import json
+
 import pytest
 
 from chronoverse.client.client import Client
@@ -23,20 +25,25 @@ def test_near_ids(wanted: str, ids: list[str], near: list[str]) -> None:
     assert near_ids(wanted, ids) == near
 
 
+def listed(*ids: str) -> bytes:
+    return answer("200 OK", json.dumps({"jobs": [{"id": each} for each in ids]}).encode())
+
+
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("of_line", "said", "sentence"),
     [
-        (problem("403 Forbidden", "no"), "wf_1/build-8: not found, or no access"),
-        (answer("200 OK", b'{"jobs":[{"id":"build-7"}]}'), "no job build-8 in wf_1: did you mean build-7?"),
-        (answer("200 OK", b'{"jobs":[{"id":"x"}]}'), "no job build-8 in wf_1"),
-        (answer("200 OK", b'{"jobs":[{"id":"build-7"},{"id":"build-8"}]}'), "build-8 of wf_1 has no such line"),
+        (False, problem("403 Forbidden", "no"), "wf_1/build-8: not found, or no access"),
+        (False, listed("build-7"), "no job build-8 in wf_1: did you mean build-7?"),
+        (False, listed("x"), "no job build-8 in wf_1"),
+        (False, listed("build-7", "build-8"), "build-8 of wf_1 has only just appeared: try again"),
+        (True, listed("build-7", "build-8"), "build-8 of wf_1 has no such line"),
     ],
-    ids=["unknown", "near", "none near", "a line"],
+    ids=["unknown", "near", "none near", "created meanwhile", "a line"],
 )
-def test_what_is_not_there_is_explained(said: bytes, sentence: str) -> None:
+def test_what_is_not_there_is_explained(of_line: bool, said: bytes, sentence: str) -> None:
     """With the newest jobs of its workflow, if the service lists them."""
     with ScriptedService(said) as service:
-        assert explain_not_found(Client(service.url), "wf_1", "build-8") == sentence
+        assert explain_not_found(Client(service.url), "wf_1", "build-8", of_line=of_line) == sentence
 
 
 @pytest.mark.parametrize(("path", "more"), [("", ""), ("/", ""), ("/logs", "; is {} the right address?")])

@@ -101,7 +101,8 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
         return False, getattr(tools, tool.name)(**_with_defaults(tool, arguments))
     except JobNotFound as error:
         ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
-        return True, _error_json(error.title, explain_not_found(tools.client, *ids) if ids else str(error))
+        text = explain_not_found(tools.client, *ids, of_line="line" in arguments) if ids else str(error)
+        return True, _error_json(error.title, text)
     except ChronoverseError as error:
         return True, _error_json(error.title, str(error))
     except Exception:
