@@ -310,6 +310,8 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
     except (ValueError, LookupError, AttributeError, TypeError):
         detail = f"the service returned {status} {response.reason or ''}".rstrip()
         title, reason, expected = "", None, None
+    if detail == "a bearer token is required":  # Without a token, the caller raised another error.
+        detail += ", and one was sent: a proxy seems to remove the Authorization header; configure it to pass it on"
     error: ChronoverseError
     if status in (408, 425, 429) or status >= 500:  # as in web/static/client/request.js
         error = RequestFailed(detail, retry_after(response.headers), status)

@@ -652,12 +652,22 @@ def test_a_client_command_imports_only_what_it_needs(command: str, tmp_path: Pat
     assert not unused & imported
 
 
-def test_an_error_says_what_to_do(cli: Cli) -> None:
+@pytest.mark.parametrize(
+    ("detail", "more"),
+    [
+        ("the token has expired", ""),
+        (
+            "a bearer token is required",
+            ", and one was sent: a proxy seems to remove the Authorization header; configure it to pass it on",
+        ),
+    ],
+)
+def test_an_error_says_what_to_do(cli: Cli, detail: str, more: str) -> None:
     """Not only what is wrong."""
-    with ScriptedService(problem("401 Unauthorized", "the token has expired")) as service:
+    with ScriptedService(problem("401 Unauthorized", detail)) as service:
         refused = cli("jobs", "wf_1", URL=service.url, TOKEN="old")
 
-    assert refused.stderr == "chronoverse: the token has expired (token from CHRONOVERSE_TOKEN)\n"
+    assert refused.stderr == f"chronoverse: {detail}{more} (token from CHRONOVERSE_TOKEN)\n"
     assert refused.returncode == 77
     assert "No such command 'job'. Did you mean 'jobs'?" in cli("job", "wf_1").stderr
     assert "No such command 'xyz'" in cli("xyz").stderr
