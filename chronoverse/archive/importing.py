@@ -120,7 +120,7 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Chain(NamedTuple):
-    """A chunk after others that end before it. ``rank``: how many redacted lines, lines and numbers all have."""
+    """A chunk and those before it. ``rank``: their redacted lines, lines and numbers."""
 
     last: int
     rank: tuple[int, ...]

@@ -49,7 +49,7 @@ def follow_jobs(
         threading.Thread(target=collect, args=(job_id, following), daemon=True).start()
 
     def runs() -> bool:
-        """Whether a job still runs, even if its state was not reported yet."""
+        """Whether any job still runs, including jobs not reported yet."""
         pages = client.pages("/workflows/{}/jobs", workflow, status=Status.RUNNING, label=label, limit=1)
         return any(page["jobs"] for page in pages)
 

@@ -111,7 +111,7 @@ def redaction_notice(first: int, last: int) -> str:
 class LineRenderer:
     """Formats lines for printing. Remembers which stream has an open partial line.
 
-    Only the next number continues it: the rest may be among missing numbers. With ``only_stream``, :meth:`render` also
+    Only the next number continues it: missing numbers may include its rest. With ``only_stream``, :meth:`render` also
     gets the lines of the other stream, to tell them from missing ones. With ``skips_numbers``, any number continues it.
     """
 

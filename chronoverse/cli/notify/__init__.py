@@ -1,4 +1,4 @@
-"""``chronoverse notify``: delivers the messages of watches. Can be deleted with its folder.
+"""``chronoverse notify``: delivers the messages of watches. This folder can be deleted.
 
 notifier  reads changes, queues events and delivers messages
 messages  the text and data of a message
