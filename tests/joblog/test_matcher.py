@@ -39,7 +39,10 @@ def test_texts_of_which_one_matches_are_never_passed_over(texts: list[str], quer
 
 @pytest.mark.parametrize("query", ["nowhere", "nowhere|a{3}"])
 def test_texts_of_which_none_matches_are_passed_over(query: str) -> None:
-    assert not Matcher(query, regex="|" in query).may_match(["ab", "Übung"])
+    """Short ones without a thread."""
+    matcher = Matcher(query, regex="|" in query)
+    assert not matcher.may_match(["ab", "Übung"])
+    assert (matcher.is_heavy(1_000), matcher.is_heavy(1_000_000)) == (False, True)
 
 
 @pytest.mark.parametrize("text", ["ab" * 5000, "\x1b[1m" + "ab" * 5000])

@@ -45,7 +45,7 @@ PATHS = ("/events", "/events?tail=1", "/wait?timeout=0", "/logs/raw", "/logs/raw
 def test_streams_waits_and_downloads_have_one_limit(
     in_process: InProcess, job: Foreign, limits: dict[str, int], subject: str, status: int
 ) -> None:
-    """With Retry-After. Each is counted until it ends, and only pages have none."""
+    """With Retry-After. Each is counted until it ends, and only pages have none. A refused one reads nothing."""
     client = in_process(**limits)
     job.lines(["x"]).end()
     admission = deps_of(client).admission
@@ -56,6 +56,8 @@ def test_streams_waits_and_downloads_have_one_limit(
         assert (path, answer.status_code) == (path, status)
         assert status == 200 or int(answer.headers["Retry-After"]) > 0
         assert len(admission) == 1
+    for path in PATHS[:3]:
+        assert client.get(f"{job.path}-none{path}").status_code == (404 if status == 200 else status)
     assert client.head(f"{job.path}/events").status_code == client.get(f"{job.path}/logs").status_code == 200
     admission.leave(taken)
     assert {client.get(job.path + path).status_code for path in PATHS} == {200}

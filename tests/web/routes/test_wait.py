@@ -218,6 +218,7 @@ def test_a_wait_ends_when_its_client_leaves(service: Service, client: httpx.Clie
 
 
 def test_a_head_request_waits_for_nothing(client: httpx.Client, job: Foreign) -> None:
+    assert [client.head(f"{job.path}/wait?timeout={seconds}").status_code for seconds in (0, 1)] == [404, 200]
     job.line("hay")
     began = time.monotonic()
     head = client.head(f"{job.path}/wait?q=needle&timeout=20")
