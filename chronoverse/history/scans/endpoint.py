@@ -29,11 +29,11 @@ class ScanEndpoint:
     While the scan server restarts, connections wait in the socket's queue.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, platform: str = sys.platform) -> None:
         self.listener: Final = socket.socket(socket.AF_UNIX)
         directory = tempfile.mkdtemp(prefix="chronoverse-")
         self.path = Path(directory, "socket")
-        if sys.platform != "linux":
+        if platform != "linux":
             self.listener.bind(str(self.path))
         else:
             # A socket's path is limited to 107 bytes, and the directory's path alone can be longer.
