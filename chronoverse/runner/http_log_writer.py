@@ -190,12 +190,13 @@ class HttpLogWriter:
             time.sleep(1.0)
         try:
             answer = self._post(attempt.job, "logs", _body(attempt, first=attempt.next, lines=[], safe=True))
-        except BadRequest:  # a service of an earlier version
-            answer = {"safe": False}
+            reason = "its store needs an append-only file or a replica"
+        except BadRequest:
+            answer, reason = {"safe": False}, "it is an earlier version"
         if answer.get("safe") is False:
             raise NotDurable(
-                "the service cannot confirm which lines are safe: its store needs an append-only file or a"
-                " replica. Set CHRONOVERSE_DURABILITY=acked here to hide this message"
+                f"the service cannot confirm which lines are safe: {reason}. Set CHRONOVERSE_DURABILITY=acked here to"
+                " hide this message"
             )
         return None if answer.get("next") is None else _number(answer, "next")
 

@@ -39,7 +39,8 @@ class Outage:
             self._has_warned_of_file = False
         if self.spool.file_error is not None and not self._has_warned_of_file:
             self._has_warned_of_file = True
-            self.say(f"the spool's file cannot be written ({self.spool.file_error}): the newest lines stay in memory")
+            where = f"the spool's file in {self.spool.room.directory}"
+            self.say(f"{where} cannot be written ({self.spool.file_error}): the newest lines stay in memory")
         self._backoff.record_failure()
         self.stop.wait(min(self._backoff.delay(), self.most_seconds))
 

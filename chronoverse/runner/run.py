@@ -208,7 +208,7 @@ def close_and_report(
         say("the job's end was not delivered to the store")
     if path is None:
         if spool.file_error is not None:
-            say(f"the lines could not be kept: {spool.file_error}")
+            say(f"the lines could not be kept in {spool.room.directory}: {spool.file_error}")
         return
     what = "publish under another id" if is_refused else "deliver later"
     say(f"{what}: {_deliver_command(path, service_url, retry=retry)}")

@@ -360,14 +360,15 @@ def test_nothing_is_sent_to_a_busy_service_before_the_time_it_asked_for() -> Non
 
 
 def test_a_file_that_cannot_be_written_is_reported_in_each_outage() -> None:
-    spool, said = Spool(), list[str]()
+    spool, said = Spool(SpoolRoom(Path("/data/spool"))), list[str]()
     spool.file_error = OSError("no space")
     outage = Outage(spool, said.append, threading.Event(), 0)
     for _ in range(2):
         for _ in range(2):
             outage.wait_after(StoreUnavailable("away"))
         outage.end()
-    away, file = "away; lines wait here, the job continues", "the spool's file cannot be written (no space)"
+    away = "away; lines wait here, the job continues"
+    file = "the spool's file in /data/spool cannot be written (no space)"
     found = [text.removesuffix(": the newest lines stay in memory") for text in said]
     assert found == [away, file, "the store is back"] * 2
 

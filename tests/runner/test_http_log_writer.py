@@ -354,13 +354,15 @@ def test_a_service_of_an_earlier_version_receives_each_line_as_an_object() -> No
     refused, appended = problem("400 Bad Request", "runs: Unknown field."), answer("200 OK", b'{"next":502}')
     attempt, runs = Attempt(SCRIPTED, token(), 1, 1), runs_of(lines(1, *["x"] * 501))
     with (
-        ScriptedService(refused, refused, appended, appended) as service,
-        closing(HttpLogWriter(service.url)) as writer,
+        ScriptedService(refused, refused, appended, appended, refused) as service,
+        closing(HttpLogWriter(service.url, durable=True)) as writer,
     ):
         assert writer.batch_lines == 5000
         with pytest.raises(EarlierService, match="an earlier version"):
             writer.append_ahead(attempt, 1, runs)()
         assert (writer.batch_lines, writer.append_ahead(attempt, 1, runs)()) == (500, 502)
+        with pytest.raises(NotDurable, match="an earlier version"):
+            writer.confirm(attempt, may_sync=True)
     sizes = [int(asked.headers["content-length"]) for asked in service.requests]
     assert sizes[0] == sizes[1] < 3000 < 10_000 < sizes[3] < sizes[2]
 
