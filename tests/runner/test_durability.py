@@ -277,21 +277,25 @@ def test_an_attempts_exit_code_counts_if_others_follow(result: JobResult, counts
 
 
 @pytest.mark.parametrize(
-    ("answers", "again"),
+    ("answers", "appends", "again"),
     [
-        ([4], []),
-        ([None, 4], []),
-        ([3, 4], [3]),
-        ([2, 4], [TWO, 3]),
-        ([1, 4], [ONE, TWO, 3]),
+        ([4], [], []),
+        ([None, 4], [], []),
+        ([3, 4], [], [3]),
+        ([2, 4], [], [TWO, 3]),
+        ([1, 4], [], [ONE, TWO, 3]),
         # The next attempt writes the end again, even if the store can no longer tell what is safe.
-        ([Fenced(), NotDurable("cannot tell")], [3]),
+        ([Fenced(), NotDurable("cannot tell")], [], [3]),
+        # A node still reads the old master, where the job has ended.
+        ([2, 4], [2, 3, Closed("it has already ended")], [TWO, TWO, 3]),
     ],
     ids=str,
 )
-def test_lost_lines_are_resent_before_the_job_is_reported_as_ended(answers: list[int | None], again: list[Any]) -> None:
+def test_lost_lines_are_resent_before_the_job_is_reported_as_ended(
+    answers: list[int | None], appends: list[Any], again: list[Any]
+) -> None:
     """Only the end, or lines and the end: two lines have the numbers 1 and 2, the end 3."""
-    writer = ScriptedWriter(durable=True, confirm=answers)
+    writer = ScriptedWriter(durable=True, confirm=answers, answer=appends, open=[(1, 1), (1, 2)] * bool(appends))
     found = Published(writer, "one", "two")
     assert (found.publisher.ended, writer.writes) == (True, [ONE, TWO, 3, *again])
     assert writer.answers["confirm"] == []
