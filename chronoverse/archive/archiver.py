@@ -38,9 +38,9 @@ from chronoverse.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk, folder
-from chronoverse.joblog.entries import read_entries, written_seconds
-from chronoverse.joblog.model import Gap, Job, JobRef, ListingPosition, seconds_of
+from chronoverse.joblog.chunk import CHUNK_BYTES, FRAME_BYTES, Chunk
+from chronoverse.joblog.entries import written_seconds
+from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
@@ -328,11 +328,6 @@ class Archiver:
         """Archives lines that are old enough. Lines archived in earlier steps are now trimmed from the store."""
         with self._locked(ref) as job_objects:
             now, state = self.monotonic(), self.store.catalog.archive_state(ref)
-            if self._awaits_import(ref, state):
-                # Not snoozed: the log must still be measured.
-                self._queue.due.pop(ref, None)
-                self._queue.waiting[ref] = _Waiting(0, now + RETRY_SECONDS)
-                return 0
             chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)
             if chunk is None and (last := self.store.chunks.chunk(ref, state.archived)):
                 self.store.chunks.commit_chunk(ref, job_objects.token, last, trim=state.archived)
@@ -366,9 +361,6 @@ class Archiver:
             return 0
         with self._locked(ref) as job_objects:
             state = self.store.catalog.archive_state(ref)
-            if self._awaits_import(ref, state):
-                self._queue.snooze(ref, RETRY_SECONDS)
-                return 0
             # Includes the terminal entry: numbers can be missing just before it.
             chunk = None if state.complete else write_chunk(job_objects, state, job.end.sequence_num + 1)
             if chunk is None:
@@ -376,15 +368,6 @@ class Archiver:
                 if derived is not None:
                     self._complete(job_objects, job, state, derived)
         return 0 if chunk is None else self._count_chunk(ref, chunk)
-
-    def _awaits_import(self, ref: JobRef, state: ArchiveState) -> bool:
-        """Whether the log begins with lost lines that an import can restore. If so, reports the job."""
-        entries = () if state.archived else self.store.read(ref, 0, 1)
-        is_cut = any(isinstance(each, Gap) and each.reason == "lost" for each in read_entries(entries, 0))
-        if not is_cut or not self._history.went_back() or not any(self.objects.list(folder(ref))):
-            return False
-        self._queue.report_once(ref, "the store has lost its first lines: import them, then confirm (docs/recovery.md)")
-        return True
 
     def _read_derived(self, job: Job) -> DerivedBuilder | None:
         """Reads the next chunk for the job's shapes and timeline. Returns them once no chunk is left."""

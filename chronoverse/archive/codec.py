@@ -69,6 +69,16 @@ class ChunkBuilder:
             if frame is not chunk.frames[-1] or self._size >= self.frame_bytes:
                 self.close_frame(data[frame.offset : frame.offset + frame.size])
 
+    def add_part(self, chunk: Chunk, data: bytes, last: int) -> None:
+        """Adds the lines and gaps of ``chunk`` from ``first`` to ``last``. Raises :class:`ArchiveDamaged`."""
+        for frame in chunk.frames:
+            if frame.last >= self.first and frame.first <= last:
+                for entry in map(decode_entry, frame_text(frame, data).splitlines()):
+                    if isinstance(entry, Gap) and entry.first <= last and self.first <= entry.last:
+                        self._add_entry(Gap(max(entry.first, self.first), min(entry.last, last), entry.reason))
+                    elif self.first <= _number(entry) <= last:
+                        self._add_entry(entry)
+
     def add_frame(self, frame: Frame, lines: list[bytes]) -> None:
         """Adds the lines of ``frame``, the next frame. More can be added to it."""
         self._text, self._size, self._plain = lines, sum(map(len, lines)), frame.plain

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import add, attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -119,8 +119,16 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
     return lost
 
 
+class _Found(NamedTuple):
+    """A chunk, and its object's time. ``rank``: how many redacted lines, lines and numbers it has."""
+
+    rank: tuple[int, ...]
+    written_at: float
+    chunk: Chunk
+
+
 class _Chain(NamedTuple):
-    """A chunk and those before it. ``rank``: their redacted lines, lines and numbers."""
+    """A chunk and those before it. ``rank``: that of all together."""
 
     last: int
     rank: tuple[int, ...]
@@ -220,16 +228,15 @@ class _Import:
         """
         chunks: list[Chunk] = []
         for record in records:
-            own = record.first, record.last
-            found = spans.get(own, [])
-            if record.is_lost and (
-                inside := {span: spans[span] for span in spans if own[0] <= span[0] <= span[1] <= own[1]}
-            ):
-                chunks += self._found_chunks({own: found, **inside}) or [record]
+            found = spans.get((record.first, record.last), [])
+            if record.is_lost:
+                shared = [spans[span] for span in spans if span[0] <= record.last and record.first <= span[1]]
+                read = list(self._read(chain.from_iterable(shared)))
+                chunks += self._best_chunks(read, record.first, record.last) if read else [record]
             elif [(each.name, each.size) for each in found] == [(record.name, record.size)]:
                 chunks.append(record)
             elif best := max(self._read(found), default=None):
-                chunks.append(best[-1])
+                chunks.append(best.chunk)
             else:
                 # Readers get an error for its lines, as for any damaged object, until it is restored.
                 chunks.append(record)
@@ -238,38 +245,66 @@ class _Import:
         return chunks
 
     def _found_chunks(self, spans: dict[tuple[int, int], list[StoredObject]]) -> list[Chunk]:
-        """The chunks of a job without a manifest, or of lost lines, in order. A hole becomes a chunk of lost lines.
+        """The chunks of a job without a manifest, in order."""
+        found = list(self._read(chain.from_iterable(spans.values())))
+        first, last = min(first for first, _ in spans), max(last for _, last in spans)
+        return self._best_chunks(found, first, last) if found else []
 
-        Of objects that overlap, takes those that together have the most redacted lines, then the most lines.
+    def _best_chunks(self, found: Sequence[_Found], first: int, last: int) -> list[Chunk]:
+        """Chunks of all lines from ``first`` to ``last``, in order.
+
+        Of objects that overlap, takes those that together have the most redacted lines, then the most lines. A hole
+        becomes parts of the others, or a chunk of lost lines.
         """
+        if first > last:
+            return []
+        shared = [each for each in found if each.chunk.first <= last and first <= each.chunk.last]
+        shared = [each for each in shared if not each.chunk.is_lost] or shared
         # By last number. Each chain is the best of all that end with or before its last number.
-        chains = [_Chain(0, (0, 0, 0), None, None)]
-        found = self._read(each for listed in spans.values() for each in listed)
-        for rank, _, chunk in sorted(found, key=lambda each: (each[2].last, each[1])):
+        chains, parts = [_Chain(0, (0, 0, 0), None, None)], dict[str, bytes]()
+        inside = [self._part(each, first, last, parts) for each in shared]
+        for rank, _, chunk in sorted(inside, key=lambda each: (each.chunk.last, each.written_at)):
             before = chains[bisect_left(chains, chunk.first, key=attrgetter("last")) - 1]
             rank = tuple(map(add, before.rank, rank))
             if rank >= chains[-1].rank:
                 chains.append(_Chain(chunk.last, rank, chunk, before))
-        chunks, best, following = list[Chunk](), chains[-1], max(last for _, last in spans) + 1
+        if len(chains) == 1:
+            return [self._put_lost(first, last)]
+        chunks, best = list[Chunk](), chains[-1]
         while best.chunk and best.before:
-            if best.last + 1 < following:
-                chunks.append(self._put_lost(best.last + 1, following - 1))
+            chunks += self._best_chunks(found, best.last + 1, last)[::-1]
+            if best.chunk.name in parts:
+                self.objects.put(best.chunk.name, parts[best.chunk.name])
             chunks.append(best.chunk)
-            following, best = best.chunk.first, best.before
-        if chunks and (first := min(first for first, _ in spans)) < following:
-            chunks.append(self._put_lost(first, following - 1))
+            last, best = best.chunk.first - 1, best.before
+        chunks += self._best_chunks(found, first, last)[::-1]
         return chunks[::-1]
 
-    def _read(self, listed: Iterable[StoredObject]) -> Iterator[tuple[tuple[int, ...], float, Chunk]]:
-        """The chunks of readable objects, each after its rank and the time of its object. Reports damaged ones."""
+    def _read(self, listed: Iterable[StoredObject]) -> Iterator[_Found]:
+        """The chunks of readable objects. Reports damaged ones."""
         for each in listed:
-            first = int(each.name.rpartition("/")[2][:15])
             try:
-                data = self.objects.get(each.name)
-                chunk, lines, self.counts[each.name] = read_chunk(self.job, each.name, first, data, REDACTED_MESSAGE)
-                yield (*lines, chunk.last + 1 - chunk.first), each.written_at, chunk
+                yield self._found(each.name, self.objects.get(each.name), each.written_at)
             except ArchiveDamaged as error:
                 self._report(each.name, str(error))
+
+    def _found(self, name: str, data: bytes, written_at: float) -> _Found:
+        first = int(name.rpartition("/")[2][:15])
+        chunk, lines, self.counts[name] = read_chunk(self.job, name, first, data, REDACTED_MESSAGE)
+        return _Found((*lines, chunk.last + 1 - chunk.first), written_at, chunk)
+
+    def _part(self, whole: _Found, first: int, last: int, parts: dict[str, bytes]) -> _Found:
+        """The lines ``first`` to ``last`` of a chunk. Adds their object to ``parts``, unless they are the whole."""
+        chunk = whole.chunk
+        if first <= chunk.first and chunk.last <= last:
+            return whole
+        builder = ChunkBuilder(self.job, max(first, chunk.first))
+        builder.add_part(chunk, self.objects.get(chunk.name), last)
+        part, data = builder.finish()
+        # The same object in each import.
+        name = part.with_unique_name(part.sha256[:16], redactions_in([chunk.name])).name
+        parts[name] = data
+        return self._found(name, data, whole.written_at)
 
     def _put_lost(self, first: int, last: int) -> Chunk:
         builder = ChunkBuilder(self.job, first)

@@ -138,6 +138,21 @@ def test_a_chunk_is_the_same_however_it_is_built_and_read(seed: int) -> None:
     assert read_chunk(JOB, chunk.name, first, data, "x") == (chunk, counts, (size, left_out(found)))
     check_frames(chunk, data, frames)
     check_rewriting(chunk, data, found, choice)
+    part = range(begin := choice.randrange(first, chunk.last + 1), choice.randrange(begin, chunk.last + 1) + 1)
+    builder = ChunkBuilder(JOB, begin, frame_bytes)
+    builder.add_part(chunk, data, part[-1])
+    kept, data = builder.finish()
+    assert kept == read_chunk(JOB, kept.name, begin, data, "x")[0]
+    lines = [split_lines(frame, frame_text(frame, data)) for frame in kept.frames]
+    known = by_number(found)
+    assert by_number([decode_entry(line) for each in lines for line in each]) == {each: known[each] for each in part}
+
+
+def by_number(found: Sequence[Entry]) -> dict[int, Line | str]:
+    """Each number's line, or the reason of its gap."""
+    gaps = [each for each in found if isinstance(each, Gap)]
+    lines = {each.sequence_num: each for each in found if isinstance(each, Line)}
+    return lines | {number: each.reason for each in gaps for number in range(each.first, each.last + 1)}
 
 
 def check_frames(chunk: Chunk, data: bytes, texts: list[bytes]) -> None:

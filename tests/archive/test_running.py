@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 import pytest
 
 from chronoverse import metrics
@@ -15,7 +14,6 @@ from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest
 from chronoverse.archive.store_history import MARK
 from chronoverse.errors import ArchiveUnavailable
-from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.model import Gap, JobRef, Line, Status, iso_timestamp
 from chronoverse.store import Store
 from chronoverse.store.records import RecordBatch, RecordRun
@@ -188,21 +186,6 @@ def test_invalid_timestamps_delay_no_line(bench: Bench, objects: FileObjectStore
     archiving.look(SECONDS)
     job = bench.store.require_job(JOB)
     assert job.archived == 3
-
-
-def test_a_log_that_waits_for_an_import_stays_small(bench: Bench, objects: FileObjectStore) -> None:
-    """Its first lines could be restored, but a log that grows must not fill the store."""
-    archiving, store = Archiving(bench.store, objects, hot_bytes=2**20), bench.store
-    objects.put(MARK, orjson.dumps({"mark": NOW_SECONDS + 10_000}))
-    objects.put(f"{folder(JOB)}lost", b"")
-    attempt = store.open(JOB, "token")
-    store.append_lost(attempt, 1, 5)
-    store.append(attempt, archiving.lines(6, 5))
-    archiving.look(SECONDS)
-    assert store.require_job(JOB).archived == 0
-    store.append(attempt, [each._replace(message="x" * 1_000) for each in archiving.lines(11, 500)])
-    archiving.look(LOOK_SECONDS)
-    assert store.require_job(JOB).archived > 0
 
 
 def test_two_archivers_share_the_work(bench: Bench, objects: FileObjectStore) -> None:
