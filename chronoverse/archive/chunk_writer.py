@@ -125,6 +125,7 @@ def complete(
     # The fields that our runner sets in the job's hash; foreign runners set none.
     names = ("status", "created_at", "started_at", "finished_at", "lines", "dropped", "exit_code")
     state = {name: value for name in names if (value := getattr(job, name)) is not None}
+    labels = {"labels": len(job.labels)} if job.labels else {}
     earlier = to.only_in_manifest({chunk.name for chunk in chunks})
     to.objects.put(manifest_name(to.job), manifest_json(job, state, chunks, sha256, ended_at, earlier))
     try:
@@ -134,7 +135,7 @@ def complete(
             chunks,
             hot_ms=round(hot_seconds * 1000),
             created_ms=round((job.created_seconds or now) * 1000),
-            state={**state, "archived_at": iso_timestamp(now)},
+            state={**state, **labels, "archived_at": iso_timestamp(now)},
         )
     except AppendRefused:
         # The lock was lost: the chunks may have been redacted before these objects with the old text were written.

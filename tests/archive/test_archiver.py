@@ -153,9 +153,12 @@ def test_a_foreign_jobs_state_is_the_same_in_the_archive(
         archive_up_to(bench.store, objects, JOB, to, trim=True)
         assert state() == running
 
+    # Those that hold a lease set their attempt.
+    bench.ask("HSET", bench.key("job"), "label:branch", "main", *([] if registered else ["attempt", "1"]))
     bench.xadd("10-0", "event", "end", "status", "FAILED", "exit_code", "7", "timestamp", end)
     ended = state()
     assert ended == running | {
+        "labels": {"branch": "main"},
         "status": "FAILED",
         "exit_code": 7,
         "finished_at": "2026-03-03T10:59:00.000Z" if end != "later" else None,
