@@ -173,6 +173,15 @@ class TooFast(StoreUnavailable):
         self.seconds = seconds
 
 
+class NotPermanent(StoreUnavailable):
+    """Raised when the store may still lose a deletion. A retry may succeed."""
+
+    detail = (
+        "The job is hidden, but its deletion is not permanent yet: the store's disk is slow, or a replica"
+        " (or `redis-cli --rdb`) has disconnected; try again."
+    )
+
+
 class KeysMoving(StoreUnavailable):
     """Raised while a Cluster moves a job's keys to another server. A retry may succeed."""
 

@@ -9,7 +9,7 @@ from chronoverse.archive.derived import derived_names
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.errors import ArchiveDamaged, NotALog, StoreUnavailable
+from chronoverse.errors import ArchiveDamaged, NotALog, NotPermanent
 from chronoverse.joblog.chunk import combined_sha256, folder
 from chronoverse.joblog.model import IDENTIFIER, JobRef
 from chronoverse.store import Store
@@ -50,8 +50,9 @@ def delete_job(
             # Lets tail readers read the terminal entry, before a foreign runner can write under the same id.
             time.sleep(0.1)
             if store.chunks.is_permanent(job, lock_seconds) is False:
-                raise StoreUnavailable(
-                    "the disk of the store, or a replica, has not confirmed the deletion yet: repeat it"
+                raise NotPermanent(
+                    "the store's disk, or a replica that was connected within repl-backlog-ttl, has not confirmed the"
+                    " deletion: repeat it"
                 )
         names = [each.name for each in objects.list(folder(job))] if objects is not None else []
         if objects is not None and names:

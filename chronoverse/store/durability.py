@@ -74,7 +74,8 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
     connected = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]
     replicas = sum("state=online" in value.split(",") for value in connected)
     if not replicas and replication.get("repl_backlog_active") == "1":
-        # A replica was connected within the last hour (repl-backlog-ttl), and can return as the master.
+        # A replica, or ``redis-cli --rdb``, was connected within the last hour (repl-backlog-ttl): a replica can return
+        # as the master.
         return False
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command(*write)

@@ -12,7 +12,7 @@ from chronoverse.archive.job_objects import CollectedGarbage, JobObjects, archiv
 from chronoverse.archive.object_store import FileObjectStore
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.archive.retention import delete_job
-from chronoverse.errors import SearchTooExpensive, StoreUnavailable
+from chronoverse.errors import NotPermanent, SearchTooExpensive
 from chronoverse.joblog.model import REDACTED_MESSAGE, JobRef, Line
 from chronoverse.store import Store
 from tests.conftest import EVERY_KIND, binary
@@ -128,7 +128,7 @@ def test_a_deletion_succeeds_once_it_is_permanent(pair: tuple[RedisServer, Redis
     archive_up_to(store, objects, JOB, 60, trim=True)
     master.ask("DEL", "chronoverse:{wf_1}:job_1:lease")
     os.kill(replica.pid, signal.SIGSTOP)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(NotPermanent):
         delete_job(store, objects, JOB, tombstone_ms=60_000)
     assert (store.get_job(JOB), len(list(objects.list("")))) == (None, 1)
     os.kill(replica.pid, signal.SIGCONT)
