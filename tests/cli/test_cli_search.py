@@ -10,6 +10,7 @@ import httpx
 import orjson
 import pytest
 
+from chronoverse.archive.retention import delete_job
 from chronoverse.cli.profile import profile_text
 from chronoverse.cli.summary import summary_text
 from chronoverse.joblog.model import JobRef, Line, Status, iso_timestamp
@@ -41,6 +42,8 @@ def jobs(backend: RedisServer) -> None:
         store.append(attempt, [Line(n, time, f"step {n}", "stdout") for n, time in enumerate(times, 1)])
         store.finish(attempt, status, code, 0, 21)
     store.register(JobRef(WORKFLOW, "job_3"))
+    store.register(JobRef(WORKFLOW, "deleted"))
+    delete_job(store, None, JobRef(WORKFLOW, "deleted"), tombstone_ms=3_600_000)
     attempt = store.open(JobRef("wf_streams", "job_4"), "a" * 32)
     lines = [Line(n, times[0], f"a{n}", "stdout" if n in (1, 4, 8) else "stderr") for n in range(1, 10)]
     store.append(attempt, lines)
@@ -349,11 +352,12 @@ def test_following_with_an_expression_never_hangs(ask: Cli, service: Service) ->
         (("job_3", "--timeout", "1s"), 124, []),
         (("job_3", "--for", "x", "--timeout", "1s"), 124, []),
         (("nobody", "--timeout", "1s"), 124, []),
+        (("deleted", "--timeout", "5m"), 66, []),
     ],
     ids=str,
 )
 def test_waiting(ask: Cli, arguments: tuple[str, ...], code: int, printed: list[str]) -> None:
-    """For a line, or for the job's end. The exit code distinguishes both from a timeout."""
+    """For a line, or for the job's end. The exit code distinguishes both from a timeout, and from a deleted job."""
     done = ask("wait", WORKFLOW, *arguments)
     assert (done.returncode, done.stdout.splitlines()) == (code, printed)
 
