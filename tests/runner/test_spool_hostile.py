@@ -99,7 +99,7 @@ REFUSED: Final[dict[str, Callable[[Path], object]]] = {
     "a token with a newline": file(token="a" * 32 + "\n"),
     "a base that is a text": file(base="1"),
     "a base beyond all numbers": file(base=10**18),
-    "a first line below one": file(base=-5),
+    "a first line below one": file(row(2), base=-5),
     "an attempt that is none": file(attempt=-1),
     "an attempt that is a fraction": file(attempt=1.5),
     "an ending that is none": file(ending=["RUNNING", 0]),
@@ -183,6 +183,7 @@ def test_a_file_that_no_runner_has_written_is_rejected(name: str, path: Path) ->
         assert (texts(spool), damage != "") == (["a", "b"], True)
         spool.abandon()
     assert f"{path} " in str(refused.value)
+    assert str(refused.value).endswith("number -3") == (name == "a first line below one")
     assert (path.read_bytes(), [*path.parent.glob("*.damaged")]) == (before, [])
 
 
