@@ -217,7 +217,7 @@ def _with_equal_ids(text: bytes) -> bytes:
         if has_digit and is_word:
             parts += [text[done:start], found[0].replace(b"\x00", b"0")]
             done = end
-    return b"".join([*parts, text[done:]]) if parts else text
+    return b"".join([*parts, text[done:]])
 
 
 def _remember(memory: dict[bytes, _Value], key: bytes, value: _Value) -> None:

@@ -347,7 +347,7 @@ def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[
             piece = next(kinds[kind], None)
             if piece is None:
                 open_kinds.discard(kind)
-            elif len(piece) + 1 > room:
+            elif len(piece) > room:
                 left_out[kind] = True
                 open_kinds.discard(kind)
             else:

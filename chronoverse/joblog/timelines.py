@@ -107,7 +107,7 @@ class Timeline(NamedTuple):
         if len(values) < 7 or values[0] != VERSION or len(values) % 4 != 3:
             raise ValueError("a timeline of another version")
         lines, first, last, total, after_last, cut = values[1:7]
-        size = (len(values) - 7) // 4
+        size = len(values) // 4 - 1
         numbers, keys, pauses, rests = (values[7 + size * column : 7 + size * (column + 1)] for column in range(4))
         elapsed = accumulate(map(add, pauses, rests))
         anchors = tuple(map(Anchor, accumulate(numbers), keys, pauses, elapsed))

@@ -107,7 +107,7 @@ class Connection(gevent.socket.socket):
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
-    progress_at = 0.0
+    progress_at: float
     #: Whether the worker waits for the client to send a request.
     is_receiving = True
     #: Whether the worker waits for the client to receive an ordinary answer.
