@@ -269,7 +269,7 @@ def _principal(claims: dict[str, Any], issuer: Issuer, now: float) -> Principal:
     for claim in ("nbf", "iat"):
         # An issuer's clock can be 60 s ahead of ours. ``exp`` has no such tolerance: streams end at exactly that time.
         if claim in claims and ((start := _time(claims, claim)) is None or start > now + 60):
-            raise Unauthorized(f"the token is not valid yet ({claim})")
+            raise Unauthorized(f"the token is not valid yet ({claim}): compare the clocks of service and issuer")
     if not isinstance(subject, str):
         raise Unauthorized("the token's sub is missing or not a string")
     if not isinstance(claims.get("jti", ""), str):

@@ -191,6 +191,7 @@ def test_an_invalid_claim_is_refused(verifier: Verifier, changes: dict[str, Any]
         *(({"scope": each}, "no scope") for each in (None, [7])),
         *(({name: value}, name) for name, value in {"sub": None, "exp": None, "aud": 7, "nbf": 4e9}.items()),
         ({"exp": 1}, "expired"),
+        ({"iat": NOW + 61}, "not valid yet (iat): compare the clocks"),
     ],
 )
 def test_the_log_has_the_reason(verifier: Verifier, changes: dict[str, Any], reason: str) -> None:
