@@ -455,6 +455,33 @@ def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
     assert [each for each in kept if isinstance(each, Gap)] == [Gap(61, 61, "lost")]
 
 
+@pytest.mark.parametrize(
+    ("damaged", "redacted", "gap"), [(2, 0, None), (1, 0, Gap(21, 30, "lost")), (2, 50, Gap(41, 60, "lost"))]
+)
+def test_a_damaged_chunk_does_not_replace_lines_that_a_runner_has_resent(
+    bench: Bench, objects: FileObjectStore, tmp_path: Path, damaged: int, redacted: int, gap: Gap | None
+) -> None:
+    """Unless lines were redacted, whose old text must leave the store."""
+    store = bench.store
+    write_growing(store, objects)
+    if redacted:
+        redact(store, objects, GROWING, redacted)
+    path = tmp_path / "archive" / store.chunks.chunks(GROWING)[damaged].name
+    data = path.read_bytes()
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 30)
+    store.append(attempt, make_lines(31, 40))
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    path.write_bytes(data[:-50])
+    assert made(run_import(store, objects)) == {"growing"}
+    assert [each for each in entries(store, objects, GROWING) if isinstance(each, Gap)] == [gap] * bool(gap)
+    assert not made(run_import(store, objects))
+    path.write_bytes(data)
+    run_import(store, objects)
+    assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 71)]
+
+
 def test_a_damaged_chunk_of_an_ended_job_with_lost_lines_is_no_gap(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:

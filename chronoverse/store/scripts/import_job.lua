@@ -111,15 +111,27 @@ local redacted = whole_number(redis.call('HGET', job, 'redactions')) or 0
 local state, lost_to = state_of(chunks, redacted)
 if type(state) == 'number' then return {'OK', state} end
 if redacted > redactions and chunks.is_outdated then return {'OK', 4} end
-local is_below = state == 'restarted' or state == 'continued'
+local is_below, to = state == 'restarted' or state == 'continued', #ARGV
+if state == 'restarted' and redactions == 0 then
+  -- The log has lines of a damaged chunk. It keeps them, and all after them, except old text of redacted lines.
+  local archived, before = whole_number(redis.call('HGET', job, 'archived')) or 0, 0
+  for at = records, to, 4 do
+    if before >= archived and tonumber(ARGV[at]) > lost_to and is_of_lost_lines(ARGV[at + 1]) then
+      if before == 0 then return {'OK', 0} end
+      last, to = before, at - 1
+      break
+    end
+    before = tonumber(ARGV[at])
+  end
+end
 
 -- Only the first write can be refused for lack of memory.
-redis.call('HSET', job, 'archived', ARGV[4], 'archived_first', ARGV[3])
+redis.call('HSET', job, 'archived', string.format('%.0f', last), 'archived_first', ARGV[3])
 local counts = is_below and redis.call('HMGET', job, 'bytes', 'left_out', 'skipped') or {}
 local bytes = whole_number(counts[1]) or 0
 -- Readers see the chunks' gaps, not those of resent lines. Lines dropped later are the newest.
 local left_out = math.min(whole_number(counts[2]) or 0, math.max((whole_number(counts[3]) or 0) - last, 0))
-for at = records, #ARGV, 4 do
+for at = records, to, 4 do
   redis.call('ZADD', archive, ARGV[at], ARGV[at + 1])
   -- Lines that a runner has resent already count towards its quota.
   if tonumber(ARGV[at]) <= (lost_to or math.huge) then bytes = bytes + tonumber(ARGV[at + 2]) end
