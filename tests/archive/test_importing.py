@@ -255,12 +255,17 @@ def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objec
     write_growing(store, objects)
     write_ended(store, JobRef("wf_2", "other"), 5)
     assert archive(store, objects, hot_seconds=0) == 0
+    resent = JobRef("wf_3", "resent")
+    store.append(store.open(resent, "token"), make_lines(1, 30))
+    archive_up_to(store, objects, resent, 20)
     empty(bench)
+    store.append(store.open(resent, "token"), make_lines(1, 30))
     attempt = store.open(GROWING, "token")
     repeat = "its runner is still resending lines: repeat the import"
     found = import_jobs(store, objects, 0.2)
-    # The other workflow's job does not wait.
+    # Jobs of other workflows do not wait.
     assert next(found).job == JobRef("wf_2", "other")
+    assert next(found) == Imported(resent, known=True)
     assert [each.problem for each in found] == [repeat]
     with ThreadPoolExecutor() as pool:
         importing = pool.submit(run_import, store, objects)

@@ -27,8 +27,7 @@ local function lacks_lines(from)
   while from <= last do
     local page = redis.call('XRANGE', log, string.format('%.0f-0', from), '+', 'COUNT', 100)
     for _, entry in ipairs(page) do
-      local is_gap = field(entry[2], 'event') == 'lost' and (field(entry[2], 'reason') or 'lost') == 'lost'
-      if is_gap and (whole_number(field(entry[2], 'from')) or last) <= last then return true end
+      if field(entry[2], 'event') == 'lost' and (field(entry[2], 'reason') or 'lost') == 'lost' then return true end
       from = tonumber(string.match(entry[1], '^%d+')) + 1
       if from > last then return false end
     end
