@@ -29,6 +29,11 @@ PUSHES = {
         "BRANCH_NAME=PR-7 CHANGE_BRANCH=topic",
         "https://ci/12/",
     ),
+    "jenkins, one branch": (
+        f"JENKINS_URL=https://ci/ GIT_COMMIT={SHA} GIT_BRANCH=origin/main BUILD_URL=https://ci/12/",
+        "GIT_BRANCH=origin/topic",
+        "https://ci/12/",
+    ),
     "circleci": (
         f"CIRCLECI=true CIRCLE_SHA1={SHA} CIRCLE_BRANCH=main CIRCLE_BUILD_URL=https://ci/42",
         "CIRCLE_BRANCH=topic",
