@@ -110,9 +110,9 @@ class Wait:
             if event.event == EventName.LOG and self.limit:
                 self._room -= len(event.data)
                 self._is_full = bool(self._lines) and self._room < 0
+                self._cursor = int(event.id) - self._is_full
                 if not self._is_full:
                     self._lines += (event.data,)
-                    self._cursor = int(event.id)
                     self._is_full = len(self._lines) == self.limit
             elif event.event == EventName.GAP:
                 if len(self._gaps) < MAX_GAPS:
