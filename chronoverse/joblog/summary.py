@@ -327,7 +327,9 @@ def _cause(
     """Where a failed or lost job's log opens: first, last and most telling line, kind, confidence."""
     if job.status not in (Status.FAILED, Status.LOST) or not last:
         return None
-    if job.status is Status.FAILED and new and (hunk := new.best_hunk(job.first)):
+    hunk = new.best_hunk(job.first) if job.status is Status.FAILED and new else None
+    # Without an error, the first new line tells where the runs diverge, unless the log begins with it.
+    if new and hunk and (hunk.weight or hunk.first > max(new.low, job.first)):
         first = max(hunk.first, hunk.telling - CAUSE_LINES + 1)
         kind, confidence = ("error", "high") if hunk.weight else ("new", "low")
         return first, hunk.last, hunk.telling, kind, confidence

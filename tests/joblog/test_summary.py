@@ -178,6 +178,7 @@ def test_the_cause_of_a_job() -> None:
     assert cause(errors) == (30, 59, 40, "error", "high")
     assert cause(errors, new=group([line(70, "x"), line(71, "error y")])) == (70, 71, 71, "error", "high")
     assert cause(errors, new=group([line(70, "x"), line(71, "y")])) == (70, 71, 70, "new", "low")
+    assert cause({}, new=group([line(number, "x") for number in range(1, 101)])) == (71, 100, 100, "last", "low")
     assert cause(errors, new=group([])) == (30, 59, 40, "error", "high")
     assert cause({}) == (71, 100, 100, "last", "low")
     assert cause(errors, Status.LOST) == (71, 100, 100, "last", "low")
