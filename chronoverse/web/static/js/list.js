@@ -8,6 +8,8 @@ import { get } from "./session.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
 const AGAIN_MS = 5000;
+//: Maximum number of items, unless more were loaded on request. New ones push out the oldest.
+const MOST = 1000;
 
 /**
  * `address()` is the route with its filters, as `[path, [[name, value], …]]`; `name` is the key of the items in the
@@ -23,6 +25,7 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
   let timer = 0;
   let requests = 0;
   let wantsMore = false;
+  let most = MOST;
   //: The open stream; the timer for showing its changes; and the changes that arrive during a request.
   let [following, later, changed] = [null, 0, null];
 
@@ -76,7 +79,7 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
     const found = new Map((isMore ? list.items : []).map((item) => [item.id, item]));
     let next = isMore ? cursor : null;
     do {
-      const query = new URLSearchParams([...parameters, ["limit", Math.min(1000, wanted - found.size)], ...(next ? [["cursor", next]] : [])]);
+      const query = new URLSearchParams([...parameters, ["limit", Math.min(1000, wanted - (next ? found.size : 0))], ...(next ? [["cursor", next]] : [])]);
       const { body } = await get(`${path}?${query}`);
       if (!isCurrent()) return;
       for (const item of body[name]) if (!found.has(item.id)) found.set(item.id, item);
@@ -85,6 +88,7 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
     hideRetry();
     const known = isMore && new Set(list.items.map(({ id }) => id));
     list.items = [...found.values()];
+    most = Math.max(MOST, list.items.length);
     cursor = next;
     list.hasMore = cursor !== null;
     isLoaded = true;
@@ -126,6 +130,11 @@ export function makeList({ address, name, size, cells, update, arrange, empty, r
     const at = items.findIndex((each) => (each.created_at ?? "") <= (item.created_at ?? ""));
     if (at >= 0) items.splice(at, 0, item);
     else if (!list.hasMore) items.push(item);
+    if (items.length <= most) return;
+    items.length = most;
+    list.hasMore = true;
+    // The next page would start after the removed items.
+    cursor = null;
   }
 
   /** Shows the items. If `known` has the ids before "Show more", moves the focus to the first other row. */
