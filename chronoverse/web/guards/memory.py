@@ -18,7 +18,7 @@ from chronoverse.web.http.problems import problem_for
 SHORT_BODY_BYTES: Final = 131_072
 
 
-@dataclass(eq=False)
+@dataclass
 class Shares:
     """Divides ``total`` units of a resource among subjects. Errors call it ``what``.
 
