@@ -117,7 +117,7 @@ def test_lines_that_do_not_ascend_are_refused() -> None:
     builder = TimelineBuilder()
     builder.add([1, 2], [5, 6], ["", ""])
     with pytest.raises(ValueError, match="line 6 comes after line 6"):
-        builder.add([3], [6], [""])
+        builder.add([3, 4], [6, 7], ["", ""])
 
 
 def test_no_line_and_one_line() -> None:

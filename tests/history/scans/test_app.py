@@ -20,7 +20,7 @@ from chronoverse.errors import (
     StoreError,
     TooFast,
 )
-from chronoverse.history.pages import CLIENT_GONE_SECONDS, PAGE_SECONDS, PageBudget
+from chronoverse.history.pages import CLIENT_GONE_SECONDS, MAX_ENTRIES, PAGE_SECONDS, PageBudget
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.scan import (
     BaseScan,
@@ -189,6 +189,14 @@ def test_a_scan_that_takes_too_much_memory_is_refused(
     assert status.startswith("500")
     assert isinstance(error_from_json(body), ScansUnavailable)
     assert ("memory limit" in caplog.text, "hunter2" in caplog.text) == (True, False)
+
+
+def test_lines_that_cannot_match_use_a_pages_budget() -> None:
+    """Even if they take hardly any time."""
+    log: Any = SlowStore()
+    page = ScanApp(log, ArchiveReader(), 65_536, lambda: NOW + (log.now - NOW) / 100).read(scan(q="needle"))
+    assert (page.lines, page.has_more) == ([], True)
+    assert 0 <= page.position - MAX_ENTRIES < 10_000
 
 
 @pytest.mark.parametrize("leaves", [False, True])

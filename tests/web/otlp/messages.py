@@ -36,7 +36,7 @@ def record(body: Any, *, time: int = TIME, severity: Any = 9, **attributes: Any)
 
 
 def request(resource: Mapping[str, Any], *records: LogRecord) -> ExportLogsServiceRequest:
-    scopes = [ScopeLogs(log_records=records)]
+    scopes = [ScopeLogs(log_records=records, schema_url="https://opentelemetry.io/schemas/1.37.0")]
     return ExportLogsServiceRequest(
         resource_logs=[ResourceLogs(resource=Resource(attributes=pairs(resource)), scope_logs=scopes)]
     )

@@ -342,9 +342,9 @@ def test_unknown_fields_are_skipped(unknown: bytes) -> None:
 
 @pytest.mark.parametrize("text", [b"fine", b"B\xff\xfe!"])
 def test_each_field_is_counted_once(text: bytes) -> None:
-    """Also if a record is invalid, so that its slice is read again. These are a resource, its scope and two records."""
+    """Also if a record is invalid, and its slice read again. These are a resource, scope, URL and two records."""
     body = bytearray(request(RESOURCE, record("fine"), record("fine")).SerializeToString().replace(b"fine", text, 1))
-    for left in (5, 4):
+    for left in (6, 5):
         decoder = _ProtobufDecoder(body, {"job"}, lambda: None, left)
-        with pytest.raises(RequestEntityTooLarge) if left < 5 else contextlib.nullcontext():
+        with pytest.raises(RequestEntityTooLarge) if left < 6 else contextlib.nullcontext():
             assert sum(len([*records]) for _, records in decoder.decode()) == 2
