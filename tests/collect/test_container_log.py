@@ -344,6 +344,16 @@ def test_another_pod_of_the_same_name_has_its_own_job(run: Run, has_ended: bool)
     assert (run.log(), run.log("-uid-one")) == (["first"], ["second"])
 
 
+def test_a_long_id_is_cut_before_its_ending(run: Run) -> None:
+    other = JOB._replace(job_id="j" * 128)
+    run.store.register(other)
+    run.store.end(other, Status.LOST, None)
+    run.around.checkpoints[str(KEY)] = {"job": other}
+    run.writer.print("first")
+    run.finish()
+    assert run.store.require_job(JOB._replace(job_id=f"{'j' * 120}-uid-one")).status == Status.COMPLETED
+
+
 @pytest.mark.parametrize("printed_lines", [3, 5])
 @pytest.mark.parametrize("is_recorded", [True, False])
 def test_a_lost_job_is_continued_after_its_last_line(run: Run, printed_lines: int, is_recorded: bool) -> None:
