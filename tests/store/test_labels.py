@@ -45,9 +45,16 @@ def test_a_seventeenth_label_is_refused(store: Store) -> None:
     assert len(labels(store) or ()) == 16
 
 
-def test_a_foreign_runner_sets_labels_with_hset_and_invalid_ones_are_omitted(bench: Bench, store: Store) -> None:
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_foreign_runner_sets_labels_with_hset_and_invalid_ones_are_omitted(
+    bench: Bench, store: Store, registered: bool
+) -> None:
     bench.ask("HSET", bench.key("job"), "label:branch", "main", "label:url", "u" * 256, "label:empty", "")
     assert store.get_job(JOB) is None
+    if registered:
+        store.register(JOB)
+        bench.ask("SET", bench.key("lease"), "host", "PX", "60000")
+        bench.ask("HSET", bench.key("job"), "status", "RUNNING", "attempt", "1")
     bench.xadd("1-0", "timestamp", NOW, "message", "a")
     bad = ["label:", "label:Upper", "label:a b", f"label:{'k' * 64}", "label", "xlabel:a", b"label:\xff", "label:a\0"]
     for field in bad:
@@ -61,4 +68,5 @@ def test_a_foreign_runner_sets_labels_with_hset_and_invalid_ones_are_omitted(ben
     # An oversized hash is not read, but the job still exists.
     bench.ask("HSET", bench.key("job"), *(each for number in range(200) for each in (f"x{number}", "y")))
     assert labels(store) == ()
-    assert store.open(JOB, "token", labels=check_labels({"branch": "main"})).next == 2
+    if not registered:
+        assert store.open(JOB, "token", labels=check_labels({"branch": "main"})).next == 2

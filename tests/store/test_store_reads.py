@@ -67,7 +67,7 @@ def test_a_registered_job_is_pending(bench: Bench, store: Store) -> None:
     written = bench.snapshot()
     del written["{wf_1}:changes"]
     assert written == {
-        "{wf_1}:job_1:job": {"status": "PENDING", "created_at": NOW, "told": "PENDING   "},
+        "{wf_1}:job_1:job": {"status": "PENDING", "created_at": NOW, "labels": "0", "told": "PENDING   "},
         "{wf_1}:jobs": [b"job_1", b"%d" % round(NOW_SECONDS * 1000)],
         "workflows": [b"wf_1", b"%d" % round(NOW_SECONDS * 1000)],
     }

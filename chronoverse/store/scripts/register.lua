@@ -15,7 +15,9 @@ local has_log = redis.call('EXISTS', log) == 1
 list_job(jobs, ARGV[3], ARGV[2], has_log or redis.call('EXISTS', job) == 1)
 local new = has_log and 0 or redis.call('HSETNX', job, 'status', 'PENDING')
 if new == 1 then
+  -- With a count, the labels of a foreign runner that holds a lease are read, too.
   redis.call('HSETNX', job, 'created_at', ARGV[1])
+  redis.call('HSETNX', job, 'labels', '0')
   redis.call('PEXPIRE', job, ARGV[4])
 end
 set_labels(job, ARGV, 5)
