@@ -316,10 +316,11 @@ def test_a_torn_line_belongs_to_the_gap(run: Run, is_last: bool) -> None:
         run.step_until(log, lambda: run.checkpoint.get("next", 0) > 10 and not log.lag_bytes)
         run.stop(log)
         run.around.checkpoints.clear()
+        run.writer.write(cri_line("more", at=AT + 3))
     run.finish(run.begin("2026-03-03T10:00:04Z"))
-    found = run.log()
-    number = len(found) - (not is_last)
-    assert found == [*whole[: number - 1], Gap(number, number, "missing"), *["last"] * (not is_last)]
+    found, following = run.log(), [] if is_last else ["last", "more"]
+    number = len(found) - len(following)
+    assert found == [*whole[: number - 1], Gap(number, number, "missing"), *following]
     assert number > 10
 
 
