@@ -122,23 +122,26 @@ def test_some_lines_with_their_numbers(
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("words", "offered", "more"),
     [
-        ("logs wf_n", [WORKFLOW]),
-        (f"logs {WORKFLOW} ", ["waiting", "failed", "good"]),
-        (f"seen {WORKFLOW} f", ["failed"]),
-        (f"summary {WORKFLOW} @", ["@latest", "@failed", "@good"]),
-        ("logs wf_nothing ", []),
+        ("logs wf_n", [WORKFLOW], {}),
+        (f"logs {WORKFLOW} ", ["waiting", "failed", "good"], {}),
+        (f"seen {WORKFLOW} f", ["failed"], {}),
+        (f"summary {WORKFLOW} @", ["@latest", "@failed", "@good"], {}),
+        ("logs wf_nothing ", [], {}),
+        ("logs wf_n", [], {"URL": "http://127.0.0.1:1"}),
     ],
 )
-def test_a_shell_completes_ids(cli_process: Cli, settings: dict[str, str], words: str, offered: list[str]) -> None:
-    """Those visible to the token."""
+def test_a_shell_completes_ids(
+    cli_process: Cli, settings: dict[str, str], words: str, offered: list[str], more: dict[str, str]
+) -> None:
+    """Those visible to the token. Without retries if the service is away."""
     position = str(len(words.split(" ")))
     asked = {"COMP_WORDS": f"chronoverse {words}", "COMP_CWORD": position, "_CHRONOVERSE_COMPLETE": "bash_complete"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in asked.items():
             patch.setenv(name, value)
-        done = cli_process(**settings)
+        done = cli_process(**{**settings, **more})
     assert [line.partition(",")[2] for line in done.stdout.splitlines() if line] == offered
     assert done.stderr == ""
 
