@@ -153,17 +153,17 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 
 def read_chunk(
     job: JobRef, name: str, first: int, data: bytes, message: str
-) -> tuple[Chunk, tuple[int, int], tuple[int, int]]:
-    """Reads an object. Returns the chunk's record, two numbers of lines, and what quotas count.
+) -> tuple[Chunk, list[int], int, tuple[int, int]]:
+    """Reads an object. Returns the chunk's record, the lines that equal ``message``, and the number of all lines.
 
-    The former are those that equal ``message``, and all; the latter the size of all messages, and the number of lines
-    dropped by a quota.
+    Also what quotas count: the size of all messages, and the number of lines dropped by a quota.
 
     Raises :class:`ArchiveDamaged` if the bytes do not match the object's name.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
         raise ArchiveDamaged(f"{name} does not match what was archived")
-    text_hash, frames, found, line_count, message_bytes, left_out, offset = hashlib.sha256(), [], 0, 0, 0, 0, 0
+    text_hash, frames, found = hashlib.sha256(), list[Frame](), list[int]()
+    line_count = message_bytes = left_out = offset = 0
     try:
         count = struct.unpack("<IBI", data[-9:])[0]
         for size, text_size in struct.iter_unpack("<II", data[-9 - 8 * count : -9]):
@@ -179,9 +179,10 @@ def read_chunk(
             last = max((_number(each) for each in entries), default=0) or first - 1
             plain = all(isinstance(each, Line) for each in entries) and len(entries) == last - first + 1
             frames.append(Frame(first, last, offset, size, text_size, *_time_bounds(lines), plain))
-            messages = [each.message for each in entries if isinstance(each, Line)]
-            found, line_count = found + messages.count(message), line_count + len(messages)
-            message_bytes += sum(max(len(each.encode()), 1) for each in messages)
+            found_lines = [each for each in entries if isinstance(each, Line)]
+            found += [each.sequence_num for each in found_lines if each.message == message]
+            line_count += len(found_lines)
+            message_bytes += sum(max(len(each.message.encode()), 1) for each in found_lines)
             gaps = [each for each in entries if isinstance(each, Gap) and each.reason == "quota"]
             left_out += sum(each.last - each.first + 1 for each in gaps)
             text_hash.update(text)
@@ -189,7 +190,7 @@ def read_chunk(
         chunk = Chunk(frames[0].first, frames[-1].last, name, len(data), text_hash.hexdigest(), tuple(frames))
     except (struct.error, ValueError, TypeError, LookupError) as error:
         raise ArchiveDamaged(f"{name} does not match what was archived") from error
-    return Chunk.from_json(job, chunk.to_json()), (found, line_count), (message_bytes, left_out)
+    return Chunk.from_json(job, chunk.to_json()), found, line_count, (message_bytes, left_out)
 
 
 def compress_frame(text: bytes, level: int = COMPRESSION_LEVEL) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from chronoverse.archive.codec import ChunkBuilder, read_chunk
+from chronoverse.archive.codec import ChunkBuilder, read_chunk, rewrite
 from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
@@ -28,7 +28,16 @@ from chronoverse.archive.workflow_settings import import_settings, read_watches,
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
 from chronoverse.joblog.labels import read_labels
-from chronoverse.joblog.model import REDACTED_MESSAGE, Job, JobRef, Status, iso_timestamp, parse_number, seconds_of
+from chronoverse.joblog.model import (
+    REDACTED_MESSAGE,
+    Job,
+    JobRef,
+    Line,
+    Status,
+    iso_timestamp,
+    parse_number,
+    seconds_of,
+)
 from chronoverse.store import Store
 from chronoverse.store.catalog import DERIVED_VERSION
 
@@ -151,6 +160,8 @@ class _Import:
     retry: Callable[[], Imported | None] | None = None
     #: Bytes of messages and number of lines over quota in each chunk read, by the chunk's name.
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: The lines that an object read has redacted.
+    redacted: set[int] = field(default_factory=set)
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
         """Imports the job. Returns None if it needs a ``retry``, or if the folder has no objects of a job."""
@@ -224,17 +235,16 @@ class _Import:
     ) -> list[Chunk]:
         """The chunks of an ended job. For a chunk that a redaction has rewritten, reads the new object.
 
-        For a chunk of lost lines, reads all objects with some of these lines.
+        If some chunks are of lost lines, reads all objects, which can have these lines, or redacted ones.
         """
-        chunks: list[Chunk] = []
+        chunks, is_cut = list[Chunk](), any(each.is_lost for each in records)
+        read = list(self._read(chain.from_iterable(spans.values()))) if is_cut else []
         for record in records:
             found = spans.get((record.first, record.last), [])
-            if record.is_lost:
-                shared = [spans[span] for span in spans if span[0] <= record.last and record.first <= span[1]]
-                read = list(self._read(chain.from_iterable(shared)))
-                chunks += self._best_chunks(read, record.first, record.last) if read else [record]
+            if record.is_lost and read:
+                chunks += self._best_chunks(read, record.first, record.last)
             elif [(each.name, each.size) for each in found] == [(record.name, record.size)]:
-                chunks.append(record)
+                chunks.append(self._put(record, 0, None))
             elif best := max(self._read(found), default=None):
                 chunks.append(best.chunk)
             else:
@@ -273,9 +283,7 @@ class _Import:
         chunks, best = list[Chunk](), chains[-1]
         while best.chunk and best.before:
             chunks += self._best_chunks(found, best.last + 1, last)[::-1]
-            if best.chunk.name in parts:
-                self.objects.put(best.chunk.name, parts[best.chunk.name])
-            chunks.append(best.chunk)
+            chunks.append(self._put(best.chunk, best.rank[0] - best.before.rank[0], parts.get(best.chunk.name)))
             last, best = best.chunk.first - 1, best.before
         chunks += self._best_chunks(found, first, last)[::-1]
         return chunks[::-1]
@@ -290,8 +298,9 @@ class _Import:
 
     def _found(self, name: str, data: bytes, written_at: float) -> _Found:
         first = int(name.rpartition("/")[2][:15])
-        chunk, lines, self.counts[name] = read_chunk(self.job, name, first, data, REDACTED_MESSAGE)
-        return _Found((*lines, chunk.last + 1 - chunk.first), written_at, chunk)
+        chunk, redacted, lines, self.counts[name] = read_chunk(self.job, name, first, data, REDACTED_MESSAGE)
+        self.redacted.update(redacted)
+        return _Found((len(redacted), lines, chunk.last + 1 - chunk.first), written_at, chunk)
 
     def _part(self, whole: _Found, first: int, last: int, parts: dict[str, bytes]) -> _Found:
         """The lines ``first`` to ``last`` of a chunk. Adds their object to ``parts``, unless they are the whole."""
@@ -301,10 +310,27 @@ class _Import:
         builder = ChunkBuilder(self.job, max(first, chunk.first))
         builder.add_part(chunk, self.objects.get(chunk.name), last)
         part, data = builder.finish()
-        # The same object in each import.
-        name = part.with_unique_name(part.sha256[:16], redactions_in([chunk.name])).name
+        name = _name(part, redactions_in([chunk.name]))
         parts[name] = data
         return self._found(name, data, whole.written_at)
+
+    def _put(self, chunk: Chunk, count: int, data: bytes | None) -> Chunk:
+        """Redacts the lines of a chunk that another object has redacted: it has ``count``. Writes new ``data``."""
+        numbers = {number for number in self.redacted if chunk.first <= number <= chunk.last}
+
+        def change(line: Line) -> Line | None:
+            is_affected = line.sequence_num in numbers and line.message != REDACTED_MESSAGE
+            return line._replace(message=REDACTED_MESSAGE) if is_affected else None
+
+        if len(numbers) > count:
+            with contextlib.suppress(ArchiveDamaged):
+                old, every = data or self.objects.get(chunk.name), range(chunk.first, chunk.last + 1)
+                if rewritten := rewrite(self.job, chunk, old, every, change):
+                    new, data, _ = rewritten
+                    chunk = self._found(_name(new, redactions_in(each.name for each in self.listed)), data, 0).chunk
+        if data:
+            self.objects.put(chunk.name, data)
+        return chunk
 
     def _put_lost(self, first: int, last: int) -> Chunk:
         builder = ChunkBuilder(self.job, first)
@@ -314,7 +340,13 @@ class _Import:
         return chunk
 
     def _report(self, name: str, problem: str) -> None:
-        self.problems.append(Imported(self.job, name, problem))
+        if all(each.name != name for each in self.problems):
+            self.problems.append(Imported(self.job, name, problem))
+
+
+def _name(chunk: Chunk, redactions: int) -> str:
+    """The name of a new object, the same in each import."""
+    return chunk.with_unique_name(chunk.sha256[:16], redactions).name
 
 
 def _records(job: JobRef, manifest: Manifest | None) -> list[Chunk]:
