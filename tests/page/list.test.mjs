@@ -8,7 +8,7 @@ import { $, renew, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static";
 const { makeList } = await import(`${js}/js/list.js`);
-const { cached } = await import(`${js}/js/causes.js`);
+const { cached, causeOf } = await import(`${js}/js/causes.js`);
 const { Backoff, follow, get, page, StreamError, wait, end } = await import(`${js}/client/index.js`).then(async (all) => ({ ...all, ...(await import(`${js}/client/request.js`)) }));
 
 const settle = (ms = 5) => new Promise((done) => setTimeout(done, ms));
@@ -264,6 +264,17 @@ test("a cause is requested once, with limited concurrency", async () => {
   for (const [key, lines] of [["long", 9], ["middle", 5], ["short", 1]]) cached(key, async () => order.push(key), () => {}, lines);
   await until(() => order.length === 3);
   deepEqual(order, ["short", "middle", "long"]);
+});
+
+test("a cause is requested again an hour later, as its line may be redacted", async (context) => {
+  let message = "secret";
+  globalThis.fetch = async () => Response.json({ job: { status: "FAILED", exit_code: 1 }, cause: { kind: "error", confidence: "high", line: { message } }, errors: { count: 1 } });
+  const cause = () => causeOf("w", "redacted", () => {}, 1);
+  await until(() => cause() === "secret");
+  message = "[redacted]";
+  const now = performance.now();
+  context.mock.method(performance, "now", () => now + 3_600_000);
+  await until(() => cause() === message);
 });
 
 // The client.

@@ -34,9 +34,12 @@ async function next() {
   next();
 }
 
+//: A cause is requested again after this time: its line may have been redacted. Scanning a long log takes seconds.
+const AGAIN_MS = 3_600_000;
+
 /** Why a red job with that many lines failed, in one line; undefined while it is unknown. Needs only a short summary. */
 export const causeOf = (workflow, job, told, lines) =>
-  cached(`${workflow}/${job}`, async () => causeText((await get(`/workflows/${workflow}/jobs/${job}/summary?bytes=2000`)).body), told, lines);
+  cached(`${workflow}/${job}`, async () => causeText((await get(`/workflows/${workflow}/jobs/${job}/summary?bytes=2000`)).body), told, lines, Math.floor(performance.now() / AGAIN_MS));
 
 /** The last ten jobs of a workflow. `version` changes whenever they do. */
 export const lastTen = (workflow, version, told) =>
