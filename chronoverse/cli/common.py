@@ -95,11 +95,17 @@ def time_option(name: str, what: str) -> Callable[[Any], Any]:
     return click.option(name, type=moment, metavar="TIME", help=what)
 
 
+class Integer(click.IntRange):
+    """An integer within bounds. Errors call other text an invalid integer."""
+
+    name = "integer"
+
+
 def integer_option(
     what: str, bounds: tuple[int, int], default: int, *names: str, metavar: str | None = None
 ) -> Callable[[Any], Any]:
     """An option for an integer within ``bounds``, with the help text ``what``, which the default follows."""
-    type = click.IntRange(*bounds)
+    type = Integer(*bounds)
     return click.option(*names, type=type, default=default, show_default=True, metavar=metavar, help=what)
 
 

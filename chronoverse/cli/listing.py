@@ -24,7 +24,7 @@ _HEAD: Final = ("JOB", "STATUS", "AGE", "DURATION", "LINES")
 @common.status_option("Only jobs with this status.")
 @common.jobs_label_option
 @common.time_option("--since", "Jobs created since this time or age, such as 5m or 2d.")
-@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="At most N jobs.")
+@click.option("-n", "--limit", type=common.Integer(1), metavar="N", help="At most N jobs.")
 @click.option("-w", "--watch", is_flag=True, help="Keep the list current; when piped, print each change.")
 @common.list_output_option
 def jobs(workflow: str, since: str | None, limit: int | None, watch: bool, output: str, **filters: Any) -> None:

@@ -45,7 +45,7 @@ def _wait(text: str) -> int:
 @click.option("--until-idle", is_flag=True, help="With -f and without JOB: exit when no job is running.")
 @click.option("--offset", type=_offset, metavar="N|latest", help="Start after this line number.")
 @click.option("--lines", type=common.line_range, metavar="N[-M]", help="Line number or range.")
-@click.option("--tail", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
+@click.option("--tail", type=common.Integer(0, MAX_NUMBER), metavar="N", help="Start with the last N lines.")
 @common.stream_option
 @click.option("--wait", type=_wait, default="0", metavar="TIME", help="With -f: how long to wait for the job to exist.")
 @click.option("-n", "--numbers", is_flag=True, help="Show line numbers.")
@@ -63,7 +63,7 @@ def _wait(text: str) -> int:
 @click.option("--new", is_flag=True, help="Lines that no earlier good run has.")
 @click.option("--against", type=common.identifier, metavar="JOB", help="With --new: compare with this job.")
 @common.against_label_option
-@click.option("--context", type=click.IntRange(0, 50), default=0, metavar="N", help="Show N lines before and after.")
+@click.option("--context", type=common.Integer(0, 50), default=0, metavar="N", help="Show N lines before and after.")
 @common.raw_option
 def logs(
     workflow: str,

@@ -12,7 +12,7 @@ from chronoverse.joblog.terminal import counted, plain_text
 
 @click.command()
 @names.job_arguments
-@click.argument("line", type=click.IntRange(1, 10**15 - 1), metavar="N")
+@click.argument("line", type=common.Integer(1, 10**15 - 1), metavar="N")
 @common.integer_option("How many ended jobs to search, backwards from JOB.", (1, 1_000), 200, "--jobs")
 @common.jobs_label_option
 @common.output_option

@@ -19,7 +19,7 @@ from chronoverse.joblog.terminal import LineRenderer
 @click.option("--for", "q", metavar="TEXT", help="Wait for a line that contains TEXT, case-insensitive.")
 @click.option("--regex", is_flag=True, help="Treat TEXT as an RE2 regular expression.")
 @common.stream_option
-@click.option("--offset", type=click.IntRange(0, MAX_NUMBER), metavar="N", help="Only lines after line N.")
+@click.option("--offset", type=common.Integer(0, MAX_NUMBER), metavar="N", help="Only lines after line N.")
 @click.option(
     "--timeout", type=common.duration, metavar="TIME", help="How long to wait, such as 10m. Default: no limit."
 )

@@ -344,7 +344,7 @@ def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
             for options in (
                 *("--offset 1_0", "--offset -1", "--tail -1", "-f --offset latest --tail 1", "--lines 3-1"),
                 *("--lines 1 --tail 1", "--lines 1 --offset 1", "--lines 1 --search a", "--lines 1 --since 5m"),
-                *("--lines 1 --until 5m", "--lines 1 --new", "--lines 1 -f"),
+                *("--lines 1 --until 5m", "--lines 1 --new", "--lines 1 -f", "--tail x"),
                 *("--offset latest", "--wait 3", "--since yesterday", "--since 300"),
                 *("--since 5m5", "-f --until 5m", "--stream stdlog", "--regex", "--search a -f --context 1"),
                 *("--search a --tail 3", "--new -f", "--new --tail 3", "--new --search x", "--new --since 5m"),
@@ -378,6 +378,7 @@ def test_invalid_arguments_exit_with_64(arguments: str, cli: Cli) -> None:
         done = cli(*arguments.split(), URL=service.url)
     assert (done.returncode, done.stdout, service.requests) == (64, "", [])
     assert "Usage: chronoverse" in done.stderr
+    assert "integer range" not in done.stderr
 
 
 @pytest.mark.parametrize(
