@@ -119,8 +119,8 @@ EQUIVALENT: Final = {
     # Alike records are at least two, and have one severity.
     ("web/otlp/records.py", "numbers, severity = records.others.get(_NUMBER, ()), severities[ 1] if severities else 0"),
     # All chains begin with the same value.
-    ("archive/importing.py", "chains = [_Chain(0, (0, 0, -1), None, None)]"),
-    ("archive/importing.py", "chains = [_Chain(0, (0, -1, 0), None, None)]"),
+    ("archive/importing.py", "_Chain(0, (0, 0, -1), None, None)"),
+    ("archive/importing.py", "_Chain(0, (0, -1, 0), None, None)"),
     # The archive's lines have no hole.
     ("live/tail.py", "if feed.job is None or not in_archive(feed.job, before ^ 1) or feed.cursor != before:"),
     # All severities below 17 are equivalent.

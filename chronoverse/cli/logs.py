@@ -203,7 +203,7 @@ def _named_in_long_lines(client: Client, job: JobRef, lines: Iterable[Line]) -> 
     for line in lines:
         number = line.sequence_num
         if number > after + 1:
-            others = takewhile(partial(_is_before, number), client.logs(job, offset=after, limit=number - after))
+            others = takewhile(partial(_is_before, number), client.logs(job, offset=after, page_size=number - after))
             yield from (each for each in _named(others, after, number, 1) if isinstance(each, Gap))
         after = number if line.partial else MAX_NUMBER
         yield line

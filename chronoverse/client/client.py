@@ -249,10 +249,10 @@ class Client:
         order: str = "asc",
         stream: str | None = None,
         offset: int | None = None,
-        limit: int = PAGE_LINES,
+        page_size: int = PAGE_LINES,
     ) -> Iterator[Line]:
-        """The log's current lines after ``offset``, read page by page of up to ``limit`` lines."""
-        query = {"limit": min(limit, PAGE_LINES), "order": order, "stream": stream, "offset": offset}
+        """The log's current lines after ``offset``, in pages of up to ``page_size`` lines."""
+        query = {"limit": min(page_size, PAGE_LINES), "order": order, "stream": stream, "offset": offset}
         for page in self.pages("/workflows/{}/jobs/{}/logs", *job, **query):
             yield from read_items(page, "logs", Line.from_json)
 

@@ -226,10 +226,10 @@ class Publisher:
                 raise
             self._outage.wait_after(error)
         except (Fenced, Closed) as error:
-            # The lease may just have expired: open the job again, as a new attempt. Or this is our own end, which a
-            # failover has undone, from a node that still reads the old master: opening decides.
-            is_own_end = type(error) is Closed and self._result is not None and self._phase is not _Phase.OPENING
-            if not is_own_end and not isinstance(error, Fenced):
+            # The lease may just have expired: open the job again, as a new attempt. Or a failover has undone our end,
+            # and a node still reads the old master: opening tells whether the end is ours.
+            can_be_ours = type(error) is Closed and self._result is not None and self._phase is not _Phase.OPENING
+            if not can_be_ours and not isinstance(error, Fenced):
                 raise
             self._phase = _Phase.OPENING
             self._stop.wait(_SHORT_PAUSE_SECONDS)
