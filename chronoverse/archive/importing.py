@@ -246,7 +246,7 @@ class _Import:
             elif [(each.name, each.size) for each in found] == [(record.name, record.size)]:
                 chunks.append(self._put(record, 0, None))
             elif best := max(self._read(found), default=None):
-                chunks.append(best.chunk)
+                chunks.append(self._put(best.chunk, 0, None))
             else:
                 # Readers get an error for its lines, as for any damaged object, until it is restored.
                 chunks.append(record)
