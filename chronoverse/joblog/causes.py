@@ -1,8 +1,8 @@
 """Finds the likely cause in a failed job's log without comparing it to good runs: a linear model scores its lines.
 
-Of a line's two scores, ``screen`` selects the part to show, ``line`` its most telling line. Each is the sum of the
-weights of the line's :data:`FEATURES` and place (:data:`BEFORE`, :data:`AFTER`), learned by ``python -m bench.causes
---data DIR --learn``.
+A line has two scores: ``screen`` selects the lines to show, and ``line`` the most telling one among them. Each score is
+the sum of the weights of the line's :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). ``python -m
+bench.causes --data DIR --learn`` learns the weights.
 """
 
 import math
@@ -39,8 +39,8 @@ ERROR_WORDS: Final = (
     r"|segmentation fault|core dumped|out of memory|permission denied|command not found|undefined reference|unhandled"
     r"|not ok)\b|\berr!|[✕-✘❌]"
 )
-#: Texts that contain such a word but report no problem: some phrases, names of files and modules, and lines of passed
-#: tests. They are removed from a line before matching. JavaScript uses this, too.
+#: Texts that contain an error word but report no problem: some phrases, names of files and modules, and lines of passed
+#: tests. They are removed from a line before matching. The page uses them, too.
 NOTHING_WRONG: Final = (
     r"\b(?:0|no|without|zero) (?:errors?|fail(?:ed|ures?)|exceptions?)\b|\b(?:errors?|fail(?:ed|ures?))\s?[:=]\s?0\b"
     r"|[/\\._-](?:errors?|exceptions?|fail(?:s|ed|ures?)?|panic|fatal)\b"
@@ -48,8 +48,8 @@ NOTHING_WRONG: Final = (
     r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
-#: Matches candidate lines, case-insensitively: those that can tell of a failure, or of the end of the failed step. It
-#: has no anchors, so that the prefilter of archived lines can use it.
+#: Matches candidate lines (case-insensitive): those that may report a failure, or the end of the failed step. It has no
+#: anchors, so that the prefilter of archived lines can use it.
 _SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
     r"|undefined|unhandled|abort|can ?not|can't|could ?n|unable|invalid|missing|unexpected|unknown|refused|illegal"
@@ -219,7 +219,7 @@ BEFORE: Final = (
     (161, -11, -13),
     (321, -15, -22),
 )
-#: The same for lines after that end.
+#: The same for lines after the end of the step.
 AFTER: Final = ((1, 10, -7), (21, -15, -17), (201, -14, -21))
 
 #: Maximum characters read of a line. Only error words are searched for in the whole line.
@@ -239,7 +239,7 @@ def shown_text(message: str) -> str:
 
 
 class Reading(NamedTuple):
-    """The indices of a line's :data:`FEATURES`, and whether the line looks like an error."""
+    """The indices of the :data:`FEATURES` that a line has, and whether the line looks like an error."""
 
     features: frozenset[int]
     is_error: bool
@@ -289,7 +289,7 @@ _STARTS: Final = tuple([row[0] for row in table] for table in (BEFORE, AFTER))
 
 
 def place_of(number: int, mark: int) -> int:
-    """The index in :data:`WEIGHTS` for a line's place, if the step ends at line ``mark``."""
+    """The index in :data:`WEIGHTS` of a line's place, if the failed step ends at line ``mark``."""
     if number <= mark:
         return len(FEATURES) + bisect_right(_STARTS[0], mark - number) - 1
     return len(FEATURES) + len(BEFORE) + bisect_right(_STARTS[1], number - mark) - 1
@@ -306,9 +306,9 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The candidate lines scanned so far, in any order: each line's number, and its scores without those of its place.
+    """The candidate lines scanned so far, in any order: each line's number, and its scores without its place.
 
-    Beyond twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
+    If there are more than twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """
 
     weights: Weights = WEIGHTS
@@ -331,7 +331,7 @@ class Clues:
             del self._lines[:-MAX_CLUES]
 
     def best(self, first: int, last: int, last_features: frozenset[int]) -> Cause | None:
-        """The cause in lines ``first`` to ``last``, or None. ``last_features``: those of the last line."""
+        """The cause in lines ``first`` to ``last``, or None. ``last_features``: the features of line ``last``."""
         end = self.end(last)
         clues = [self._placed(clue, end) for clue in self._lines if first <= clue[0] <= last]
         if not clues:
@@ -376,7 +376,7 @@ class Clues:
         return self._mark or self._after or last
 
     def _placed(self, clue: tuple[int, int, int], end: int) -> tuple[int, int, int]:
-        """A clue with the weights of its place added."""
+        """A clue with the weights of its place added to its scores."""
         number, screen, line = clue
         more = self.weights[place_of(number, end)]
         return number, screen + more[0], line + more[1]

@@ -66,7 +66,7 @@ class Chunk(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
-        """Whether it only reports lost lines, which an import can restore."""
+        """Whether the object only declares lines lost. An import can restore such lines."""
         return _LOST.search(self.name) is not None
 
     def frame_index(self, number: int) -> int:

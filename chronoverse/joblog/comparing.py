@@ -1,4 +1,4 @@
-"""Compares a copy of a log's lines with the log, by digests. So no line needs to be sent again."""
+"""Compares a copy of a log with the log itself by the digests of their lines, so that no line has to be sent again."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from chronoverse.joblog.model import Line
 
 
 class Comparison(NamedTuple):
-    """Lines below ``next_number`` are equal. ``differs``: the log has that line, but it is different."""
+    """Lines below ``next_number`` are equal. ``differs``: the log's line ``next_number`` is different."""
 
     next_number: int
     differs: bool
@@ -21,7 +21,7 @@ def line_digest(line: Line) -> str:
 
 
 def compare_lines(log: Iterable[Line], first: int, digests: Sequence[str]) -> Comparison:
-    """Compares ``log``, from number ``first``, with ``digests``. Stops after 2 Mi characters (about 10 ms)."""
+    """Compares ``log``, from line ``first``, with ``digests``. Stops after 2 Mi characters (about 10 ms)."""
     next_number, characters = first, 0
     for digest, line in zip(digests, log, strict=False):
         if line.sequence_num != next_number or characters >= 2 * 2**20:

@@ -43,8 +43,8 @@ class Match(NamedTuple):
 class Batch(NamedTuple):
     """Entries in the requested order.
 
-    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. ``matches``: instead
-    of entries, lines that are known to match a search.
+    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. ``matches``: lines
+    that are known to match a search, given instead of entries.
     """
 
     entries: list[Entry]
@@ -143,7 +143,7 @@ def missing_numbers(after: int, before: int, first: int) -> Iterator[Gap]:
 
 
 def stream_name(value: bytes | None) -> str:
-    """The stream named by a line's field. Default: ``stdout``."""
+    """The output stream that a line's ``stream`` field names. ``stdout`` if the field is missing or invalid."""
     return "stderr" if value == b"stderr" else "stdout"
 
 

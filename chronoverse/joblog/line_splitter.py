@@ -79,7 +79,7 @@ class LineSplitter:
         return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
     def close(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Ends the stream. Returns the last line, if it had no newline; ``partial`` if its rest is missing."""
+        """Ends the stream. Returns the last line if it had no newline, as ``partial`` if its rest is missing."""
         if not self.rest and not self.is_open:
             return []
         text, self.rest, self.is_open = self.mask(self.rest), b"", False
@@ -87,7 +87,7 @@ class LineSplitter:
         return [*batches, last._replace(partial=is_torn)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
-        """Yields batches of complete lines, and pieces of longer ones. Does not process short lines one by one."""
+        """Yields batches of complete lines, and pieces of longer ones. Short lines are not processed one by one."""
         start = position = 0
         while len(text) - position > self._max:
             newline = text.rfind(b"\n", position, position + self._max + 1)
@@ -105,9 +105,9 @@ class LineSplitter:
         return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
-        """Cuts off up to ``length`` bytes of the rest; fewer if they end with the possible beginning of a secret.
+        """Cuts up to ``length`` bytes off the rest. If they end with the possible beginning of a secret, keeps that.
 
-        If it begins with one, which can be longer than a line, waits for more bytes than a secret has, and cuts those.
+        If they begin with it, waits for more bytes than a secret (it can exceed a line) has, and cuts those off.
         """
         decided = length - self.mask.undecided(self.rest[:length])
         longest = max(self._max, MAX_HELD)

@@ -25,7 +25,7 @@ MAX_JOINED_PROGRAM: Final = 200
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 _STRING_SEQUENCE: Final = re.compile("\x1b[]PX^_]")
 
-#: Matches control sequences in a JSON string, and some other text. A case-sensitive beginning is ten times as fast.
+#: Matches control sequences in a JSON string, and some other text. Ten times as fast with a case-sensitive beginning.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
@@ -120,12 +120,12 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> SpanFinder | None:
-        """Finds the text in a line's JSON, even outside the message. Misses interrupted text. None for a regex."""
+        """Finds the text in a line's JSON, even outside the message, unless it is interrupted. None for a regex."""
         return None if self._regex else self._in_lines("".join(self._in_json))
 
     @cached_property
     def in_interrupted_json(self) -> SpanFinder:
-        """Finds a control sequence followed by the rest of the text. False positives: the rest can be one character."""
+        """Finds a control sequence before the rest of the text, which can be one character: with false positives."""
         *others, last = self._in_json or [""]
         rest = ""
         for each in others[1:]:
@@ -139,12 +139,12 @@ class Matcher:
 
     @property
     def is_whole_in_json(self) -> bool:
-        """Whether :meth:`in_json` and :meth:`in_any_json` search for the whole text, not just a part."""
+        """Whether :meth:`in_json` and :meth:`in_any_json` search for the whole text, not only for its beginning."""
         return len(self._query) <= 40
 
     @property
     def _in_json(self) -> list[str]:
-        """Expressions for the JSON of the text's first forty characters. Few lines match these but not the rest."""
+        """Expressions for the JSON of the text's first 40 characters. Few lines match only these."""
         return [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
 
     @cached_property
@@ -162,9 +162,9 @@ class Matcher:
         return self._in_lines(self._query) if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
 
     def _in_lines(self, expression: str) -> SpanFinder:
-        """In ASCII, searches for Latin-1: with a Unicode case of `k` or `s`, RE2 takes twice the time."""
+        """Searches ASCII text as Latin-1: the Unicode case variants of `k` and `s` would double RE2's time."""
         find = _finder(_compiled(expression, False, self._max_bytes))
-        # Latin-1 has no \x{17f}.
+        # Latin-1 has no \x{17f}, for example: then only the Unicode pattern is used.
         with contextlib.suppress(ValueError):
             find_in_ascii = _finder(_compiled(expression.encode("ascii"), False, self._max_bytes))
             return lambda text: (find_in_ascii if text.isascii() else find)(text)
@@ -182,7 +182,7 @@ class Matcher:
     def _spans(self, text: str) -> Iterator[tuple[int, int] | None]:
         left = MAX_SPANS
         if (query := self._lowercase) and text.isascii():
-            # In a fifth of the time.
+            # Takes a fifth of the time of a pattern.
             lowered, end = text.lower(), 0
             while left and (start := lowered.find(query, end)) >= 0:
                 end, left = start + len(query), left - 1
@@ -190,14 +190,14 @@ class Matcher:
             return
         data = text.encode()
         is_ascii = len(data) == len(text)
-        # The number of characters before a byte.
+        # The number of bytes counted so far, and of the characters in them.
         counted = characters = 0
         for start, end in (match.span() for match in self._pattern.finditer(data)):
             if start == end:
                 yield None
                 continue
             if not is_ascii:
-                # `\C` matches a part of a character.
+                # `\C` can match a part of a character.
                 begin = characters + len(data[counted:start].decode(errors="replace"))
                 characters = begin + len(data[start:end].decode(errors="replace"))
                 start, counted, end = begin, end, characters

@@ -300,12 +300,12 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """Grows with each attempt, and when it starts. Of a running job's states, that with the larger age is newer."""
+        """The attempt, and whether it has started. Of a running job's states, the one with the larger age is newer."""
         return self.attempt, self.status is not Status.PENDING
 
     @property
     def created_seconds(self) -> float | None:
-        """When the job was created, or else started, in Unix seconds. None if a foreign job has neither."""
+        """The creation time in Unix seconds, or else the start time. None if a foreign job has neither."""
         return seconds_of(self.created_at) or seconds_of(self.started_at)
 
     @property
@@ -315,16 +315,16 @@ class Job:
         return None if created is None else (round(1000 * created), self.ref.job_id)
 
     def listed(self, created_ms: float) -> "Job":
-        """The job with missing times filled in: ``created_at`` from ``created_ms``, when the job was listed.
+        """The job with its missing times filled in. ``created_ms`` is when the job was listed.
 
-        ``started_at`` becomes ``created_at``, unless the job is pending.
+        ``created_at`` becomes ``created_ms``, and ``started_at`` becomes ``created_at``, unless the job is pending.
         """
         created_at = self.created_at or iso_or_none(created_ms)
         begun_at = None if self.status is Status.PENDING else created_at
         return replace(self, created_at=created_at, started_at=self.started_at or begun_at)
 
     def ended(self, end: End) -> "Job":
-        """The job as it is after its terminal entry."""
+        """The job's state after its terminal entry."""
         return replace(
             self,
             status=end.status,

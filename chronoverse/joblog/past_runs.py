@@ -81,9 +81,9 @@ class PastRuns(NamedTuple):
         }
 
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
-        """Whether the failure of ``job`` is new, persistent or flaky, by the ``shape`` of its most telling line.
+        """The verdict on the failure of ``job``: ``new``, ``since`` a run, or ``recurring``. See ``docs/answers.md``.
 
-        None otherwise, or if unknown. ``docs/answers.md`` has the rule.
+        ``shape`` is that of the job's most telling line. None if no verdict applies, or too little is known.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]

@@ -131,7 +131,7 @@ UNMASKED: Final = SecretForms(None)
 
 
 def _whole_lines(lists: Iterable[tuple[bytes, Sequence[bytes]]], pause: Callable[[], object]) -> Iterator[bytes]:
-    """The lines of ``lists``, each with what ends its lines, in texts of some whole lines. Calls ``pause`` often."""
+    """Yields texts of some whole lines: the lines of ``lists``, each with its line ending. Calls ``pause`` often."""
     begun, size = list[bytes](), 0
     for end, lines in lists:
         for start in range(0, len(lines), 32):
@@ -146,7 +146,7 @@ def _whole_lines(lists: Iterable[tuple[bytes, Sequence[bytes]]], pause: Callable
 
 
 class StreamMask:
-    """Masks the lines of one stream, in order: a private key spans several."""
+    """Masks the lines of one stream, in order, because a private key spans several lines."""
 
     def __init__(self, forms: SecretForms) -> None:
         self._forms = forms
@@ -157,7 +157,7 @@ class StreamMask:
         self.before = b""
 
     def __call__(self, text: bytes) -> bytes:
-        """Masks lines separated by newlines. Their number stays the same."""
+        """Masks lines separated by newlines. The number of lines stays the same."""
         before, self.before = self.before, b""
         if self.key is None and not self._forms.may_be_in(before + text):
             return text
@@ -173,7 +173,7 @@ class StreamMask:
         return masked
 
     def mask_pieces(self, pieces: Sequence[bytes]) -> list[bytes]:
-        """Masks the pieces of one line. Each piece that has a part of a secret gets a mask."""
+        """Masks the pieces of one line. Every piece that contains a part of a secret gets a mask."""
         line = b"".join(pieces)
         spans, masked, end = self._spans(line), list[bytes](), 0
         for piece in pieces:
@@ -192,7 +192,7 @@ class StreamMask:
             found = self._forms.unfinished.search(tail)
             if found is None:
                 return 0
-            # It can be within another secret, such as a token in a URL's password.
+            # The possible secret can be within another one, such as a token in a URL's password.
             outer = [first for first, end in self._forms.spans(tail) if first < found.start() < end]
             tail = tail[min([found.start(), *outer]) :]
         return min(len(text), len(tail))

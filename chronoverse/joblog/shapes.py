@@ -15,7 +15,7 @@ from chronoverse.joblog.matcher import strip_sequences
 
 _Value = TypeVar("_Value")
 
-#: Must change when a line could get another shape, or a packed set has another format.
+#: Must change when a line's shape or the format of a packed set changes.
 VERSION: Final = 3
 #: Against a million shapes, one new line in 2 * 10^13 is missed because of a collision.
 _HASH_BYTES: Final = 8

@@ -62,7 +62,7 @@ _COMMIT: Final = re.compile(
 
 
 def message_size(max_bytes: int) -> int:
-    """The maximum size of a message in an answer of ``max_bytes`` with several messages, such as a summary."""
+    """Maximum characters of each message in an answer of ``max_bytes`` with several messages, such as a summary."""
     return max(80, min(MAX_MESSAGE, round(max_bytes / 16)))
 
 

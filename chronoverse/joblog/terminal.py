@@ -111,8 +111,8 @@ def redaction_notice(first: int, last: int) -> str:
 class LineRenderer:
     """Formats lines for printing. Remembers which stream has an open partial line.
 
-    Only the next number continues it: missing numbers may include its rest. With ``only_stream``, :meth:`render` also
-    gets the lines of the other stream, to tell them from missing ones. With ``skips_numbers``, any number continues it.
+    Only the line with the next number continues it, because missing lines may include its rest. With ``skips_numbers``,
+    any line does. With ``only_stream``, pass :meth:`render` all lines, so that none seems missing.
     """
 
     timestamps: bool = False

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from chronoverse.joblog.model import seconds_of
 from chronoverse.joblog.shapes import MAX_SHAPES
 
-#: Must change when a line could get another key, or a packed timeline has another format.
+#: Must change when a line's key or the format of a packed timeline changes.
 VERSION: Final = 1
 #: Maximum lines of a log kept for comparison with other runs. Shorter logs keep all lines.
 MAX_ANCHORS: Final = 4_096
@@ -27,11 +27,11 @@ MAX_TIMELINE_BYTES: Final = 2**17 + 2**10
 #: Maximum pauses in an answer.
 MAX_LISTED: Final = 20
 
-#: Longer logs keep the longest pauses, each with the line before it,
+#: Longer logs keep three sets of lines. First, those with the longest pauses, each with the line before it.
 _MAX_LONGEST: Final = 1_776
-#: samples of all other lines, selected by their keys, so that each run keeps the same ones,
+#: Second, samples of all other lines, selected by their keys, so that each run keeps the same ones.
 _MAX_SAMPLES: Final = 512
-#: and the last lines.
+#: Third, the last lines.
 _RECENT: Final = 32
 #: An excess at or below any of these is noise: in ms, and as a fraction of the run and of the slowest good pause.
 _NOISE_MS: Final = 250
@@ -251,7 +251,7 @@ class TimelineBuilder:
         return pauses
 
     def _unknown(self, keys: Sequence[int], numbers: Sequence[int]) -> set[int]:
-        """The lines that cannot be anchors: their index within their shape, or their pause, is unknown."""
+        """The lines that cannot be anchors, because their index within their shape, or their pause, is unknown."""
         found: set[int] = set()
         if len(self._keys) >= MAX_SHAPES:
             found.update(index for index, key in enumerate(keys) if not key)

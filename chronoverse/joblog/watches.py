@@ -21,7 +21,7 @@ RETRY_SECONDS: Final = 86_400
 #: A watch's secret: ``whsec_`` and 24 to 64 bytes in base64, as Standard Webhooks defines.
 SECRET: Final = re.compile(r"whsec_(?:[A-Za-z0-9+/]{4}){8,21}(?:[A-Za-z0-9+/]{2,3})?={0,2}", re.ASCII)
 
-#: Brackets around the whole host only: of ``[::1].example``, urlsplit takes ``::1`` for the host.
+#: Allows brackets only around the whole host: in ``[::1].example``, urlsplit would find the host ``::1``.
 _URL: Final = re.compile(r"https?://(?=[!-~]{1,2000}\Z)(?:\[[^][/?#]+\](?::[0-9]*)?|[^][/?#]+)(?:[/?#].*)?")
 
 
@@ -48,7 +48,7 @@ class Watch:
         return {name: value for name, value in asdict(self).items() if name not in ("secret", "made_ms")}
 
     def tells(self, job: Job) -> bool:
-        """Whether the watch reports the end of ``job``, or the silence of a running one."""
+        """Whether the watch reports the end of ``job`` or, if the job is running, its silence."""
         is_told = not job.status.terminal if self.on == "silent" else job.status in self.status
         return is_told and has_labels(job.labels, self.label.items())
 
