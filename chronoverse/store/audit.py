@@ -13,7 +13,7 @@ from chronoverse.joblog.model import iso_or_none
 from chronoverse.store.commands import Commands
 
 MAX_ENTRIES: Final = 100_000
-#: Similar entries per process, subject and day before most are skipped: they must not push out the others.
+#: Similar entries per process, subject and day. Most later ones are skipped, so that other entries remain.
 _MAX_ALIKE: Final = 100
 _MAX_TEXT: Final = 300
 

@@ -80,14 +80,14 @@ class ChunkIndex:
     def release_lock(self, job: JobRef, token: str) -> None:
         self._commands.ask("release_lock", job, (ARCHIVE_LOCK,), token)
 
-    # For the holder of the lock. ``token`` is the token that acquired it.
+    # The following methods are for the holder of the lock. ``token`` is the token that acquired it.
 
     def begin_upload(self, job: JobRef, token: str, name: str) -> None:
         """Adds an object's ``name`` to the garbage before the object is written. Raises :class:`Fenced`."""
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks ``names`` and all garbage for deletion (without the lock: only own uploads). Returns marked objects."""
+        """Marks ``names`` and all garbage for deletion, and returns them. Without the lock: only own uploads."""
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
@@ -164,11 +164,11 @@ class ChunkIndex:
     ) -> bool | None:
         """Recreates a job from ``chunks`` and the job hash's ``fields``. Idempotent.
 
-        Each chunk comes with its bytes for quotas, and its number of lines over quota. ``has_lost_data``: whether the
-        store has; archivers then delete no objects.
+        Each chunk comes with two counts: the bytes it adds to quotas, and its lines over quota. ``has_lost_data``: the
+        store has lost data, so archivers must not delete objects.
 
-        Returns False if the store already has all of it; None if its runner is still resending lines: call again. A job
-        without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
+        Returns False if the store already has the whole job; None if its runner is still resending lines: call again. A
+        job without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
         :class:`ArchiveDamaged` for another job with this id, or if lines were redacted since ``chunks`` were read.
         """
         wait_ms = "" if wait_seconds is None else round(wait_seconds * 1000)

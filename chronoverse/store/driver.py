@@ -181,7 +181,7 @@ def to_store_error(error: redis.RedisError) -> StoreError:
     if "WRONGTYPE" in text:
         return NotALog("the job's key in the store is not a log")
     if isinstance(error, redis.OutOfMemoryError | redis.ReadOnlyError) or word in _REFUSALS:
-        # Users do not know our scripts, whose digest Redis names.
+        # Redis names the script's digest, which means nothing to users.
         return StoreRefused(f"the store rejects writes: {text.partition('. script: ')[0]}")
     if isinstance(error, MovedError):
         return StoreUnavailable("the job's keys have just moved to another server")

@@ -38,7 +38,7 @@ def confirm(
     """
     replicated = durability is Durability.REPLICATED
     if sync is not None and not replicated:
-        # If a rewrite has replaced a file, or this user cannot open it, the server is asked below.
+        # If this fails, because a rewrite has replaced a file or this user cannot open it, the server is asked below.
         with contextlib.suppress(EmbeddedError):
             next_number: int = accepted(client.execute_command(*write))[0]
             # A separate command, because a server writes its files only after executing all commands it has read. With

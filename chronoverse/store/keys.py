@@ -38,7 +38,7 @@ class KeyMap:
 
     def __init__(self, prefix: str) -> None:
         self.prefix: Final = prefix
-        #: The sorted sets of all workflows and with the age mark, and the hash of quotas. Each has its own slot.
+        #: The sorted set of all workflows, the one with the age mark, and the hash of quotas. Each has its own slot.
         self.workflows: Final = f"{prefix}:workflows"
         self.mark: Final = f"{prefix}:mark"
         self.limits: Final = f"{prefix}:limits"

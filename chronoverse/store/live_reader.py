@@ -36,8 +36,8 @@ from chronoverse.store.driver import (
 from chronoverse.store.topology import Topology
 
 READ_LOGS: Final = 500
-#: Minimum seconds between two reads if a change is reported in the first half of them: the second read then includes
-#: later changes. Any other change is read immediately.
+#: If a change is reported within half of these seconds after a read, the next read waits until all of them have passed,
+#: to include later changes. Any other change is read immediately.
 GATHER_SECONDS: Final = 0.004
 #: Minimum seconds between two reads of a log whose changes the server does not report.
 POLL_SECONDS: Final = 0.05

@@ -48,7 +48,7 @@ class SequentialReader:
                 continues, self._likely = request == self._likely, None
                 if len(entries) == count:
                     self._likely = job, entry_number(entries[-1][0]), count
-                    # Not for very long lines: the caller may use only some of them, and then requests others.
+                    # Very long lines are not prefetched: the caller may use only some of them, and then request others.
                     if continues and count * max(map(len, entries[-1][1])) < 2**20:
                         self._send(self._likely)
             except redis.TimeoutError:

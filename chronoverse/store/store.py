@@ -96,7 +96,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self._lease_ms, self._retention_ms = round(self.lease_seconds * 1000), round(self.retention_seconds * 1000)
-        # The time between finding a lease expired and declaring its job LOST. A live runner pauses for less than 1 s.
+        # From finding a lease expired to declaring its job LOST. A live runner pauses for less than 1 s.
         self._grace_ms = max(1, round(min(self.lease_seconds / 3, 1) * 1000))
         self._topology = _topology_of(self.url)
         self._keys = KeyMap(self.prefix)
@@ -338,7 +338,7 @@ class Store:
         return None if self.durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """All entries below the returned number are safe, including the terminal entry. None after a timeout.
+        """Returns the number below which all entries are safe, including the terminal entry. None after a timeout.
 
         ``may_sync`` allows forcing the files to disk instead of waiting for the server. Raises :class:`Fenced`,
         :class:`NotDurable`.
@@ -366,8 +366,8 @@ class Store:
     ) -> None:
         """Ends the job after its last line, ``next_number`` - 1. All lines must already be safe.
 
-        With PENDING, ends only the attempt. With ``counts``, the job's exit code is later at least the attempt's,
-        unless it is CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
+        With PENDING, ends only the attempt. With ``counts``, the job's exit code is then at least the attempt's, unless
+        the job becomes CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
         now = iso_timestamp(self.clock())

@@ -12,7 +12,7 @@ from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, new_client, new_co
 Result = TypeVar("Result")
 Work = Callable[[redis.Redis], Result]
 
-#: A health check that a server rejects whenever it rejects writes: this script could write. PING works without memory.
+#: A health check that a server rejects if it rejects writes, as this script could write. PING needs no memory.
 CHECK: Final = ("EVAL", "#!lua\nreturn 1", 0)
 
 

@@ -121,9 +121,9 @@ class WatchStore:
         self._commands.run(watch.workflow_id, "ZREM", self._queue(watch), "")
 
     def claim(self, refs: Sequence[JobRef]) -> dict[JobRef, tuple[KeptWatch, Event]]:
-        """Watches and their next due events. ``refs`` are ids of workflows and watches.
+        """Claims the next due event of each watch. ``refs`` are ids of workflows and watches.
 
-        Until an event is settled, for at most CLAIM_SECONDS, no other process gets events of its watch.
+        No other process gets events of a claimed watch until the event is settled, or CLAIM_SECONDS have passed.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
@@ -152,10 +152,10 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], known: Mapping[str, int]
     ) -> list[tuple[str, Sequence[RawEntry], int]]:
-        """Each workflow's id, its next changes, and 0.
+        """Each workflow's id, its next changes, and 0. Changes read IDLE_SECONDS ago but not :meth:`done` come first.
 
-        If changes after the number in ``known`` were dropped before they were :meth:`done`: its id, no changes, and the
-        number of the last change. Changes that were read IDLE_SECONDS ago but are not done come before unread ones.
+        If changes after the number in ``known`` were dropped before they were done: the workflow's id, no changes, and
+        the number of its last change.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:
