@@ -23,11 +23,11 @@ with signals:
     tees = {"stdout": Tee(open_standard(1)), "stderr": Tee(open_standard(2))}
     code = run_command(sys.argv[1:], Capture(tees, batches.append), tees["stderr"].say, signals, pty=True)
 published = [message for batch in batches for message in map(bytes.decode, batch.messages())]
-print("published", published, list(map(int, signals.received)), flush=True)
+tees["stdout"](f"published {published} {list(map(int, signals.received))}\\n".encode())
 sys.exit(code)
 """
-#: Runs argv[3:] on a terminal of 33 rows and 101 columns. When "ready" is printed, types argv[1], after resizing
-#: the terminal if argv[2] is not empty.
+#: Runs argv[3:] on a terminal of 33 rows and 101 columns. When "ready" is printed, types argv[1], after the terminal
+#: is resized or closed, if argv[2] asks for it.
 TERMINAL = """
 import os, pty, sys, termios, time
 pid, master = pty.fork()
@@ -37,10 +37,12 @@ if pid == 0:
 seen = b""
 while b"ready\\r\\n" not in seen:
     seen += os.read(master, 1000)
-if sys.argv[2]:
+if sys.argv[2] == "resize":
     termios.tcsetwinsize(master, (44, 55))
-os.write(master, sys.argv[1].encode().decode("unicode_escape").encode())
+elif sys.argv[2] == "close":
+    os.close(master)
 try:
+    os.write(master, sys.argv[1].encode().decode("unicode_escape").encode())
     while data := os.read(master, 1000):
         seen += data
 except OSError:
@@ -82,10 +84,10 @@ def execute(*argv: str) -> tuple[int, list[tuple[str, str]], bytes]:
     )
 
 
-def on_terminal(code: str, keys: str = "", resize: str = "") -> tuple[int, bytes]:
+def on_terminal(code: str, keys: str = "", change: str = "") -> tuple[int, bytes]:
     """Runs Python code on a pseudo-terminal, with a runner on a terminal: its exit code and everything shown."""
     job = [sys.executable, "-uc", code]
-    command = [sys.executable, "-c", TERMINAL, keys, resize, "-c", DRIVER, *job]
+    command = [sys.executable, "-c", TERMINAL, keys, change, "-c", DRIVER, *job]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=False)
     return done.returncode, done.stdout
 
@@ -136,8 +138,8 @@ size = os.get_terminal_size
 signal.signal(signal.SIGWINCH, lambda *_: sys.exit(print('now', *size())))
 print('was', *size()); print('ready'); time.sleep(10)
 """
-    assert b"was 101 33" in on_terminal(code, resize="yes")[1]
-    assert b"now 55 44" in on_terminal(code, resize="yes")[1]
+    assert b"was 101 33" in on_terminal(code, change="resize")[1]
+    assert b"now 55 44" in on_terminal(code, change="resize")[1]
 
 
 def test_a_signal_is_forwarded_at_any_time() -> None:
@@ -173,6 +175,11 @@ def test_control_c_goes_to_the_command(code: str, keys: str, exits: int, receive
     found, seen = on_terminal(f"import signal, time; {code}", keys)
     assert found == exits
     assert f" {received}\r\n".encode() in seen
+
+
+def test_a_closed_terminal_ends_the_command() -> None:
+    """With a SIGHUP. The settings of a closed terminal cannot be restored."""
+    assert on_terminal("import time; print('ready'); time.sleep(60)", change="close") == (129, b"ready\r\n")
 
 
 def test_control_z_does_not_stop_the_command() -> None:

@@ -132,7 +132,9 @@ def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
             if thread.ident is not None:
                 thread.join(1.0)
             os.close(stop_read)
-            termios.tcsetattr(0, termios.TCSADRAIN, saved)
+            # Fails if the terminal was closed, which is also why we got a SIGHUP.
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
 
 def _forward_stdin(to: int, stop: int, interrupted: threading.Event) -> None:
