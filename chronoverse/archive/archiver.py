@@ -1,7 +1,7 @@
 """Moves logs that are large or have ended into the archive. Several archivers can run at once.
 
-An archiver works in small steps: first chunks of oversized running logs, then in turn a job's garbage, an expired job,
-a chunk of an ended log, old lines of a running log. Between steps, a *round* through all keys finds work.
+An archiver works in small steps. Chunks of oversized running logs come first; then a job's garbage, an expired job, a
+chunk of an ended log, and old lines of a running log take turns. Between steps, a *round* through all keys finds work.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ from chronoverse.joblog.model import Job, JobRef, ListingPosition, seconds_of
 from chronoverse.store import Store
 from chronoverse.store.catalog import ArchiveState, CatalogPage
 
-#: The fraction of ``hot_bytes`` from which a running log is shrunk, to half that size. Logs grow by 35 MB/s.
+#: A running log that reaches this fraction of ``hot_bytes`` is shrunk to half that size. Logs grow by 35 MB/s.
 HIGH_MARK: Final = 1 / 4
 #: The fraction above which the log's runner is throttled. New lines then wait in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
@@ -104,13 +104,13 @@ class _Queue:
         #: Running jobs, with the bytes of their logs in the store; 0 if unknown.
         self.running: Final[dict[JobRef, int]] = {}
         self.throttled: Final[set[JobRef]] = set()
-        #: When running jobs' lines are due, and the jobs with due lines. Here and below, the value None has no meaning.
+        #: When running jobs' lines are due, and the jobs with due lines (a dict of None is an ordered set, also below).
         self.waiting: Final[dict[JobRef, _Waiting]] = {}
         self.due: Final[dict[JobRef, None]] = {}
         #: Ended jobs to archive, and expired jobs to delete.
         self.ended: Final[dict[JobRef, None]] = {}
         self.over: Final[dict[JobRef, None]] = {}
-        #: Since when (Unix seconds) ended jobs, and running jobs with due lines, wait to be archived.
+        #: The Unix time since which ended jobs, and running jobs with due lines, have been waiting to be archived.
         self.late_since: Final[dict[JobRef, float]] = {}
         #: Archived jobs that lack a set of shapes or a timeline in the current format.
         self.without_derived: Final[dict[JobRef, None]] = {}
@@ -251,14 +251,14 @@ class Archiver:
             self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / 2_000)
         self._retention_checks.step()
         moved = self.move_chunk() is not None
-        # Before the first round, only the list is known. Its server may be away, which must not delay archiving.
+        # Not before the first round: until then, only the list of workflows is known, and its server may be down.
         if self._rounds.due_at:
             with contextlib.suppress(StoreError):
                 self._repairs.step()
         return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the most urgent log, or collects garbage. Returns the lines moved; None without work."""
+        """Moves a chunk of the most urgent log, or collects garbage. Returns the number of lines, None without work."""
         queue = self._queue
         largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0
@@ -295,13 +295,13 @@ class Archiver:
 
     def _shrink(self, ref: JobRef, size: int) -> int:
         low = self.policy.hot_bytes * HIGH_MARK / 2
-        # Before taking the lock: an archiver that holds it may be dead.
+        # Without the lock, because an archiver that holds it may be dead.
         self._throttle(ref, size)
         try:
             with self._locked(ref) as job_objects:
                 state = self.store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-                # A log that grows too fast for the store: level 3 takes 2.8 µs per line in all, instead of 4 µs.
+                # For a log that grows too fast for the store: level 3 takes 2.8 µs per line in all, instead of 4 µs.
                 level = 3 if size > self.policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
                 chunk = write_chunk(
                     job_objects,
@@ -459,7 +459,7 @@ class Archiver:
             # If a node of a Cluster is down, this must not affect the workflows of the others.
             with contextlib.suppress(StoreError):
                 for workflow_id, found in zip(part, self.store.workflows.read(part), strict=True):
-                    # Another program can have removed jobs from a listing. Some jobs may have been deleted since.
+                    # Another program can have unlisted jobs, or jobs were deleted since this round found them.
                     if not isinstance(found, StoreError) and (found.jobs if found else 0) < len(jobs[workflow_id]):
                         unlisted += jobs[workflow_id]
             yield
@@ -604,7 +604,7 @@ class Archiver:
             self._queue.snooze(ref, self.policy.lock_seconds if is_refused else RETRY_SECONDS)
 
     def _is_writable(self) -> bool:
-        """Whether the archive is available, so that an error concerns only the objects of one job."""
+        """Whether the archive is available. If it is, an error concerns only the objects of one job."""
         try:
             self.objects.put(PROBE, b"")
             self.objects.delete(PROBE)

@@ -106,7 +106,7 @@ class ChunkRecordCache:
         return self.fresh_chunk(job, number)
 
     def load(self, find: Callable[[], Mapping[JobRef, Chunk]]) -> None:
-        """Caches the records that ``find`` reads at once."""
+        """Caches the records that ``find`` reads in one call."""
         asked = self._forgotten, self._clock()
         self._add(find(), asked)
 
@@ -120,7 +120,7 @@ class ChunkRecordCache:
 
     def _add(self, found: Mapping[JobRef, Chunk], asked: tuple[int, float]) -> None:
         with self._lock:
-            # The records can be older than what was forgotten since.
+            # Not if records were dropped after these were requested: these can be older than the redaction.
             for job, chunk in found.items() if asked[0] == self._forgotten else ():
                 self._records.pop((job, chunk.last), None)
                 self._records[job, chunk.last] = chunk, asked[1]

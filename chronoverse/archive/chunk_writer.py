@@ -53,7 +53,7 @@ def write_chunk(
 def _small_chunk(to: JobObjects, last: int) -> tuple[Chunk | None, bytes]:
     """The chunk that ends with line ``last``, and its object. None if the chunk is large or its object is lost."""
     chunk = to.store.chunks.chunk(to.job, last)
-    if chunk is None or chunk.last != last or chunk.text_size >= 2**20 or chunk.is_lost:  # About one read.
+    if chunk is None or chunk.last != last or chunk.text_size >= 2**20 or chunk.is_lost:  # 1 MiB: about one read.
         return None, b""
     try:
         data = to.objects.get(chunk.name)

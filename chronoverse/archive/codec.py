@@ -156,9 +156,8 @@ def read_chunk(
 ) -> tuple[Chunk, list[int], int, tuple[int, int]]:
     """Reads an object. Returns the chunk's record, the lines that equal ``message``, and the number of all lines.
 
-    Also what quotas count: the size of all messages, and the number of lines dropped by a quota.
-
-    Raises :class:`ArchiveDamaged` if the bytes do not match the object's name.
+    The fourth value is what quotas count: the size of all messages, and the number of lines dropped by a quota. Raises
+    :class:`ArchiveDamaged` if the bytes do not match the object's name.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:
         raise ArchiveDamaged(f"{name} does not match what was archived")

@@ -70,7 +70,8 @@ def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Ite
         has_lost_data = StoreHistory(store, objects).is_incomplete()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
         if job is None:
-            # The mark, a probe and a draft of either are not settings. A workflow can have such a name.
+            # Not the mark, the probe, and drafts of either. A workflow can have such a name, but its objects have a
+            # slash.
             names = (each.name for each in listed if "/" in each.name or MARK not in each.name)
             yield from (_settings_or_problem(store, objects, name) for name in names)
             continue
@@ -153,14 +154,14 @@ class _Import:
     objects: ObjectStore
     job: JobRef
     listed: Sequence[StoredObject]
-    #: Whether archivers delete nothing, as the store has lost data.
+    #: Whether archivers must not delete anything, because the store has lost data.
     has_lost_data: bool
     problems: list[Imported] = field(default_factory=list)
     #: Tries again to import the job, if its runner is resending lines.
     retry: Callable[[], Imported | None] | None = None
     #: Bytes of messages and number of lines over quota in each chunk read, by the chunk's name.
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
-    #: The lines that an object read has redacted.
+    #: Numbers of lines that are redacted in any of the objects read so far.
     redacted: set[int] = field(default_factory=set)
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
@@ -235,7 +236,7 @@ class _Import:
     ) -> list[Chunk]:
         """The chunks of an ended job. For a chunk that a redaction has rewritten, reads the new object.
 
-        If some chunks are of lost lines, reads all objects, which can have these lines, or redacted ones.
+        If some chunks only declare lines lost, reads all objects: these can contain the lines, or redacted ones.
         """
         chunks, is_cut = list[Chunk](), any(each.is_lost for each in records)
         read = list(self._read(chain.from_iterable(spans.values()))) if is_cut else []
@@ -248,7 +249,7 @@ class _Import:
             elif best := max(self._read(found), default=None):
                 chunks.append(self._put(best.chunk, 0, None))
             else:
-                # Readers get an error for its lines, as for any damaged object, until it is restored.
+                # Until the object is restored, readers get an error for its lines, as for any damaged object.
                 chunks.append(record)
                 if not found:
                     self._report(record.name, "the object is missing")
@@ -263,8 +264,8 @@ class _Import:
     def _best_chunks(self, found: Sequence[_Found], first: int, last: int) -> list[Chunk]:
         """Chunks of all lines from ``first`` to ``last``, in order.
 
-        Of objects that overlap, takes those that together have the most redacted lines, then the most lines. A hole
-        becomes parts of the others, or a chunk of lost lines.
+        Where objects overlap, takes those that together have the most redacted lines, then the most lines. Fills a hole
+        with parts of other objects, or with a chunk that declares its lines lost.
         """
         if first > last:
             return []
@@ -303,7 +304,7 @@ class _Import:
         return _Found((len(redacted), lines, chunk.last + 1 - chunk.first), written_at, chunk)
 
     def _part(self, whole: _Found, first: int, last: int, parts: dict[str, bytes]) -> _Found:
-        """The lines ``first`` to ``last`` of a chunk. Adds their object to ``parts``, unless they are the whole."""
+        """The lines ``first`` to ``last`` of a chunk. Adds the new object to ``parts``, unless they are the whole."""
         chunk = whole.chunk
         if first <= chunk.first and chunk.last <= last:
             return whole
@@ -315,7 +316,7 @@ class _Import:
         return self._found(name, data, whole.written_at)
 
     def _put(self, chunk: Chunk, count: int, data: bytes | None) -> Chunk:
-        """Redacts the lines of a chunk that another object has redacted: it has ``count``. Writes new ``data``."""
+        """Redacts the lines of a chunk that another object has redacted; ``count`` already are. Stores new ``data``."""
         numbers = {number for number in self.redacted if chunk.first <= number <= chunk.last}
 
         def change(line: Line) -> Line | None:

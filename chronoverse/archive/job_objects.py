@@ -135,7 +135,7 @@ class JobObjects:
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()
         if known and not check_permanence and all(each.merged and each.seconds < orphan_seconds for each in known):
-            # A running job always has such garbage. Checking whether it is permanent takes up to a second.
+            # A running job always has garbage from merges. Checking whether it is permanent takes up to a second.
             return CollectedGarbage(0, len(known), None)
         found = self._unrecorded()
         named = self._named() if found or index.garbage(self.job) else frozenset()

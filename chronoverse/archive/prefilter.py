@@ -88,7 +88,7 @@ def _candidates(text: bytes, spans: Iterator[Span], is_whole: bool) -> _Candidat
         # The next match starts after this one, so a match across lines can hide others.
         if (count >= 32 and count >= stop // 1024) or end > stop:
             return None
-        # The quotation marks around a message are no part of a word, so the same matches are in the message alone.
+        # The quotation marks around a message are not word characters, so the message alone has the same matches.
         if inside is not None and first <= start < end <= last:
             if not inside:
                 matches.append(Match(number, text[line_start : stop - 1], inside))

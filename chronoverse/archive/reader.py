@@ -20,7 +20,7 @@ from chronoverse.joblog.timelines import Timeline
 
 #: Approximate bytes that a read for a page fetches: some ten frames. From S3, a single frame takes as long as ten.
 READ_BYTES: Final = 256 * 2**10
-#: Bytes of the cache of objects, enough for 16 replays at different positions; and of the cache of lines.
+#: Bytes of the cache of objects (enough for 16 replays at different positions) and of the cache of lines, each.
 _CACHE_BYTES: Final = 4 * 2**20
 #: Bytes of the cache of shapes: a thousand jobs of 2,000 shapes each. Used only in processes that scan.
 SHAPES_BYTES: Final = 32 * 2**20

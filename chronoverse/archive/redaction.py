@@ -79,8 +79,8 @@ class Redaction:
     def run(self) -> RedactionResult:
         """Redacts all lines, or as many as possible in 5 s, up to the end of a chunk. A chunk takes about 1 s.
 
-        Once lines were redacted, an error ends the call without an exception: a retry would not count these lines.
-        Otherwise raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`,
+        After lines were redacted, an error ends the call without an exception, because a retry would not count these
+        lines. Otherwise raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`,
         :class:`SearchTooExpensive`, and the errors of the store and the archive.
         """
         with archive_lock(self.store, self.job, wait_seconds=self.busy_seconds) as token:
@@ -151,7 +151,7 @@ class Redaction:
         first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
         affected = self._last_affected(max(first, self.request.first), last, job.first_stored)
         end = min(max(affected, self._unforgotten) + 1_000, job.last if job.end else job.last - 1) + 1
-        # The store forgets a trimmed line once it has trimmed all of its node, by default at most a hundred lines.
+        # The store forgets a trimmed line once it has trimmed its whole node of the stream (by default, 100 lines).
         while first <= affected or (self._unforgotten and first < min(self._unforgotten + 100, end)):
             numbers: list[int] = []
             builder = ChunkBuilder(self.job, first)

@@ -68,7 +68,7 @@ class StoreHistory:
         return went_back or self.bucket_lost
 
     def is_incomplete(self) -> bool:
-        """As :meth:`went_back`, for other programs than archivers: only reads, and sets no metric."""
+        """Like :meth:`went_back`, for programs other than archivers: only reads, and sets no metric."""
         known, archive_id = self._read()
         own = self._store.catalog.bucket()
         return self._store.catalog.mark() < known or (bool(own) and archive_id != own)

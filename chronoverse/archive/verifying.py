@@ -1,4 +1,4 @@
-"""Verifies that each object that the store's records name exists and is undamaged."""
+"""Verifies the objects that the store's records name: each must exist and be undamaged."""
 
 import hashlib
 from collections.abc import Iterator
@@ -55,5 +55,5 @@ def _verify_job(store: Store, objects: ObjectStore, job: JobRef) -> Iterator[Ver
             if not problem or store.catalog.archive_state(job).complete:
                 yield Verified(name, problem)
     except (ArchiveDamaged, NotALog) as error:
-        if chunks != []:  # Otherwise another program's key: nothing is archived.
+        if chunks != []:  # Else, the key is another program's: nothing is archived.
             yield Verified(str(job), str(error))

@@ -69,7 +69,7 @@ def save_settings(
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if not changed_ms and any(value is not None for value in found.own.values()):
-            # An earlier version set them without a time.
+            # Settings of an earlier version have no time. This sets it.
             store.catalog.change_settings(workflow_id)
         elif changed_ms != found.saved_ms and not history.went_back():
             with isolated(workflow_id):
