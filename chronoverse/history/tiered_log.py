@@ -48,9 +48,9 @@ def read_tiers(
     """Reads what follows line ``after`` from the right tier.
 
     ``known`` is the job as fetched some time ago. ``read_archive`` returns None if the archive has nothing there;
-    ``read_store`` returns None and raw entries if numbers are missing. Returns their result, else raw entries with
-    gaps; then the job, if it was fetched again. Raises :class:`JobNotFound` if it is gone: an import can restore
-    archived lines.
+    ``read_store`` returns None and raw entries if numbers are missing. Returns three values: the result of either, else
+    None; raw entries with gaps in the latter case; and the job, if it was fetched again. Raises :class:`JobNotFound` if
+    the job is gone, because an import can restore archived lines.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -64,7 +64,7 @@ def read_tiers(
             raise JobNotFound(LOG_IS_GONE)
         if in_archive(job, after + 1) and (found := read_archive()) is not None:
             return found, (), job
-        # Entries that were read before the job can be from a log or a server that was replaced since.
+        # Entries read before the job was fetched can be from a log or a server that was replaced in between.
         is_same = before and (before.archived, before.created_at) == (job.archived, job.created_at)
         if is_same and (not incomplete or job.includes(entry_number(incomplete[-1][0]))):
             return None, incomplete, job

@@ -293,7 +293,7 @@ class ScanApp:
         yield from (each for each in older if each.ref != job.ref)
 
     def _short_budget(self) -> PageBudget:
-        """For the past runs that are not yet archived, and for a summary's pauses."""
+        """The budget for past runs that are not yet archived, and for a summary's pauses."""
         return PageBudget(seconds=0.25, clock=self.clock)
 
     def _baseline(self, job: Job, labels: Sequence[Sequence[str]] | None) -> Baseline:
@@ -315,7 +315,7 @@ class ScanApp:
         """``listed``, unchanged. Reads the chunk records of twenty jobs at once."""
         while some := [*islice(listed, 20)]:
             archived = [each.ref for each in some if each.job and in_archive(each.job, 1)]
-            # An error is a job's own: its search reads its record again, and the page keeps what was found before.
+            # An error concerns one job: its search reads the record again, and the page keeps what was found before.
             with contextlib.suppress(StoreError):
                 self.archive.record_cache.load(partial(self.store.chunks.first_chunks, archived))
             yield from some
@@ -364,7 +364,7 @@ class ScanApp:
 
 
 class _Wanted(NamedTuple):
-    """The lines that a page shows. With ``find_next``, a full page has no more if no other line matches."""
+    """The lines that a page shows. With ``find_next``, a full page has a successor only if another line matches."""
 
     scan: LineScan
     matcher: Matcher | None

@@ -54,8 +54,8 @@ class LineScan(BaseScan):
     """Requests up to ``limit`` lines strictly after ``position``, in the requested order, that pass every filter.
 
     ``only_new`` compares lines with the job ``against``, or with the good runs that :func:`~.comparison.baseline`
-    selects by ``labels``. ``form``: ``page`` is JSON with highlights and ``before`` and ``after`` lines of context,
-    ``whole`` the full JSON, ``number`` only the number, which does not count against ``page_bytes``.
+    selects by ``labels``. ``form``: ``page`` is JSON with highlights, and ``before`` and ``after`` lines of context;
+    ``whole`` is the full JSON; ``number`` is only the number, which does not count against ``page_bytes``.
     """
 
     PATH: ClassVar = "/"
@@ -177,7 +177,7 @@ def error_to_json(error: ChronoverseError) -> bytes:
 
 
 def error_from_json(data: bytes) -> ChronoverseError:
-    """Decodes :func:`error_to_json`'s result. An error whose constructor takes more becomes a :class:`StoreError`."""
+    """Decodes :func:`error_to_json`'s result. A class that needs more than a message becomes :class:`StoreError`."""
     name, message = orjson.loads(data)
     kind = getattr(errors, name)
     has_only_message = kind.__init__ is ChronoverseError.__init__

@@ -25,7 +25,7 @@ from chronoverse.joblog.summary import MAX_LAST_LINES, Findings, FoundLines, wei
 class SummaryProgress:
     """The progress of summaries, shared by all forks of a process: an unnamed file of 512 slots.
 
-    If another job takes a job's slot, the first job's scan starts over.
+    A job's scan starts over if another job has taken its slot.
     """
 
     def __init__(self) -> None:
