@@ -101,7 +101,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """The one of ``subjects`` to charge for work done for all of them. None if no subject has time left."""
+        """Which of ``subjects`` to charge for work done for all of them. None if no subject has time left."""
         now = self._clock()
         left = -FILTER_SHARE * self._bucket.debt_seconds(now)
         # Once a second, each subject's usage is halved.

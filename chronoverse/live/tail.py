@@ -26,7 +26,7 @@ from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: Seconds for which one read blocks. They delay a stop, and the notice that a store does not answer.
+#: Seconds for which one read blocks. A stop, and noticing that a store does not answer, can take that long.
 BLOCK_SECONDS: Final = 1.0
 #: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by that much.
 TICK_SECONDS: Final = 0.5
@@ -34,7 +34,7 @@ TICK_SECONDS: Final = 0.5
 ROUND_JOBS: Final = 250
 #: Seconds between two checks of a job: the delay in noticing a lost runner, a deleted log or a redaction.
 CHECK_SECONDS: Final = 1.0
-#: Seconds after a check for which a ring is shown, however many jobs there are: its lines may since be redacted.
+#: Seconds for which a ring is shown after a check, however many jobs there are: later, lines may be redacted.
 RING_SECONDS: Final = CHECK_SECONDS + 2 * TICK_SECONDS
 #: Bytes of frames and contents in all rings of a worker, and the minimum and maximum in one ring.
 RINGS_BYTES: Final = 256 * 2**20
@@ -210,7 +210,7 @@ class Tail:
         )
         ended: list[tuple[Feed, End]] = []
         for feed, job, after, entries in arrivals:
-            # What was read before the job can be from a server or a log that was replaced since: read again.
+            # Entries read before the job was fetched can be from a replaced server or log: these are read again.
             is_replaced = job and feed.job and job.created_at != feed.job.created_at
             if feed not in unchecked and not is_replaced and not _lacks(feed, entries, after):
                 with _closing_on_error(feed):
@@ -409,7 +409,7 @@ def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
 
 
 def _lacks(feed: Feed, entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether numbers after line ``after`` are missing, and the job's state, fetched since, lacks the ``entries``."""
+    """Whether line numbers after ``after`` are missing, and the job as fetched since then lacks the ``entries``."""
     job = feed.job
     return job is not None and not in_sequence(entries, after) and not job.includes(entry_number(entries[-1][0]))
 

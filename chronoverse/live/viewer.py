@@ -193,7 +193,7 @@ class Viewer:
             self.due = min(self.due, self._awaited_until)
 
     def _retry(self, at: float) -> None:
-        # Not the minimum with ``due``, which has passed if this is not the first retry.
+        # A retry may follow a failed one: then ``due`` has passed, so it is computed again.
         self._schedule()
         self.due = min(self.due, at)
 
