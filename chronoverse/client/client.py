@@ -129,7 +129,7 @@ class Client:
         stop: threading.Event | None,
         wait: float = 0,
     ) -> Iterator[Any]:
-        """Yields the events that ``follower`` decodes, across reconnects. Sends ``first`` until a stream begins."""
+        """Yields the events that ``follower`` decodes, across reconnects. Sends ``first`` until a stream has begun."""
         stop = stop or threading.Event()
         backoff = Backoff(RETRY, self.clock, self.chance)
         wait_until = self.clock() + wait
@@ -138,7 +138,7 @@ class Client:
             start = first if follower.last_number is None else {}
             left = min(max(ceil(wait_until - self.clock()), 0), 300)  # the most that the service allows
             query = {**start, **filters, "wait": left or None}
-            backoff.record_failure()  # reset when the connection brings something
+            backoff.record_failure()  # reset once the connection receives something
             try:
                 yield from self._follow_connection(path, query, follower, backoff, stop)
                 failure = RequestFailed("the service closed the stream")
@@ -150,7 +150,7 @@ class Client:
                     raise
                 failure = RequestFailed(str(error))
             except JobNotFound as error:
-                # An error event that has just ended the stream explains more than "no such job".
+                # An error event that has just ended the stream says more than "no such job".
                 if isinstance(failure, _StreamFailed):
                     raise JobNotFound(str(failure)) from error
                 raise
@@ -358,7 +358,7 @@ class Client:
                     "DELETE", _path("/workflows/{}/jobs/{}", *job), {}, {"Accept": "application/json"}
                 )
             except JobNotFound:
-                # An earlier attempt deleted the job, but its answer was lost or an error.
+                # An earlier attempt may have deleted the job: its answer was lost, or was an error.
                 if attempts == 1:
                     raise
 

@@ -234,7 +234,7 @@ class Pipeline:
         """The next response, which must answer request ``number``. Raises :data:`CONNECTION_ERRORS`."""
         if number != self._received + 1 or self._answers.file.closed:
             raise HTTPException("the connection was closed, or earlier responses were not read")
-        # Closed even if it did not begin: since Python 3.13, its finalizer reports that the file was closed before it.
+        # Closed even if no response has begun: since Python 3.13, it complains when collected after its closed file.
         with contextlib.closing(HTTPResponse(self._answers, method="POST")) as response:  # type: ignore[arg-type]
             response.begin()
             # The service's answers are shorter.
@@ -327,7 +327,7 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
         error.title = title
     elif is_from_proxy(error):
         error.__cause__ = ValueError("no problem document")
-        # In nginx's, Apache's and Go's answer to plain HTTP at a port with TLS.
+        # nginx, Apache and Go answer like this if plain HTTP is sent to a TLS port.
         is_plain = url.startswith("http:") and b"HTTPS" in answer
         hint = "use https://" if is_plain else f"is {url} the right address?"
         error.args = (f"{detail}; {hint}",)
@@ -335,14 +335,14 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
 
 
 def is_from_proxy(error: ChronoverseError) -> bool:
-    """Whether ``error`` is a refusal without the problem document that the service sends with each of its own."""
+    """Whether ``error`` is a refusal by a proxy, without the problem document that each of the service's has."""
     kinds = (errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.JobNotFound)
     is_refusal = type(error) is ChronoverseError or isinstance(error, kinds)
     return is_refusal and not isinstance(error, TooLong) and "title" not in vars(error)
 
 
 def path_hint(url: str) -> str:
-    """What to append to a 404's message: a service answers a wrong path in ``url`` like a missing job."""
+    """A hint for a 404's message: a wrong path in ``url`` gets the same answer from a service as a missing job."""
     return f"; is {url} the right address?" if urlsplit(url).path.strip("/") else ""
 
 
