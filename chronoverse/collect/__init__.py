@@ -23,12 +23,18 @@ from typing import TYPE_CHECKING
 import click
 
 from chronoverse.cli import common
-from chronoverse.joblog.labels import MAX_LABELS
+from chronoverse.joblog.labels import MAX_LABELS, check_labels
 from chronoverse.joblog.model import MAX_NUMBER, JobRef, Line
 
 if TYPE_CHECKING:
     from chronoverse.runner.publisher import LogWriter
     from chronoverse.settings import Settings
+
+
+def _label_key(text: str) -> str:
+    """A pod label's key that a job's label can have too. Raises ValueError."""
+    check_labels({text: "-"})
+    return text
 
 
 @click.group()
@@ -42,7 +48,13 @@ def collect() -> None:
 @click.option("--pods", default="/var/log/pods", show_default=True, metavar="DIR", help="Directory of pods' logs.")
 @click.option("--namespace", "namespaces", multiple=True, metavar="NAME", help="Pods of this namespace. Repeatable.")
 @click.option("--selector", metavar="SELECTOR", help="Pods with these labels, such as team=a,tier!=web.")
-@click.option("--label", "labels", multiple=True, metavar="KEY", help="Pod label to copy to its jobs. Repeatable.")
+@click.option(
+    *("--label", "labels"),
+    multiple=True,
+    type=common.checked(_label_key),
+    metavar="KEY",
+    help="Pod label to copy to its jobs. Repeatable.",
+)
 @click.option("--api", default="https://kubernetes.default.svc", show_default=True, metavar="URL", help="API server.")
 @click.option("--metrics", "address", metavar="HOST:PORT", help="Serve /healthz and /metrics at this address.")
 def kubernetes(

@@ -197,8 +197,15 @@ def test_health_and_lag_are_shown(
     assert jobs.texts("shop.one", "one.main") == ["first", "x" * 1_000]
 
 
-def test_labels_beyond_a_jobs_limit_are_rejected(tmp_path: Path) -> None:
-    """Otherwise some of the agent's own would be missing, such as the reason of an end."""
-    options = ["--node", "n", "--state", str(tmp_path), *(f"--label=l{number}" for number in range(10))]
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ([f"l{number}" for number in range(10)], "--label can be given at most 9 times"),
+        (["App"], "invalid label 'App'"),
+    ],
+)
+def test_labels_that_a_job_cannot_have_are_rejected(tmp_path: Path, keys: list[str], problem: str) -> None:
+    """Otherwise some would be missing, such as the agent's own reason of an end."""
+    options = ["--node", "n", "--state", str(tmp_path), *(f"--label={key}" for key in keys)]
     done = call_main("collect", "kubernetes", *options, environ={})
-    assert (done.returncode, "--label can be given at most 9 times" in done.stderr) == (os.EX_USAGE, True)
+    assert (done.returncode, problem in done.stderr) == (os.EX_USAGE, True)
