@@ -220,9 +220,9 @@ class JobLog:
 class _Funnel:
     """Passes texts on, in order and one at a time, from any thread, signal handler or finalizer.
 
-    A call that interrupts another leaves its text to that one. Threads wait for each other, so that few texts are held
-    here, but only ``patience`` seconds: a finalizer can run in a thread that the other one waits for. The publisher's
-    threads leave theirs to the next call: there, a finalizer can run while the spool is locked.
+    A call that interrupts another one leaves its text for that one to pass on. Threads wait for each other, so that few
+    texts are held here, but only ``patience`` seconds: a finalizer can run in the thread that another thread waits for.
+    In the publisher's threads, a finalizer can run while the spool is locked, so texts wait for the next call.
     """
 
     def __init__(self, patience: float = 5.0) -> None:
@@ -239,7 +239,7 @@ class _Funnel:
 
     def empty(self, pass_on: Callable[[Any], object]) -> None:
         me = threading.get_ident()
-        # Again if a text was added after the last one was passed on, and before the lock was released.
+        # Repeats if a text was added after the last one was passed on, and before the lock was released.
         while self._waiting and self._owner != me and self.lock.acquire(timeout=self.patience):
             self._owner = me
             try:
@@ -279,7 +279,7 @@ class JobLogStream(io.TextIOBase):
         return len(text)
 
     def _add(self, text: str) -> None:
-        # print() writes a line's end separately. After a line that is already published, it is not another line.
+        # print() writes the newline separately. If the line was already published, that is not another line.
         new = text.removeprefix("\n") if self._is_cut else text
         self._is_cut = self._is_cut and not text
         lines, newline, rest = (self._unfinished + new).rpartition("\n")

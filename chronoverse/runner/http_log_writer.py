@@ -31,7 +31,7 @@ from chronoverse.joblog.comparing import Comparison, line_digest
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, count_lines, lines_of, runs_of, split_runs
 
-#: Seconds without data from the service before a timeout. The service waits less long for its store.
+#: Seconds without data from the service before a timeout. The service gives up on its store sooner.
 READ_SECONDS: Final = 10.0
 #: Bodies of at least this size are compressed, except for a service on this machine. Shorter ones fit into one packet.
 GZIP_BYTES: Final = 1_400
@@ -186,7 +186,7 @@ class HttpLogWriter:
         if job == attempt.job:  # an end that the service acknowledged is safe
             return next_number
         if not may_sync:
-            # One answer covers many lines.
+            # Asks once a second: one answer covers many lines.
             time.sleep(1.0)
         try:
             answer = self._post(attempt.job, "logs", _body(attempt, first=attempt.next, lines=[], safe=True))

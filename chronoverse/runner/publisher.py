@@ -69,8 +69,7 @@ class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
     Continues another process's spool where that process stopped, with the same token. The job of a reassigned spool
-    must have no lines. ``say`` shows the user a message. Of ``labels``, the job gets those that the store does not
-    refuse.
+    must have no lines. ``say`` shows the user a message. ``labels`` that the store refuses are dropped.
     """
 
     connect: Callable[[], LogWriter]
@@ -80,7 +79,8 @@ class Publisher:
     say: Callable[[str], None]
     _: KW_ONLY
     lease_seconds: float = 30
-    #: Whether to open the first of JOB, JOB.2, …, JOB.20, JOB.<Unix time> without lines, end, tombstone or live runner.
+    #: Whether to open the first of JOB, JOB.2, …, JOB.20, JOB.<Unix time> without lines, end, tombstone and live
+    #: runner.
     find_free_id: bool = False
     #: Whether lines wait while another runner holds the job. Otherwise that raises :class:`Held`.
     wait_for_lease: bool = False
@@ -226,8 +226,8 @@ class Publisher:
                 raise
             self._outage.wait_after(error)
         except (Fenced, Closed) as error:
-            # The lease may just have expired: open the job again, as a new attempt. Or a failover has undone our end,
-            # and a node still reads the old master: opening tells whether the end is ours.
+            # The lease may just have expired: open the job again, as a new attempt. Or a failover has undone our end
+            # while a node still reads the old master: opening the job shows whether the end is ours.
             can_be_ours = type(error) is Closed and self._result is not None and self._phase is not _Phase.OPENING
             if not can_be_ours and not isinstance(error, Fenced):
                 raise
@@ -306,7 +306,7 @@ class Publisher:
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
-        """Ends the job, or only the attempt, once its lines are safe; after the end they could not be resent."""
+        """Ends the job, or only the attempt, once its lines are safe, because they cannot be resent after the end."""
         only_attempt = result.status is Status.PENDING
         if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return

@@ -34,7 +34,7 @@ def resend_spool(
     service_url: str | None = None,
     show: Callable[[str], object] = lambda text: None,
 ) -> bool:
-    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether all of it was, and the file is deleted.
+    """Delivers the spool file ``path`` for up to ``seconds``. Returns whether all was delivered and the file deleted.
 
     ``job_id`` (a job without lines) or ``retry`` (the first free JOB.N) publish the lines as another job. Raises
     :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered);

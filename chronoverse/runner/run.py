@@ -152,7 +152,7 @@ def _open_spool(
         runs = "another run" if len(others) == 1 else f"{count} other runs"
         which = "them" if len(others) == 1 else "the oldest"
         server = state.get("server", service_url)
-        # Empty ``server``: the run published directly to the store, maybe not the one behind CHRONOVERSE_URL.
+        # An empty ``server`` means that the run published directly to a store, maybe not that of CHRONOVERSE_URL.
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
         command = _deliver_command(path, server, retry=state.get("retry", False))
         say(f"{runs} left undelivered lines. Upload {which} with: {prefix}{command}")

@@ -50,7 +50,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
 
     saved = {
         signal.SIGCHLD: signal.signal(signal.SIGCHLD, on_child_stopped),
-        # Otherwise writing to the terminal from the background, or taking it back, would stop us.
+        # Without this, writing to the terminal from the background, or taking it back, would stop us.
         signal.SIGTTOU: signal.signal(signal.SIGTTOU, signal.SIG_IGN),
     }
     try:
@@ -207,7 +207,7 @@ def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, inter
     if interactive:
         actions.append((os.POSIX_SPAWN_DUP2, 1, 0))
     elif os.isatty(0):
-        # Our terminal, but we are in its background: reading from it would take the shell's input.
+        # We are in the background of our terminal: reading from it would take the shell's input.
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
     # Python ignores these signals. Like Popen, restores them for the new process.
     ignored = [signal.SIGPIPE, signal.SIGXFSZ]

@@ -94,7 +94,7 @@ class Spool:
         self.state: dict[str, Any] = {}
         #: Indexes, as in the picture above: ``safe`` is that of the first line not known to be safe.
         self.acked = self.safe = self.first = self.end = 0
-        #: In a recovered file, the first index that its runner had no acknowledgement for. 0 after our first one.
+        #: For a recovered file: the first index without an acknowledgement to its runner. 0 once we have one ourselves.
         self._was_acked = 0
         #: Lines dropped because the spool was full.
         self.dropped = 0
@@ -127,7 +127,7 @@ class Spool:
             spool._load(file, saved)
         except (sqlite3.Error, ValueError) as error:
             problem = f"{path} is damaged: {error}"
-        if problem:  # the error is gone, and with it the query that it has interrupted: now the file can be closed
+        if problem:  # the query that failed has been freed with its error, so the file can be closed
             file.close()
             raise SpoolError(problem)
         return spool
@@ -303,7 +303,7 @@ class Spool:
             return file.path
 
     def abandon(self) -> None:
-        """Removes all lines and the file, and accepts no more: all lines are safe, or none can be sent."""
+        """Removes all lines and the file, and accepts no more lines: all are safe, or none can be sent."""
         with self._changed:
             self._is_abandoned = True
             self._memory = MemoryBatches()
@@ -352,7 +352,7 @@ class Spool:
         for start, stop in ((0, self.acked), (max(self._sent, self.acked), self.end)):
             oldest = store.next_at(start)
             if oldest is not None and oldest.end <= stop:
-                # A sixteenth of them, so that not every new batch must remove others.
+                # Removes a sixteenth, so that not every new batch has to remove others.
                 stop = max(oldest.end, oldest.ordinal + (stop - oldest.ordinal) // 16)
                 break
         else:

@@ -224,7 +224,7 @@ class SpoolFile:
             yield
             self._execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:  # SQLite ends it itself after some errors
+            if self._connection.in_transaction:  # SQLite ends transactions itself after some errors
                 self._execute("ROLLBACK")
             raise
 
