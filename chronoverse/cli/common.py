@@ -104,7 +104,7 @@ class Integer(click.IntRange):
 def integer_option(
     what: str, bounds: tuple[int, int], default: int, *names: str, metavar: str | None = None
 ) -> Callable[[Any], Any]:
-    """An option for an integer within ``bounds``, with the help text ``what``, which the default follows."""
+    """An option for an integer within ``bounds``. Its help text is ``what``, followed by the default."""
     type = Integer(*bounds)
     return click.option(*names, type=type, default=default, show_default=True, metavar=metavar, help=what)
 
@@ -318,7 +318,7 @@ def open_archive(settings: Settings) -> "ObjectStore":
 
 
 def _print_retry(text: str) -> None:
-    """Prints a message, on a terminal in place of a line of progress."""
+    """Prints a message. On a terminal, it replaces the line of progress."""
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", err=True, nl=False)
     print_message(text)

@@ -119,7 +119,7 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
 
 
 def _delete(client: "Client", job: JobRef) -> ChronoverseError | None:
-    """Deletes ``job``. Returns the error if it is gone already, or must stay; raises others."""
+    """Deletes ``job``. Returns the error if the job is already gone, or cannot be deleted; raises other errors."""
     try:
         client.delete(job)
     except ChronoverseError as error:

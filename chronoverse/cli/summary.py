@@ -149,7 +149,7 @@ def markdown(summary: dict[str, Any], around: Mapping[int, Line], url: str) -> I
 
 
 def _last(summary: Mapping[str, Any], around: Iterable[int]) -> list[dict[str, Any]]:
-    """Of the last lines with text, those after the lines ``around`` the cause."""
+    """The last lines that have text and come after the lines ``around`` the cause."""
     shown = max(around, default=0)
     return [line for line in _visible(summary["last"]) if line["sequence_num"] > shown]
 

@@ -25,10 +25,10 @@ RETRY_AFTER_SECONDS: Final = 3
 
 
 class Fault(NamedTuple):
-    """A fault to inject into requests for ``route`` (``attempts``, ``logs``, ``end``, or empty for all).
+    """A fault to inject into requests for ``route`` (``attempts``, ``logs`` or ``end``; all requests if empty).
 
-    Affects the first ``times`` requests, except lease renewals. For ``seconds`` after the first of these, affects all
-    requests.
+    Affects the first ``times`` requests, except lease renewals, and all requests during ``seconds`` after the first of
+    these.
     """
 
     #: ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets the request twice),

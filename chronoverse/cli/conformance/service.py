@@ -37,7 +37,7 @@ class Target(NamedTuple):
 
 @contextlib.contextmanager
 def running_service() -> Iterator[Target]:
-    """Runs a service in the ``with`` block. Raises :class:`Unreachable`, with its output, if it does not start."""
+    """Runs a service in the ``with`` block. Raises :class:`Unreachable`, with the output, if it does not start."""
     with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as temporary:
         directory = Path(temporary)
         # The user's settings are ignored, including those of gunicorn and the metrics.

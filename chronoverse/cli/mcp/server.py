@@ -77,7 +77,7 @@ async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
 def _refusal(error: Any) -> tuple[int | str | None, int, str]:
     """The answer's id, code and message, for a line that the SDK refused with pydantic's ``error``.
 
-    The message is empty if there is no answer: the line is blank, or is no request.
+    The message is empty if there is no answer: the line is blank, or is not a request.
     """
     try:
         line = error.errors()[0]["input"]

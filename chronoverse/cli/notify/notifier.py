@@ -96,8 +96,8 @@ class Notifier:
         idle = [ref for ref in self._refs if ref not in self._busy]
         for ref, (kept, event) in self.store.watches.claim(idle).items():
             self._busy[ref] = kept, event
-            # A failing receiver can block its thread for a whole delivery, and so can one that never had a message:
-            # thousands of watches can be created. They must not delay others.
+            # A failing receiver can block its thread for a whole delivery. So can one that has never received a
+            # message, and thousands of watches can be created. Neither must delay others.
             pool = 1 if kept.failures else 0 if kept.delivered_ms else 2
             self._pools[pool].submit(self._deliver, ref)
         now, busy = self.clock(), list(self._busy.values())

@@ -105,7 +105,7 @@ class _PublicLoop(asyncio.SelectorEventLoop):
 async def _send(host: str, port: int, tls: ssl.SSLContext | None, request: bytes, seconds: float) -> tuple[int, int]:
     """Sends ``request``. Returns the status, and Retry-After in seconds, or 0."""
     async with asyncio.timeout(seconds):
-        # An address that does not answer leaves time for the next.
+        # Tries the next address after a second, in case this one does not answer.
         reader, writer = await asyncio.open_connection(host, port, ssl=tls, happy_eyeballs_delay=1.0)
         try:
             writer.write(request)
