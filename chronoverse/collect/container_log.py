@@ -345,7 +345,7 @@ class _ResumePoint:
     def __init__(self, status: str, last: Sequence[Line], start: dict[str, Any]) -> None:
         self.status = status
         self.last_number = last[-1].sequence_num if last else 0
-        #: By the numbers of the lines. If the last lines are in the files several times, the one at this point counts.
+        #: Lines since ``start``, by number. If the last lines are in the files several times, the ones here are meant.
         self._expected = self.last_number + 1 - start.get("next", 1)
         #: Without lines since the checkpoint, there is nothing to compare.
         self.is_found = bool(start) and self.last_number + 1 == max(start["next"], 1)

@@ -57,7 +57,7 @@ class CriReader:
         return self.feed(b"\n") if self.rest else []
 
     def close(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Call this at the end of the log, or at a gap (``is_torn``), in which the rest of unfinished lines may be."""
+        """Call this at the end of the log, or at a gap (``is_torn``) that may contain the rest of unfinished lines."""
         batches = self.end_file(is_torn=is_torn)
         for splitter in self._splitters.values():
             batches += splitter.close(is_torn=is_torn)
@@ -77,8 +77,8 @@ class CriReader:
                 batches += self._splitters[self._stream].feed(b"".join(texts), self._timestamp)
             tag, text = self._parse(line, parts)
             texts = [text, b"\n"] if tag == b"F" else [text]
-            # Times in other formats are parsed for each line. A partial line is passed on alone, as where a read ends:
-            # how a long line with a secret is cut depends on its parts.
+            # Times in other formats are parsed for each line. A partial line is passed on alone, as at the end of a
+            # read: where a long line with a secret is cut depends on the parts that are passed on.
             is_known = tag == b"F" and parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line
             known = (parts[0][:23], parts[1]) if is_known else None
         return batches + self._splitters[self._stream].feed(b"".join(texts), self._timestamp)

@@ -53,7 +53,7 @@ class PodWatcher:
         answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", self._query, {})[0])
         found = {pod.uid: pod for pod in map(Pod, answer["items"])}
         known = dict(self.pods).items()
-        # Not pods that are gone already, which another thread can remove now.
+        # Not pods that are already gone: another thread may be removing them.
         gone = {uid: Pod(pod.data, is_gone=True) for uid, pod in known if not (pod.is_gone or uid in found)}
         self.pods.update({**gone, **found})
         self._version = str(answer["metadata"]["resourceVersion"])
