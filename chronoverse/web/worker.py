@@ -28,7 +28,7 @@ from chronoverse.web.http.problems import problem
 from chronoverse.web.routes.events import response_head
 from chronoverse.web.streaming.stream_writer import StreamWriters
 
-#: The statuses of requests that gunicorn cannot parse, if not 400, and what is wrong with them.
+#: The status and the problem of requests that gunicorn cannot parse, by its error. All others get 400.
 _REFUSALS: Final = {
     errors.LimitRequestLine: (HTTPStatus.REQUEST_URI_TOO_LONG, "the request line is too long: shorten the URL"),
     errors.LimitRequestHeaders: (
@@ -86,7 +86,7 @@ def refuse(sock: Connection, status: HTTPStatus, detail: str) -> None:
 
 
 class Worker(GeventWorker):
-    """A gevent worker that leaves a connection alone after gunicorn's ``ALREADY_HANDLED``."""
+    """A gevent worker that leaves a connection alone once a route has answered with gunicorn's ``ALREADY_HANDLED``."""
 
     _connections: Connections
     #: When :meth:`run` returns even if streams are open, on the monotonic clock.
@@ -156,7 +156,7 @@ class Worker(GeventWorker):
         """Answers and logs a malformed request. Leaves other failed requests to gunicorn."""
         client.begin_request()
         with contextlib.suppress(AtCapacity, OSError):
-            # A refusal costs as much as an answer, so it waits, too.
+            # A refusal costs as much as an answer, so it also waits for a turn.
             with self._connections.request_lock.hold():
                 pass
             at_fault = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
@@ -182,7 +182,7 @@ class Worker(GeventWorker):
             if connection.is_idle:
                 # Otherwise a proxy could send its next request here.
                 stop_receiving(connection)
-        # 5 s more for requests and full sockets, as the table of settings says.
+        # 5 s longer than the drain, for requests and full sockets, as the table of settings says.
         self._ends_at = min(self._ends_at, time.monotonic() + deps.settings.drain_seconds + 5.0)
         while time.monotonic() < self._ends_at and (deps.stream_writers.open_count or len(self._connections)):
             self._tick()

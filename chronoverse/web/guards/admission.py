@@ -18,7 +18,7 @@ from chronoverse.web.http.tracing import RequestSpan
 RETRY_MS: Final = (1000, 5000)
 #: Seconds between two steps of a drain. A step costs 50 ns per stream.
 DRAIN_STEP_SECONDS: Final = 0.1
-#: Seconds for which a draining worker still admits streams, whose connections it had already accepted.
+#: Seconds for which a draining worker still admits streams, because their connections were accepted before.
 LATE_ACCEPT_SECONDS: Final = 0.5
 
 

@@ -46,7 +46,7 @@ class SendLimits(NamedTuple):
 
 #: Allows a client with 80 kbit/s to receive an ordinary answer of 4 MiB, in seven minutes.
 _ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
-#: 30 s without progress instead of 20 s: a download client's kernel may acknowledge nothing until 128 KiB are read.
+#: A download's client gets 30 s without progress: its kernel may acknowledge nothing until 128 KiB are read.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
@@ -103,7 +103,7 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, with the current answer's limits. ``connections``: the worker's, once they include this."""
+    """A client's socket, with the current answer's limits. ``connections``: the worker's, once this is one of them."""
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
@@ -123,7 +123,7 @@ class Connection(gevent.socket.socket):
     _time_slice: TimeSlice
 
     def begin_request(self, limits: SendLimits = _ANSWER_LIMITS) -> None:
-        """Called when a request has arrived. ``limits`` apply to its answer."""
+        """Called when a request has arrived. ``limits`` are those of its answer."""
         self.is_receiving = self.is_idle = False
         self._head_bytes = 0
         self._limits, self._seconds_left, self._until = limits, limits.seconds, math.inf
@@ -140,7 +140,7 @@ class Connection(gevent.socket.socket):
         """For a download or an event stream: the connection is cut at ``until``, and never closed to make room."""
         self._limits, self._seconds_left, self._until = limits, limits.seconds, until
         if limits.stall_seconds > USER_TIMEOUT_SECONDS:
-            # The kernel must not time out before stall_seconds do.
+            # The kernel's own timeout must not come before ``stall_seconds``.
             _set_user_timeout(self, 2 * limits.stall_seconds)
 
     def recv(self, *args: Any) -> bytes:
@@ -192,7 +192,7 @@ class Connection(gevent.socket.socket):
                     sent = super().send(rest, flags)
                 except TimeoutError as error:
                     if error.errno == errno.ETIMEDOUT:
-                        # The kernel's own timeout: it has dropped the connection, so no answer can be sent.
+                        # The kernel's own timeout. It has dropped the connection, so no answer can be sent.
                         raise self.cut("slow") from error
                     sent = 0
                 rest = rest[sent:]

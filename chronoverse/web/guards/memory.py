@@ -13,8 +13,8 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.http.problems import problem_for
 
-#: Bytes of each body that use the memory for short bodies. Further bytes use the memory for long ones. A gzipped body
-#: counts as sent and as inflated, so a body of 64 KiB (a renewal, a few lines) only uses memory for short bodies.
+#: Bytes at the start of each body that use the memory for short bodies. Further bytes use the memory for long ones. A
+#: gzipped body counts twice, as sent and as inflated. One of 64 KiB (a renewal, a few lines) still counts as short.
 SHORT_BODY_BYTES: Final = 131_072
 
 
@@ -36,7 +36,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount``, or raises ShareExceeded; AtCapacity if ``subject`` holds nothing yet."""
+        """Takes ``amount``. Otherwise raises ShareExceeded, or AtCapacity if ``subject`` holds nothing yet."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):

@@ -101,7 +101,7 @@ class ReplayThrottle:
     _called_at: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # A full bucket lasts 5 ms. A segment takes less to read and write.
+        # A full bucket lasts 5 ms. Reading and writing a segment takes less.
         self._bucket = TokenBucket(self.rate, 0.005)
 
     def __call__(self, size: int) -> None:

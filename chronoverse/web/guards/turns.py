@@ -14,7 +14,7 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import UnreadAnswers
 
-#: Seconds that a request or new viewer waits for its turn. Thousands that arrive together all start within that time.
+#: Seconds that a request or new viewer waits for its turn: enough to start thousands that arrive together.
 _ACCEPT_WAIT_SECONDS: Final = 10.0
 #: Seconds that a request waits for its turn. A scan can then wait as long again for the scan server.
 WAIT_SECONDS: Final = 5.0

@@ -22,8 +22,8 @@ from chronoverse.web.guards.memory import BodyMemory
 READ_BYTES: Final = 65_536
 #: Bytes inflated or scanned at once, in at most 0.2 ms.
 SLICE_BYTES: Final = 16_384
-#: Maximum brackets, commas and quotation marks outside strings. Parsing costs time and memory per value rather than per
-#: byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. 500 lines have 9,500 of them.
+#: Maximum brackets, commas and quotation marks around strings. Parsing costs time and memory per value rather than per
+#: byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. A body of 500 lines has 9,500 of these characters.
 MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 
@@ -69,7 +69,7 @@ class BodyReader:
             self._check_length(length)
             sent = self._join(parts, take)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
-            # Discards the rest: closing while the client still sends could show it a reset instead of the answer.
+            # Discards the rest: if the client is still sending when we close, it may see a reset instead of the answer.
             left = 2 * self.limit
             while left > 0 and (part := next(parts, b"")):
                 left -= len(part)
@@ -162,12 +162,12 @@ def load_body(body: bytearray, schema: Schema) -> Mapping[str, Any]:
 
 
 def load(document: Any, schema: Schema, where: str) -> Mapping[str, Any]:
-    """``document``, loaded by ``schema``. Raises 400, whose errors name the location ``where``, such as ``query``."""
+    """Loads ``document`` by ``schema``. Raises 400, whose errors name the location ``where``, such as ``query``."""
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
         refusal = BadRequest("invalid request body")
-        # As webargs does, so that all invalid parameters are reported in the same way.
+        # In the form of webargs, so that all invalid parameters are reported in the same way.
         refusal.data = {"messages": {where: error.messages}}  # type: ignore[attr-defined]
         raise refusal from error
     return loaded
@@ -185,7 +185,7 @@ def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit:
 
 
 def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[bytes]:
-    """The body in slices, with zeros in place of strings' content: each quotation mark left begins or ends a string."""
+    """The body in slices, with zeros for the content of strings: each quotation mark left begins or ends a string."""
     for parts, in_string in _at_quotation_marks(body, pause):
         parts[1 - in_string :: 2] = [bytes(len(part)) for part in parts[1 - in_string :: 2]]
         yield b'"'.join(parts)

@@ -176,12 +176,12 @@ def read_listing(
 ) -> tuple[list[Any], _Position | None]:
     """Returns up to ``limit`` items after ``position``, and the start of the next page (None on the last page).
 
-    ``read`` returns some positions after a given one, each with its item (None if the item is gone or filtered out).
-    At the end, ``read`` returns nothing. Each call waits for a turn of ``subject`` for the server with ``lock_ref``.
+    ``read`` returns some positions after a given one, none at the end, each with its item (None if the item is gone or
+    filtered out). Each call waits for a turn of ``subject`` for the server of ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
-    # After this, the page ends with the items found so far.
+    # When this is over, the page ends with the items found so far.
     deadline = deps.monotonic() + 0.5
     while True:
         with deps.turns.read(lock_ref, subject):

@@ -46,7 +46,7 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     # A wait answers after its request's context is gone.
     if status in (400, 404, 409) and has_request_context() and request.headers.get("Prefer") == "status=200":
-        # A browser logs every other status as an error of the page. The document has the real status.
+        # A browser logs any other status as an error of the page. The document has the actual status.
         response.status_code = 200
         response.headers["Preference-Applied"] = "status=200"
     return response
@@ -68,7 +68,7 @@ def problem_for(error: ChronoverseError) -> Response:
         if isinstance(error, StoreError):
             count_store_error("request", error)
     elif isinstance(error, Unauthorized | Forbidden):
-        # Explains to operators why a token was refused. Contains nothing of the token.
+        # Explains to operators why a token was refused. Never contains a part of the token.
         log.info("refused with %d: %s", status, error.explanation if isinstance(error, Unauthorized) else error)
     detail = str(error) if status < 500 or error.detail is None else error.detail
     # Additional members for runners.

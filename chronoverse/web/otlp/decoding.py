@@ -40,7 +40,7 @@ class BadValue(ValueError):
 
 OTHER: Final = object()
 
-#: A resource's wanted attributes, and some records. A string is an error: an exception would keep the slice in memory.
+#: A resource's wanted attributes, and some records, or strings for errors (an exception would keep the slice).
 Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 
 

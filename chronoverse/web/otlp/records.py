@@ -26,7 +26,7 @@ BATCH_LINES: Final = 600
 _MAX_RECORD_LINES: Final = 5_000
 #: Maximum lines per request. The limit on bytes is not enough, because every newline of a body can be an empty line.
 MAX_LINES: Final = 50_000
-#: Maximum record number in a file. If all numbers before it are missing, the log gets a gap of that length.
+#: Maximum record number. A log gets a gap of that length if all earlier records of the file are missing.
 MAX_RECORD_NUMBER: Final = 10**11
 
 _PATH: Final = "log.file.path"
@@ -156,8 +156,8 @@ class RecordSorter:
     def _add_alike(self, records: Columns) -> bool:
         """Adds one-line records that differ only in text, time and number.
 
-        Their numbers must be consecutive and not include 1. Otherwise adds none and returns False: the caller must add
-        each alone.
+        Their numbers must be consecutive and not include 1. If they do not fit, adds none and returns False: the caller
+        must add each alone.
         """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
@@ -325,7 +325,7 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
 def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
     """How a record with these attributes ends its job, or None. Raises :class:`BadValue`."""
     code = attributes.get(_EXIT_CODE)
-    # A string if the sender takes it from a shell variable.
+    # The sender may take it from a shell variable, as a string.
     if isinstance(code, str) and _DIGITS.fullmatch(code):
         code = int(code)
     if code is not None and not (type(code) is int and abs(code) <= 999_999_999):
@@ -399,8 +399,8 @@ def _batch(part: list[RecordLines], digest: str, end: tuple[Status, int | None] 
     firsts = {each.path: each.first for each in part if each.first}
     before: dict[str, RecordLines] = {}
     for each in part:
-        # A request can contain a record twice, if a Collector has merged a retry. Of a record with several lines, the
-        # store would take the second one for more lines of the first.
+        # A request can contain a record twice, if a Collector has merged a retry. If the record has several lines, the
+        # store would append the second copy as further lines of the first.
         if each.number and each.messages is None and each == before.get(each.path):
             continue
         before[each.path] = each

@@ -43,8 +43,8 @@ from chronoverse.web.http.schemas import (
     text,
 )
 
-#: Seconds for which other workers can still show old text after a redaction: they use a chunk's record for
-#: RECORD_SECONDS and then cache a segment of the old chunk for CACHE_SECONDS, and show rings for RING_SECONDS.
+#: Seconds for which other workers can still show old text after a redaction. They use a chunk's record for
+#: RECORD_SECONDS, then cache a segment of the old chunk for CACHE_SECONDS. They show rings for RING_SECONDS.
 STALE_SECONDS: Final = max(RECORD_SECONDS + CACHE_SECONDS, RING_SECONDS)
 
 

@@ -148,7 +148,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Adds its headers late: the read audit takes a ``Last-Event-ID`` for the last line read."""
+    """A viewer's response. Adds its headers late: ``Last-Event-ID`` tells the read audit which line was read last."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)
@@ -173,7 +173,7 @@ class EventStream(Response):
             return ALREADY_HANDLED
         self.headers.extend(stream_headers(self._after))
         self.response = viewer.chunks()
-        # Not a ``finally`` in the generator, which would not run if the generator was never started.
+        # Not in a ``finally`` of the generator, which would not run if the generator was never started.
         self.call_on_close(self._on_end)
         return super().__call__(environ, start_response)
 
@@ -221,7 +221,7 @@ def open_viewer(
         "retry_ms": retry_ms(),
         "heartbeat_seconds": settings.heartbeat_seconds,
         "expires_at": now + principal().expires_at - deps.wall_clock(),
-        # Maximum ages vary by a tenth, so that clients do not reconnect all at once.
+        # Maximum ages vary by a tenth, so that clients do not all reconnect at once.
         "closes_at": now + settings.max_stream_seconds * random.uniform(0.9, 1),
         "subject": ticket.subject,
         **wanted,

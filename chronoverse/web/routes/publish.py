@@ -160,7 +160,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def _end_unheld(deps: Dependencies, ref: JobRef, status: Status, exit_code: int | None) -> Response:
     with _count_answer("finish"):
         job = deps.store.end(ref, status, exit_code)
-        # Raises Fenced if a foreign runner had already ended the job. Such an end need not be safe.
+        # Raises Fenced if a foreign runner had already ended the job. That end does not have to be safe.
         with contextlib.suppress(Fenced):
             _require_safe_end(deps.store.durability_probe(), Attempt(ref, "", job.attempt, job.last + 1))
     return page_response(job.to_json())

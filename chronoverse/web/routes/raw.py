@@ -65,7 +65,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         try:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
-            # Only a log's other lines show whether some are missing between the parts of a long line.
+            # Reads the other stream's lines, too: else, nothing shows whether a long line's parts are adjacent.
             only_stream = query.get("stream") if format == "txt" and "q" not in query else None
             is_scan = query and only_stream is None
             pages = _scan_pages(deps, job, regex=regex, **query) if is_scan else _read_pages(deps, job)
@@ -191,7 +191,7 @@ def _encode(batches: Iterable[list[bytes]], form: str, renderer: LineRenderer) -
             rendered: list[str] = []
             for each in lines:
                 rendered.append(renderer.render(Line.decode(each)))
-                # Lines of control characters take a hundred times as long.
+                # Lines of control characters take a hundred times as long as others.
                 time_slice.check()
             text = "".join(rendered).encode()
         elif form == "jsonl":

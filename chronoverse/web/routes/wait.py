@@ -59,7 +59,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         wants_line = "q" in query
         wanted = {
             "after": query.get("offset", 0 if wants_line or job is None else job.last),
-            # Waiting for the end needs no lines. Almost no line passes this filter, and a line that does is harmless.
+            # Waiting for the end needs no lines. Almost no line passes this filter, and such a line is ignored.
             "line_filter": line_filter_of(query) if wants_line else LineFilter(q="\0"),
             "wait": timeout,
             # No heartbeats: the answer has not begun.

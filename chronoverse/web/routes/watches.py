@@ -83,7 +83,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     hosts = dict(deps.settings.webhook_hosts)
 
     def kept(workflow_id: str, watch_id: str) -> KeptWatch:
-        """Raises :class:`JobNotFound`."""
+        """The watch with this id. Raises :class:`JobNotFound`."""
         for each in deps.store.watches.read(workflow_id):
             if each.watch.id == watch_id:
                 return each

@@ -76,7 +76,7 @@ def _to_json(position: ListingPosition, workflow: Workflow | StoreError, status:
     """The workflow as listed. None if its newest job does not have the requested ``status``."""
     created_ms, workflow_id = position
     known = workflow if isinstance(workflow, Workflow) else None
-    # None while it is not known.
+    # None until its newest job has been read.
     last_status = known.recent[0] if known and known.last_job else None
     if status not in (None, last_status):
         return None

@@ -1,6 +1,6 @@
 """Writes the same frames to all caught-up viewers with one feed and filter, in one pass.
 
-A pass costs one ``send`` per viewer. Reading each viewer's state as well would double that.
+A pass costs one ``send`` per viewer. It would take twice as long if it also read each viewer's state.
 """
 
 from collections.abc import Callable
@@ -165,7 +165,7 @@ class BroadcastGroup:
 
     def _dissolve(self, members: list["StreamWriter"]) -> None:
         for number, member in enumerate(members, 1):
-            # Not one that was closed while other greenlets ran.
+            # Not if the member was closed while other greenlets ran.
             if member in self._members:
                 self.remove(member)
                 member.wake()

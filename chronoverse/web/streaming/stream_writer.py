@@ -105,7 +105,7 @@ class StreamWriter:
             self._write_now()
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:
-        """Makes the scheduler or a greenlet write ``unsent`` and all that follows, until the viewer has caught up."""
+        """Makes the scheduler or a greenlet write ``unsent`` and all later frames, until the viewer has caught up."""
         if self._needs_greenlet:
             self._greenlet = gevent.spawn(self._run, unsent)
         else:
@@ -175,7 +175,7 @@ class StreamWriter:
         self.close()
 
     def _run(self, unsent: bytes | memoryview) -> None:
-        """Writes ``unsent`` and all that follows, until the viewer has caught up or its stream ends."""
+        """Writes ``unsent`` and all later frames, until the viewer has caught up or its stream ends."""
         try:
             viewer = self.viewer
             self._send_all(unsent)
@@ -214,7 +214,7 @@ class StreamWriter:
         self.close()
 
     def _hang_up(self, why: str) -> None:
-        # The client may only have closed its sending side, so its backlog is still sent until a write fails.
+        # The client may only have closed its sending side, so sending the backlog continues until a write fails.
         self._peer_left = True
         if not self.is_over:
             self.viewer.reason = why
@@ -242,7 +242,7 @@ class WriteScheduler:
         self.clock: Final = clock
         #: The writers with full sockets, and when to give up on each.
         self._deadlines: dict[StreamWriter, float] = {}
-        #: Those whose sockets have room again, in order. The value None has no meaning.
+        #: Those whose sockets have room again, in order (a dict of None is an ordered set).
         self._writable: dict[StreamWriter, None] = {}
         self._wakeup = gevent.event.Event()
         self._greenlet: gevent.Greenlet | None = None
