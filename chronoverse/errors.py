@@ -13,7 +13,7 @@ class ChronoverseError(Exception):
     #: What clients see instead of a 5xx error's message, which is for operators. None if clients may see the message.
     detail: ClassVar[str | None] = "Internal error."
     exit_code: ClassVar[int] = os.EX_SOFTWARE
-    #: Clients set this to the problem document's title. The class's value is for responses without a document.
+    #: A client sets this to the title of the problem document. The class's value is for responses without one.
     title: str = "Error"
 
 
@@ -46,8 +46,8 @@ class NothingToCompare(ChronoverseError):
 class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by one of our keys.
 
-    The message is for the client. ``explanation`` is for the service's log only: it could help to forge a token.
-    Neither contains the token, except for an invalid ``workflows`` entry.
+    The message is for the client. ``explanation`` is only for the service's log, because it could help to forge a
+    token. Neither contains the token, only an invalid ``workflows`` entry.
     """
 
     status = 401
@@ -60,7 +60,7 @@ class Unauthorized(ChronoverseError):
 
 
 class Forbidden(ChronoverseError):
-    """Raised when a valid token lacks the scope for a request, or has it only for other workflows."""
+    """Raised when a valid token does not have the scope for a request, or has it only for other workflows."""
 
     status = 403
     title = "Forbidden"
@@ -68,7 +68,7 @@ class Forbidden(ChronoverseError):
 
 
 class JobNotFound(ChronoverseError):
-    """Raised when a job does not exist, or when the token is not for its workflow. The message does not say which."""
+    """Raised when a job does not exist, or its workflow is not in the token. The message does not say which."""
 
     status = 404
     title = "Not Found"
@@ -84,7 +84,7 @@ class AtCapacity(ChronoverseError):
 
 
 class ScansUnavailable(ChronoverseError):
-    """Raised when the scan server does not answer: it has crashed or hangs. A retry may succeed."""
+    """Raised when the scan server does not answer, because it has crashed or hangs. A retry may succeed."""
 
     status = 503
     detail = "Searches are unavailable; try again."
@@ -269,7 +269,7 @@ class Deleted(AppendRefused):
 
 
 class ForeignLines(Closed):
-    """Raised when the log has another writer's lines in place of this runner's."""
+    """Raised when the log has another writer's lines at the numbers of this runner's lines."""
 
 
 class SpoolNotInLog(Closed):
@@ -302,7 +302,7 @@ class LabelSet(AppendRefused):
 
 
 class EarlierService(ChronoverseError):
-    """Raised once if the service does not accept runs of lines. The append is retried in the older format."""
+    """Raised once if the service does not accept runs of lines. The append is then retried in the older format."""
 
 
 class TooManyFiles(AppendRefused):
@@ -327,7 +327,7 @@ class SequenceGap(AppendRefused):
 
 
 class QuotaReached(SequenceGap):
-    """Raised when an append succeeded, but a quota dropped lines.
+    """Raised when an append succeeded, but a quota dropped some of its lines.
 
     Each number below ``expected`` has a line in the log, or is part of a gap.
     """

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 class FairLock:
     """A lock with up to ``at_once`` holders, and up to ``each`` per subject, such as the user of a token.
 
-    :meth:`hold` calls ``pause`` once it has the lock. After waiting ``seconds`` in vain, it raises the error that
-    ``missed`` returns, or ``used_up`` (if given) for a subject that has ``each`` holders.
+    :meth:`hold` calls ``pause`` once it has the lock. If it does not get the lock in ``seconds``, it raises the error
+    that ``missed`` returns; for a subject that has ``each`` holders, the one of ``used_up`` (if given).
     """
 
     seconds: float

@@ -42,7 +42,7 @@ def name_process(name: str) -> None:
 
 
 def drop_process(name: str) -> None:
-    """Removes the gauges of a process that has ended. Keeps its counters."""
+    """Removes the gauges of a process that has ended. Keeps the process's counters."""
     multiprocess.mark_process_dead(name)
 
 
@@ -139,7 +139,7 @@ NOTIFY_LAG = _largest("chronoverse_notify_lag_seconds", "Age of the oldest waiti
 
 
 class _WorkflowBytes(Collector):
-    """The 20 largest of ``sizes``. A gauge in files could not drop a workflow that is no longer among them."""
+    """The 20 largest of ``sizes``. Not a Gauge, whose files would keep workflows that no longer belong to these."""
 
     sizes: Mapping[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""Leases the server of a data directory. It starts with the first lease and stops after the last; its data remains.
+"""Leases the server of a data directory. Starts it with the first lease, and stops it after the last. Keeps its data.
 
     <data_dir>/holders        a shared lock per lease. A process shares it with its forks, not with other programs
     <data_dir>/keeper         locked by the supervisor and its server, so that there is only one of each
@@ -27,7 +27,7 @@ from urllib.parse import quote
 from chronoverse.errors import EmbeddedError
 from chronoverse.settings import child_environ
 
-#: Seconds in which a server must answer, or a stopping server must end (its supervisor kills it after 5).
+#: Seconds in which a starting server must answer, and a stopping one end (its supervisor kills it after 5).
 START_SECONDS: Final = 10.0
 #: Seconds between two polls of a lock or the server. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
@@ -79,7 +79,7 @@ class ServerLease:
         """Waits until the server answers. Starts a supervisor if there is none. Raises :class:`EmbeddedError`."""
         start, timeout, started = time.monotonic(), self._start_seconds, 0
         with _translated(self._data_dir):
-            # An error is also an answer: PING fails when the disk is full.
+            # An error is an answer, too: PING fails when the disk is full.
             while not (answer := _ping(self._address)) or answer.startswith(b"-LOADING"):
                 if answer:
                     # Loading gigabytes from a slow disk may take ten minutes.

@@ -41,9 +41,9 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's stdin ends when this process and all its forks have ended.
 
-    The program must keep reading stdin (:func:`wait_for_owner_end`), or is killed with its process group. Its
-    descriptor 3 is ``file``. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets
-    whether it runs. Not Popen: gevent and gunicorn reap all children.
+    The program must keep reading stdin (:func:`wait_for_owner_end`); if not, it is killed with its process group.
+    ``file`` is its descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets
+    whether it runs. Does not use Popen, because gevent and gunicorn reap all children.
     """
 
     argv: list[str]
@@ -61,7 +61,7 @@ class SupervisedProcess:
     def __post_init__(self) -> None:
         self._owner = os.getpid()
         self._stopped = threading.Event()
-        # Until the start: no process has this id, whereas 0 is our own process group.
+        # Until the start. No process has this id; 0 would mean our own process group.
         self._pid = 2**31 - 1
         self._started_at = 0.0
         self._asked_at = 0.0

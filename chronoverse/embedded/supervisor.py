@@ -32,7 +32,7 @@ def main(directory: str, lock: str, *command: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A service manager may signal all processes. While processes with a lease drain, the server is restarted.
+        # A service manager may signal all processes. The server is restarted while other processes with a lease drain.
         signal.signal(number, signal.SIG_IGN)
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     server = _SupervisedServer(command)

@@ -95,7 +95,7 @@ class TaskLogs:
     formatter: logging.Formatter | None = None
 
     def __post_init__(self) -> None:
-        #: Lease tokens are derived from this, so that the main process can end the attempt of one that it terminated.
+        #: Lease tokens are derived from this, so that the main process can end the attempt of a process that it killed.
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._running: dict[str, _TaskOutput] = {}
@@ -181,7 +181,7 @@ class TaskLogs:
         result: tuple[Status, int | None]
         if signum is not None:
             result = Status.FAILED if is_overdue else Status.CANCELED, 128 + signum
-        elif type(error).__name__ == "GreenletExit":  # revoked in a pool of greenlets
+        elif type(error).__name__ == "GreenletExit":  # the task was revoked in a pool of greenlets
             result = Status.CANCELED, None
         elif state is None:  # the task raised an exception that Celery does not catch, such as SystemExit
             output.log.__exit__(*sys.exc_info())

@@ -21,7 +21,7 @@ from chronoverse.settings import parse
 
 PREFIX: Final = "CHRONOVERSE_"
 
-#: Names of variables that Kubernetes sets for a Service. A variable of the second kind contains a URL.
+#: Names of variables that Kubernetes sets for a Service. The value of a variable of the second kind is a URL.
 _SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_LINK: Final = re.compile(r"\w+_PORT")
 _EXCLUSIVE: Final = (

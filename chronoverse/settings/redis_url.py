@@ -68,7 +68,7 @@ class RedisUrl:
         hosts = tuple(_parse_host(each, _DEFAULT_PORTS[kind]) for each in found["hosts"].split(","))
         service, _, db = found["path"].partition("/")
         named = re.fullmatch(r"[A-Za-z0-9._-]+" if kind == "sentinel" else "", service)
-        # At most 32 hosts: more would not make it likelier that one answers.
+        # At most 32 hosts: with more, it is no more likely that one answers.
         if len(hosts) > 32 or not named or not re.fullmatch("[0-9]{0,5}", db):
             raise ValueError
         options = dict(parse_qsl(found["query"] or ""))

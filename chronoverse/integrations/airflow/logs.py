@@ -25,10 +25,10 @@ from chronoverse.settings.parse import service_url
 
 __all__ = ["RemoteTaskLogs"]
 
-#: Maximum seconds: a task's first line waits for its log to open, and a task's end for the delivery of its lines.
+#: Maximum seconds that a task's first line waits for its log to open, and a task's end for its lines' delivery.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
-#: Seconds after an outage of the service during which the process's next tasks wait only a second at their end.
+#: After an outage, seconds during which the process's next tasks wait only a second at their end.
 AWAY_SECONDS: Final = 30.0
 #: The field of ``plugin``'s record that has the task's :class:`Status`.
 END_FIELD: Final = "chronoverse_end"
