@@ -18,8 +18,8 @@
 -- last one are missing (Unix ms, or 0), and the lowest number received after these.
 -- A rotation starts a new file with the same name, whose numbers begin at 1 again; the digest of its first record
 -- differs. Records of the old file may still arrive, and are recognized by their times and numbers: see mark_of(). Its
--- mark, `<id>:before`, has: the number of the last record when the new file began, that number now, the last two values
--- as above, and the time of the new file's first record.
+-- mark, `<id>:before`, has: its last record's number when the new file began, its last record's number now, the last
+-- two values as above, and the time of the new file's first record.
 local log, job, lease, files, batches, jobs = unpack(KEYS)
 local argv, now, digest, status, call = ARGV, ARGV[1], ARGV[4], ARGV[8], redis.call
 -- The highest last number of a log that can be appended to. A log without free numbers could not end.
@@ -61,8 +61,8 @@ local function is_rotated(mark, number)
 end
 
 -- The mark for a record: the old file's if the record belongs to the rest of the old file. Such a record is not later
--- than the new file's first record, and follows the last one of the old file. If it could belong to both, it is of the
--- new file if it has that file's next number: a program's times need not be in order.
+-- than the new file's first record, and follows the last one of the old file. If it could belong to either, its number
+-- decides: the new file's next number means the new file. (A program's times need not be in order.)
 local function mark_of(mark, number, time)
   local before = mark.before
   if not before or number <= before.from or time > before.ends then return mark end

@@ -1,4 +1,4 @@
--- Adds, replaces or deletes a watch. A later watch must not send earlier changes.
+-- Adds, replaces or deletes a watch. A new watch must not report changes from before it.
 -- KEYS  changes
 -- ARGV  the group that reads the changes; the key of the watches, for which other rights apply; HSET or HDEL, and its
 --       arguments

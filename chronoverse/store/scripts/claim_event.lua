@@ -1,5 +1,5 @@
--- Claims a watch's next event. In the queue, '' is scored by when the next event may be claimed (Unix ms), and events by
--- when they were queued, or due after a failure.
+-- Claims a watch's next event. Scores in the queue are Unix ms: of '', when the next event may be claimed; of an event,
+-- when it was queued or, after a failure, when it is due.
 -- KEYS  queue, watches
 -- ARGV  duration of the claim (ms), the watch's id
 -- ->    JSON of the event, the watch, and its state; or nil

@@ -1,4 +1,4 @@
--- Finds the jobs of our own runners that have ended with another status than this one. That status is final.
+-- Finds the jobs of our own runners that have ended with a status other than this one. Their status is final.
 -- KEYS  the jobs' hashes
 -- ARGV  status
 -- ->    for each job, 1 if it has, else 0

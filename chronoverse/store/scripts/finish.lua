@@ -1,7 +1,7 @@
 -- Ends a job: writes the terminal entry and the job's hash, deletes the lease and starts the retention. All or nothing.
 -- With the status PENDING, ends only the attempt: the job stays RUNNING, and its lease shows that it waits for its next
 -- attempt. It becomes LOST if none comes in time. If the job later ends as COMPLETED or FAILED, its exit code is the
--- highest one: its own, or that of an attempt that counts.
+-- highest of its own and of those of the attempts that count.
 -- With the token '', ends a job that no runner holds.
 -- KEYS  log, job, lease
 -- ARGV  token ('' without a runner: then the next number is '', and the attempt is the workflow's own retention in ms),

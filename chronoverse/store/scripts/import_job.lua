@@ -22,7 +22,7 @@ local function first_time()
   return entry and field(entry[2], 'timestamp')
 end
 
--- Whether the log reports lost lines among those from a number on that the chunks have.
+-- Whether the log, from a number on, reports lines as lost that the chunks have.
 local function lacks_lines(from)
   while from <= last do
     local page = redis.call('XRANGE', log, string.format('%.0f-0', from), '+', 'COUNT', 100)
@@ -128,7 +128,7 @@ end
 redis.call('HSET', job, 'archived', string.format('%.0f', last), 'archived_first', ARGV[3])
 local counts = is_below and redis.call('HMGET', job, 'bytes', 'left_out', 'skipped') or {}
 local bytes = whole_number(counts[1]) or 0
--- Readers see the chunks' gaps, not those of resent lines. Lines dropped later are the newest.
+-- Of the lines dropped by a quota, count those after the chunks (they are the newest), then those of the chunks.
 local left_out = math.min(whole_number(counts[2]) or 0, math.max((whole_number(counts[3]) or 0) - last, 0))
 for at = records, to, 4 do
   redis.call('ZADD', archive, ARGV[at], ARGV[at + 1])
@@ -165,7 +165,7 @@ if is_running then
 else
   redis.call('UNLINK', lease)
 end
--- Last: a change needs the log, which a server that moves the slot would look for elsewhere.
+-- Last: a server that is moving the slot redirects reads of a missing key, so note_change() can now fail.
 redis.call('UNLINK', log)
 pcall(note_change, log, job)
 return {'OK', 1}

@@ -4,7 +4,7 @@
 --       how many events it dropped
 -- Creates no keys for a watch that was deleted in the meantime.
 if ARGV[2] == '' then redis.call('ZREM', KEYS[1], ARGV[1], '') end
--- An event that failed follows those that are queued before it is due.
+-- A failed event comes after all events that are queued before it is due.
 local due = now_ms() + (tonumber(ARGV[2]) or 0)
 redis.call('ZADD', KEYS[1], 'XX', due, ARGV[1], due, '')
 if redis.call('HEXISTS', KEYS[2], ARGV[3]) == 1 then

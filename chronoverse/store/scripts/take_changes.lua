@@ -12,7 +12,7 @@ for _, each in ipairs(groups) do
   if field(each, 'name') == group then read = field(each, 'last-delivered-id') end
 end
 if not read then
-  -- Without watches: a later watch must not send earlier changes.
+  -- No watches: a watch that is added later must not report these changes.
   if #redis.call('HGETALL', ARGV[4]) == 0 then return {{}, 0} end
   redis.call('XGROUP', 'CREATE', key, group, '0')
   read = '0-0'

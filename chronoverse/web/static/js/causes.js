@@ -12,8 +12,8 @@ const waiting = [];
 let asked = 0;
 
 /**
- * The cached result of `ask()`, that of an older `version` or undefined until `told()` is called. The pending request
- * with the lowest `costs` is sent first.
+ * The cached result of `ask()`. Until `told()` is called: the result of an older `version`, or undefined. The pending
+ * request with the lowest `costs` is sent first.
  */
 export function cached(key, ask, told, costs = 0, version = "") {
   const known = found.get(key);

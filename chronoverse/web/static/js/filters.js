@@ -81,7 +81,7 @@ export class Errors extends Filter {
     super(path, log, on, { q: words, regex: true, accepts }, "error");
   }
 
-  /** To be called for each line of the live stream, before it is added to the log. */
+  /** Call this for each line of the live stream, before it is added to the log. */
   added(line) {
     if (this.scan?.added(line, ({ message }) => looksLikeError(message))) this.changed();
   }

@@ -50,7 +50,7 @@ export class Groups {
     }
   }
 
-  /** To be called for each line added to a log, or with the last number and the first one of a gap. Lines after a skipped one are ignored. */
+  /** Call this for each line added to a log, and for a gap with its last and first number. Lines after a skipped one are ignored. */
   added(line, from = line.sequence_num) {
     const { sequence_num: number, message = "" } = line;
     if (this.#finding) {

@@ -148,7 +148,7 @@ function topNumber() {
   return position;
 }
 
-/** See `Matches`: after *Errors* and then a search, the reader ends at the match, whichever response arrives last. */
+/** See `Matches`: if the reader presses *Errors* and then searches, the search's match is shown, whichever response arrives last. */
 function intend() {
   const mine = (intention += 1);
   return () => mine === intention;
@@ -350,7 +350,7 @@ $("views").addEventListener("click", async ({ target }) => {
   const criteria = filtered && filtered === find.scan ? find.criteria : { stream: chosenStream() };
   await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Download failed: ${error.message}`));
 });
-// Escape only closes it.
+// Escape only closes the dialog.
 $("goto").addEventListener("submit", () => Number($("line").value) > 0 && goTo(Number($("line").value)));
 $("goto").addEventListener("close", () => {
   $("line").value = "";
@@ -416,7 +416,7 @@ const events = {
     return [log.redact(from, to), find.restart(), newLines.restart(), errors.restart(), profile.forget(), filtered && filter(), redraw()];
   },
   job: (state) => (showState(state), live && errors.keep()),
-  // If the token is renewed, the stream continues with the next one. While there is no job, the notice says so.
+  // If the token is renewed, the stream continues with the new one. While there is no job, a notice already says that.
   error: (text) => status === null || (text === TOKEN_EXPIRED && isRenewed()) || showTrouble(text),
 };
 
@@ -475,7 +475,7 @@ async function followStream(offset, isThere) {
         since = performance.now();
       }
     }
-    // The service's 204 says only that the log has ended, which can be before the last line shown: the store lost some.
+    // The service's 204 only means that the log has ended, perhaps before the last line shown, if the store lost some.
     if (live) await untilAnswered(() => get(path)).then(({ body }) => showState(body));
     showEnd(null);
   } catch (error) {
@@ -486,7 +486,7 @@ async function followStream(offset, isThere) {
 
 const hasFailed = () => status === "FAILED" || status === "LOST";
 
-/** Shows the cause with as many lines above it as keep it in view. Called again when late content above the log has moved it. */
+/** Shows the cause, with lines above it as far as it stays in view. Called again when late content above the log has moved it. */
 function showOpened() {
   if (!opened || hasReaderActed) return;
   const [top, bottom] = viewport.view;
@@ -498,7 +498,7 @@ function showOpened() {
 }
 new ResizeObserver(showOpened).observe($("log"));
 
-/** Shows the summary. If `opens` and until the reader acts: marks the new lines, and within 5 s moves the log to the cause. */
+/** Shows the summary. If `opens`, also marks the new lines and, within 5 s, moves the log to the cause, until the reader acts. */
 function summarize(opens, answered) {
   const until = performance.now() + 5000;
   return showSummary(path, (body) => {

@@ -21,7 +21,7 @@ export class Matches {
 
   /**
    * `on` has `changed()`, `jump(number)`, `top()` for the first line in view, `current()` for the last line that the
-   * reader jumped to, or 0, and `intend()`, which returns whether the reader wants nothing else in the meantime.
+   * reader jumped to, or 0, and `intend()`. This returns a function: whether the reader has wanted nothing else since.
    * A subclass's `show()` displays the number of matches. The buttons with the ids `previous` and `next` step.
    */
   constructor(path, log, on, criteria, previous, next) {

@@ -21,9 +21,9 @@ export function requireBearer({ token_type = "Bearer" }) {
   if (token_type.toLowerCase() !== "bearer") throw new SignedOut(`the issuer issued a token of type ${token_type}: only Bearer can be used`);
 }
 
-/** The data for renewing a token. It has only times of this machine's clock, which therefore need not be right. */
+/** The data for renewing a token. All times are of this machine's clock, so it does not matter if that is wrong. */
 export function sessionOf(answer, { token_endpoint, revocation_endpoint, refresh }, at) {
-  // Times in a token are whole seconds. Issuers need not say how long it is valid.
+  // Times in a token are whole seconds. Issuers can omit its lifetime.
   const until = at + ((answer.expires_in ?? 300) - 1) * 1000;
   return { refresh: answer.refresh_token ?? refresh, token_endpoint, revocation_endpoint, at, until };
 }

@@ -18,7 +18,7 @@ export function makeProfile(path, log, strip) {
   //: The strip's first line and its time, which is still needed when the line is no longer in memory.
   let head = {};
 
-  /** Requests the profile, of a live job every 30 s while the tab is visible and lines arrive, of an ended one up to three times. */
+  /** Requests the profile: for a live job, every 30 s while the tab is visible and lines arrive; for an ended job, up to three times. */
   async function follow(isLive) {
     for (let failures = 0; failures < 3; ) {
       while (document.hidden || !token()) await pause(LOOK_MS);
@@ -88,7 +88,7 @@ export function makeProfile(path, log, strip) {
     strip.show({ ...body, strip: wholeStrip(body.strip, tookMs(body.job), body.job.started_at, head.at) });
     const { job, seconds, usual, slower } = body;
     const worst = slower.find(({ after }) => after);
-    // A job that succeeded in the usual time needs no explanation. In a short one, there is no place for it.
+    // A job that succeeded in the usual time needs no explanation, and a short job's page has no place for one.
     $("slower").hidden = !worst || (job.status === "COMPLETED" && seconds <= Math.max(SHORT, usual?.most ?? 0));
     if (job.status === "COMPLETED") openCard($("slower").hidden ? null : "COMPLETED");
     if ($("slower").hidden) return;

@@ -56,7 +56,7 @@ export function makeSearch(workflow) {
         if (before && document.activeElement === progress) $("found").querySelectorAll("a.match")[before]?.focus();
       } while (cursor && groups.size < enough);
     } catch (error) {
-      // A search that was stopped or replaced by another has shown that already.
+      // A search that was stopped or replaced has already shown that.
       if (!signal.aborted) pause(`The search failed: ${error.message}`, { canGoOn: ![400, 403, 404].includes(error.status), isBad: true });
       return;
     }

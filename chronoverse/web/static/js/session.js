@@ -62,7 +62,7 @@ export async function currentToken(refused, used) {
     const pasted = token() === "proxy" ? "Signed out. Reload the page to sign in again." : "Token invalid or expired. Paste another.";
     if (refused) await signIn(issuer ? "Token invalid or expired." : pasted);
   } else if (refused && isValid(current) && Date.now() - current.at < 10_000) {
-    // Another new one would only be rejected again.
+    // Another new token would only be rejected again.
     await signIn(`The service rejected your sign-in: ${refused.message}.`);
   } else if (refused || isDue(current)) {
     renewing ??= renewOnce(current).finally(() => (renewing = null));

@@ -18,7 +18,7 @@ let grewAt = 0;
 let lag = Infinity;
 let told = () => {};
 
-/** Has `tell` called every half second with the text after the last line, and how long a running job has run in ms, or null. */
+/** Makes the page call `tell` every half second, with the text after the last line and a running job's duration in ms, or null. */
 export function tellProgress(tell) {
   told = tell;
 }
@@ -44,7 +44,7 @@ export function showLast(number, at = "") {
   last = number;
 }
 
-/** To be called for each line of the live stream. */
+/** Call this for each line of the live stream. */
 export function showArrival(at) {
   const ms = Date.now() - Date.parse(at);
   if (ms < lag) lag = ms;
@@ -61,7 +61,7 @@ export function showLost(error, ms) {
   else if ($("link").hidden) lostTimer = setTimeout(() => showTrouble(LOST), 700);
 }
 
-/** Hides that, and announces `text` if it was shown. */
+/** Hides the message about the lost connection, and announces `text` if it was shown. */
 export function hideLost(text = "") {
   clearTimeout(lostTimer);
   mute = 0;

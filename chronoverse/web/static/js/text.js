@@ -156,7 +156,7 @@ export function segments(message, marks) {
       const link = linked[0]?.[0] <= from ? linked[0][2] : undefined;
       found.push({ text: text.slice(from, to), style, link, mark });
     }
-    // The text of such a link can show a different host than its target's.
+    // The text of such a link can name another host than the link's target.
     if (target && parts[part + 1]?.target !== target) found.at(-1).host = new URL(target).host;
   }
   return found;

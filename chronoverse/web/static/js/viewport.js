@@ -79,7 +79,7 @@ export function makeViewport(scroller, source, maker, moved) {
     frame ||= requestAnimationFrame(() => ((frame = 0), draw()));
   }
 
-  /** Brings a row into view, if `near` only when it is not; at a share of the height, or at the top if the heights above are unknown. */
+  /** Brings a row into view: at a `share` of the height, or at the top if the heights above are unknown. If `near`, only if it is out of view. */
   function show(row, { share = 0, near = false } = {}) {
     // Elements that were just shown or hidden can have changed the height.
     if (scroller.clientHeight !== height) resized();
