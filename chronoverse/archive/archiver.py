@@ -63,7 +63,7 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Repeated:
-    """Periodic work in small steps. Pauses ``seconds`` after each round. Takes at most a twentieth of all time."""
+    """Periodic work in small steps. Pauses ``seconds`` after each round. Uses at most a twentieth of the time."""
 
     begin: Callable[[], Iterator[None]]
     seconds: float

@@ -138,7 +138,7 @@ class _Found(NamedTuple):
 
 
 class _Chain(NamedTuple):
-    """A chunk and those before it. ``rank``: that of all together."""
+    """A chunk and those before it. ``rank``: the sum of their ranks."""
 
     last: int
     rank: tuple[int, ...]

@@ -65,7 +65,7 @@ def delete_job(
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
-    """Whether an interrupted :func:`delete_job` has left anything. Raises what that raises."""
+    """Whether an interrupted :func:`delete_job` has left anything. Raises the same errors as that function."""
     state = store.catalog.archive_state(job)
     return state.deleting or state.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 

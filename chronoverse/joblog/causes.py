@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from chronoverse.joblog.matcher import MAX_PROGRAM, ExpressionSet, Matcher, compile_groups, strip_sequences
 
-#: Maximum lines of a cause: they fit on one screen.
+#: Maximum lines of a cause, so that it fits on one screen.
 CAUSE_LINES: Final = 30
 #: Scores are divided by this before ``exp`` turns them into shares.
 UNIT: Final = 10
@@ -30,7 +30,7 @@ EXIT_MEANINGS: Final = {
     139: "Segmentation fault",
     143: "Terminated",
 }
-#: The share of all scores above which a cause has high confidence.
+#: A cause with more than this share of all scores has high confidence.
 HIGH: Final = 0.6
 
 #: Words in lines that look like errors: an RE2 expression, case-insensitive. The page also searches for it.

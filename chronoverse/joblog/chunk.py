@@ -20,7 +20,7 @@ from chronoverse.joblog.model import MAX_NUMBER, JobRef
 FRAME_BYTES: Final = 256 * 2**10
 #: Maximum bytes per frame. A frame ends with the line that fills it; only foreign runners write lines of megabytes.
 MAX_FRAME_BYTES: Final = 64 * 2**20
-#: Approximate bytes of JSON Lines per chunk. An archiver holds one chunk in memory, and writes it as a whole.
+#: Approximate bytes of JSON Lines per chunk, which an archiver holds in memory and writes as a whole.
 CHUNK_BYTES: Final = 16 * 2**20
 _SUFFIX: Final = ".jsonl.zst"
 #: Valid names of objects in a job's folder: one path segment, but not ``.`` or ``..``.

@@ -67,8 +67,8 @@ class Batch(NamedTuple):
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
     """Decodes the raw ``entries`` after line ``after``. Only this function decides what an entry is.
 
-    Yields every number once and in order, alone or in a Gap (see :func:`missing_numbers`). Stops after an End, or an
-    entry beyond the largest number. Never raises, whatever the entries contain.
+    Yields every number once and in order, alone or in a Gap (see :func:`missing_numbers`). Stops after an End, or after
+    an entry whose number is too large. Never raises, whatever the entries contain.
     """
     cursor = after
     for entry_id, fields in entries:
@@ -94,8 +94,8 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
     """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
-    A plain line is one that our append writes: the next number, a timestamp, a message and a stream. Takes a third of
-    the time of ``Line.to_frame``, with the same result. Stops after the frame that reaches ``most_bytes``.
+    A plain line is one that our append writes: the next number, a timestamp, a message and a stream. Has the same
+    result as ``Line.to_frame``, in a third of the time. Stops after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     number, stamp, stamp_json, left = after, None, b"", most_bytes

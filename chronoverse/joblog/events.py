@@ -55,5 +55,5 @@ def end_frame(number: int) -> bytes:
 
 
 def error_frame(text: str, number: int | None = None) -> bytes:
-    """An error, as a line of plain text. With the ``number`` of a terminal entry, clients do not reconnect."""
+    """An error, as a line of plain text. If it has the ``number`` of a terminal entry, clients do not reconnect."""
     return sse.frame(EventName.ERROR, sse.fold(text), id=number)

@@ -30,7 +30,7 @@ class LineFilter(NamedTuple):
         return {"stream": self.stream, "q": self.q, "regex": self.regex}
 
     def select(self, contents: Sequence[tuple[str | None, Any]]) -> list[bool]:
-        """Which of ``contents`` pass: output stream and message (UTF-8) of lines, or status and labels of jobs.
+        """Which of ``contents`` pass. Each has a line's stream and message (UTF-8), or a job's status and labels.
 
         Entries without a stream, such as gaps, are not lines, and always pass.
         """

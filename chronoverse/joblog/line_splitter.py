@@ -196,7 +196,7 @@ class ProgressFilter:
         return text[:end]
 
     def _drop_overwritten(self, line: bytes) -> bytes:
-        """The states of ``line`` to publish, as lines: the last one, and those too long to hold back."""
+        """The states of ``line`` to publish as lines: the last one, and those that are too long to hold back."""
         line = line.rstrip(b"\r")
         if len(line) <= self._limit:
             return line[line.rfind(b"\r") + 1 :]

@@ -14,7 +14,7 @@ import re2
 MAX_QUERY: Final = 256
 #: Maximum instructions of a compiled query. A Unicode class such as `\pL` alone has 1,200.
 MAX_PROGRAM: Final = 2000
-#: Memory for a compiled query's automaton, in bytes. If it needs more, RE2 becomes slower.
+#: Bytes of memory for a compiled query's automaton. If the automaton needs more, RE2 becomes slower.
 PROGRAM_BYTES: Final = 4 * 2**20
 MAX_SPANS: Final = 1000
 
@@ -94,7 +94,7 @@ class Matcher:
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
     def may_match(self, texts: Iterable[str]) -> bool:
-        """Searches all ``texts`` at once. False if certainly none matches; True can be wrong."""
+        """Searches all ``texts`` at once. False means that none matches; True, that one may."""
         joined = "\n".join(texts)
         if "\x1b" in joined:
             if _STRING_SEQUENCE.search(joined):

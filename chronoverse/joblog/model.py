@@ -255,7 +255,7 @@ class OutOfSequence(NamedTuple):
     last: bool = False
 
     def to_frame(self) -> bytes:
-        """The SSE frame: an ``error``. The stream continues after it, unless ``last``."""
+        """The SSE frame: an ``error``. Unless ``last``, the stream continues after the frame."""
         following = " and all entries after it" if self.last else ""
         return events.error_frame(
             f"entry {self.entry_id}{following} has no place in this log's numbering and cannot be shown"

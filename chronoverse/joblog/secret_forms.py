@@ -131,7 +131,7 @@ UNMASKED: Final = SecretForms(None)
 
 
 def _whole_lines(lists: Iterable[tuple[bytes, Sequence[bytes]]], pause: Callable[[], object]) -> Iterator[bytes]:
-    """Yields texts of some whole lines: the lines of ``lists``, each with its line ending. Calls ``pause`` often."""
+    """Joins the lines of ``lists``, with their line endings, into texts of some 4 KB. Calls ``pause`` often."""
     begun, size = list[bytes](), 0
     for end, lines in lists:
         for start in range(0, len(lines), 32):

@@ -407,7 +407,7 @@ class Progress(NamedTuple):
 
 
 def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progress:
-    """Estimates from good runs how long a running job will take. Its last line came ``silent`` ms ago."""
+    """Estimates from good runs how long a running job will take, whose last line came ``silent`` ms ago."""
     usual: list[int] = []
     left: list[int] = []
     for run in good:

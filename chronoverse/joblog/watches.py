@@ -83,7 +83,7 @@ class Event(NamedTuple):
 
 
 def split_url(url: str, hosts: Mapping[str, bool]) -> tuple[SplitResult, str, bool]:
-    """A watch's parsed URL, its host, and whether ``hosts`` allows that host a private address.
+    """A watch's parsed URL, its host, and whether ``hosts`` allows that host to have a private address.
 
     Raises ValueError for an invalid URL, and :class:`Forbidden` if its host is not in ``hosts``.
     """

@@ -264,7 +264,7 @@ class Feed:
         return encode_raw(entries, after, first, 8 * 2**20)
 
     def differs(self, entries: Sequence[RawEntry], cursor: int) -> bool:
-        """Whether the first of ``entries`` is line ``cursor``, the newest published, with another text or time."""
+        """Whether the first of ``entries`` is line ``cursor`` (the newest published one), with another text or time."""
         events, _ = self.encode(entries[:1], cursor - 1)
         if self._newest is None or not events or not events[0].stream:
             return False

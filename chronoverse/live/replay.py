@@ -96,7 +96,7 @@ class Replay:
         return job
 
     def _nothing_follows(self, cursor: int) -> tuple[bytes | None, int]:
-        """Like :meth:`step`, when nothing was read after ``cursor``: a gap, or nothing yet."""
+        """Like :meth:`step`, if nothing could be read: ``cursor`` is before a gap, or nothing follows yet."""
         feed, job = self.feed, self._get_job()
         ended = feed.job and feed.job.end
         if ended and (job.end is None or job.end.sequence_num != ended.sequence_num):

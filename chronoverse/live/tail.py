@@ -161,7 +161,7 @@ class Tail:
         return len(self._feeds)
 
     def count_delivered(self, ref: JobRef, lines: int, size: int, viewers: int = 1) -> None:
-        """Counts ``lines`` lines or changes, in ``size`` bytes of frames, sent to each of ``viewers`` viewers."""
+        """Counts ``lines`` lines or changes (``size`` bytes of frames), sent to each of ``viewers`` viewers."""
         self._delivered[bool(ref.job_id)] += lines * viewers
         self._delivered_bytes += size * viewers
 

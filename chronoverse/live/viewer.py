@@ -120,7 +120,7 @@ class Viewer:
             self._tail.leave(self.feed, self)
 
     def next(self) -> bytes | None:
-        """Returns the next bytes. Empty: call again at once. None: nothing until the next wake."""
+        """Returns the next bytes. If they are empty, call again at once. None: there is nothing until the next wake."""
         chunk = self.try_next()
         if chunk is None and self.needs_store_read:
             now = self._tail.clock()
@@ -140,7 +140,7 @@ class Viewer:
         return frames
 
     def try_next(self, subjects: Iterable[str] | None = None) -> bytes | None:
-        """Like :meth:`next` without the store. If the store is needed, sets ``needs_store_read`` and returns None."""
+        """Like :meth:`next`, but never queries the store. If it must, sets ``needs_store_read`` and returns None."""
         now = self._tail.clock()
         self.needs_store_read = False
         if self.done:

@@ -17,7 +17,7 @@ MAX_ENTRIES: Final = 100_000
 _MAX_ALIKE: Final = 100
 _MAX_TEXT: Final = 300
 
-#: An entry's time (Unix ms, the store's clock), and its number among entries with the same time.
+#: An entry's time (Unix ms by the store's clock), and its number among entries with the same time.
 Position = tuple[int, int]
 
 #: Logs every action, and every read if the settings ask for that, at any CHRONOVERSE_LOG_LEVEL.

@@ -27,9 +27,9 @@ _BUCKET: Final = "bucket:"
 class ArchiveState(NamedTuple):
     """How much of a job is archived. Unknown numbers are 0, texts empty.
 
-    ``complete``: the job has ended and is archived, since ``archived_at``. ``has_derived``: also its shapes and
-    timeline in the current format. ``swept``: it has no unrecorded objects. ``ended_at`` (Unix seconds): when the store
-    first saw the end. ``first``, ``last``: lines in the store. ``retention_seconds``: the workflow's own.
+    ``complete``: the job has ended and is archived, since ``archived_at``. ``has_derived``: so are its shapes and
+    timeline, in the current format. ``swept``: it has no unrecorded objects. ``ended_at`` (Unix seconds): when the
+    store first saw the end. ``first``, ``last``: lines in the store. ``retention_seconds``: the workflow's own.
     """
 
     archived: int

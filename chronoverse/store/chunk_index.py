@@ -22,7 +22,7 @@ _AUDIT_ENTRIES: Final = 1000
 
 
 class GarbageMark(NamedTuple):
-    """How long an object has been garbage. ``replaced``: by a redaction. ``merged``: a larger chunk has its lines."""
+    """How long an object has been garbage, and whether a redaction ``replaced`` it or a larger chunk ``merged`` it."""
 
     seconds: float
     replaced: bool

@@ -78,14 +78,14 @@ class NodeReader:
         self._tracks = self._has_warned = False
         #: Logs that the server refused to read, for example while their slot is moved.
         self._refused: list[WatchedLog] = []
-        #: When the refused logs (without reports: all logs) are queued next, and the seconds spent reading so far.
+        #: When the refused logs (all, if the server reports no changes) are queued next; and the seconds spent reading.
         self._poll_at = float("inf")
         self._poll_took = 0.0
         self._read_at = float("-inf")
         #: The topology's version when the logs were last compared with it, and the time.
         self._version = live.topology.version
         self._compared_at = float("-inf")
-        #: Since when this reader waits for the server's reply. None if it does not.
+        #: The time since which this reader has waited for the server's reply. None if it is not waiting.
         self._asked_at: float | None = None
         #: :meth:`queue` writes to the second socket to wake the reader, which waits for the first.
         self._wakeup = socket.socketpair()
@@ -118,8 +118,8 @@ class NodeReader:
         """Waits until logs have entries after their cursors. Returns up to ``count`` entries of each, and moves the
         cursors.
 
-        Empty after a timeout. Contains an error instead of entries for a log that cannot be read. Raises
-        :class:`StoreError` if the server does not answer.
+        Empty after a timeout. A log that cannot be read has an error instead of entries. Raises :class:`StoreError` if
+        the server does not answer.
         """
         with translate_errors():
             try:
@@ -332,8 +332,8 @@ class LiveReader:
     def read(self, count: int) -> list[Found]:
         """Waits until any job has entries after its cursor. Returns up to ``count`` of each, and moves the cursors.
 
-        Empty after a timeout. Contains an error, such as :class:`NotALog`, instead of entries for a job that cannot be
-        read. Raises :class:`StoreError` if no server answers.
+        Empty after a timeout. A job that cannot be read has an error, such as :class:`NotALog`, instead of entries.
+        Raises :class:`StoreError` if no server answers.
         """
         if self.topology.is_single:
             with self._lock:

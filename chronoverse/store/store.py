@@ -325,7 +325,7 @@ class Store:
         return first
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Returns a function that calls :meth:`append_runs`. Sending ahead gains nothing with a nearby store."""
+        """Returns a function that calls :meth:`append_runs`. With a nearby store, sending ahead gains nothing."""
         return partial(self.append_runs, attempt, first, runs)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
@@ -404,7 +404,7 @@ class Store:
         return found
 
     def save_key_set(self, name: str, record: bytes, seconds: float) -> None:
-        """Stores ``record`` for other nodes, for ``seconds``."""
+        """Shares ``record`` with other nodes for ``seconds``."""
         key = self._keys.key_set(name)
         self._commands.run(key, "SET", key, record, "EX", round(seconds), pool=PoolKind.HEALTH)
 

@@ -25,7 +25,7 @@ class PoolKind(Enum):
     TAIL = "tail"
     #: Health checks: a busy process must not look dead.
     HEALTH = "health"
-    #: Commands of runners. Not retried: their first reply counts.
+    #: Commands of runners. Not retried, because a runner needs the first reply.
     APPENDS = "appends"
     WAITS = "waits"
 

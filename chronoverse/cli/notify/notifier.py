@@ -227,7 +227,7 @@ class Notifier:
         self.store.watches.settle(kept, event, pause, dropped=outcome == "dropped")
 
     def _signed(self, watch: Watch, event: Event, seconds: int) -> tuple[dict[str, str], bytes]:
-        """The headers and body of a message. Raises :class:`NotDelivered`, so that other events have their turn."""
+        """The headers and body of a message. An error of its job becomes a :class:`NotDelivered` of this event only."""
         try:
             body = self._message(watch, event)
             return signed_headers(watch.secret, event.webhook_id(watch), seconds, body), body
@@ -251,7 +251,7 @@ class Notifier:
 
 
 def _before(watch: Watch, job: Job, older: Iterable[Job]) -> Job | None:
-    """The newest of the ``older`` jobs that can be compared with ``job``, if one COMPLETED and the other did not."""
+    """The newest of the ``older`` jobs comparable with ``job``. None unless exactly one of the two has COMPLETED."""
     found = next((each for each in older if watch.compares(job, each)), None)
     return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
 

@@ -312,7 +312,7 @@ class ScanApp:
             yield from self.store.listed_jobs(self._merged_positions(scan), 20)
 
     def _with_records(self, listed: Iterator[ListedJob]) -> Iterator[ListedJob]:
-        """``listed``, unchanged. Reads the chunk records of twenty jobs at once."""
+        """Yields ``listed`` unchanged. Before that, reads the chunk records of its jobs, twenty at once."""
         while some := [*islice(listed, 20)]:
             archived = [each.ref for each in some if each.job and in_archive(each.job, 1)]
             # An error concerns one job: its search reads the record again, and the page keeps what was found before.

@@ -189,7 +189,7 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """Prepares the lines for another job: discards their previous job, and their numbers in its log.
+        """Prepares the lines for another job: forgets the previous job, and the lines' numbers in that job's log.
 
         The file is changed only once the other job has an attempt.
         """

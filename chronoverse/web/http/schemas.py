@@ -149,7 +149,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A string that ``parse`` converts. ``parse`` raises ValueError, or returns None: "must be ``must_be``"."""
+    """A string that ``parse`` converts. ``parse`` raises ValueError, or returns None if the text is not ``must_be``."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)

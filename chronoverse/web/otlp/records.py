@@ -342,8 +342,8 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
 def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
     """The records, sorted by number within each file.
 
-    After a rotation, the same path names a new file, which begins with a record number 1 that is later than the
-    previous record. Records from before the rotation are sorted separately.
+    After a rotation, the path names a new file, whose records are numbered from 1 again. So a record 1 that is later
+    than the previous record starts a new file: the records before it are sorted separately.
     """
     waiting: list[RecordLines] = []
     last: dict[str, RecordLines] = {}
