@@ -15,8 +15,8 @@ from chronoverse.joblog.terminal import plain_text
 def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> int:
     """End a job that has no runner.
 
-    For jobs of log records or XADD, and jobs that wait for a runner. Requires a token with logs:write. Ending a job
-    again with the same result has no effect.
+    For jobs written with XADD or as log records, and jobs that wait for a runner. Requires a token with logs:write.
+    Ending a job again with the same result has no effect.
     """
     if (exit_code is None) == (status is None):
         raise click.UsageError("pass either --exit-code or --status")

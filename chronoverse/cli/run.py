@@ -78,7 +78,7 @@ def run(
     command: tuple[str, ...],
     **masks_given: Any,
 ) -> int:
-    """Run CMD as a job, publish every line, and exit as it does.
+    """Run CMD as a job, publish every line, and exit with its code.
 
     CMD runs even if the store or the service is unavailable. Lines that cannot be published are kept in a file, and a
     message explains how to deliver it.

@@ -1,4 +1,4 @@
-"""``chronoverse seen``: prints in which runs of a workflow a line was seen before."""
+"""``chronoverse seen``: lists the runs of a workflow in which a line was seen before."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from chronoverse.joblog.terminal import counted, plain_text
 @common.jobs_label_option
 @common.output_option
 def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output: str) -> None:
-    """Print in which runs a line like line N of JOB was seen.
+    """List the runs that printed a line like line N of JOB.
 
     Numbers, times, hashes, temporary paths and the like are ignored in the comparison.
     """

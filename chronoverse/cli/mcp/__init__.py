@@ -28,7 +28,7 @@ from chronoverse.errors import SettingsError
 def mcp(max_wait: int) -> None:
     """Serve logs to AI agents over the Model Context Protocol.
 
-    MCP clients start it, and use its standard input and output. It only reads, with the rights of its token.
+    MCP clients start it, and use its standard input and output. Read-only, with the rights of its token.
     """
     if find_spec("mcp") is None:
         raise SettingsError("chronoverse mcp needs the MCP SDK: install the extra mcp (docs/installing.md)")

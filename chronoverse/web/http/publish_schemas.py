@@ -289,7 +289,7 @@ class EndBody(Schema):
     # Readers of logs accept no other codes.
     exit_code = JsonInteger("Null if there is none.", -999_999_999, 999_999_999, allow_none=True, load_default=None)
     counts = JsonBoolean(
-        load_default=False, metadata={"description": "With PENDING: the job's exit code is at least this one."}
+        load_default=False, metadata={"description": "With PENDING: the job's exit code will be at least this one."}
     )
     dropped = JsonInteger("Lines that the runner dropped.", 0, load_default=0)
     next = JsonInteger(

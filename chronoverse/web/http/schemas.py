@@ -524,7 +524,7 @@ CauseSchema: Final = answer(
         "to": integer(),
         "line": nested(SummaryLineSchema, "The most likely cause among them."),
         "kind": one_of(("error", "new", "last"), "Why chosen: an error, new lines, or only the last lines."),
-        "confidence": one_of(("high", "low"), "Accuracy: docs/answers.md."),
+        "confidence": one_of(("high", "low"), "How often it is right: docs/answers.md."),
     },
 )
 BaselineSchema: Final = answer("Baseline", {"label": text("KEY=VALUE.")})
@@ -533,19 +533,19 @@ VerdictSchema: Final = answer(
     {
         "kind": one_of(
             ("new", "since", "recurring"),
-            "`new`: no earlier job has the line. `since`: all failures since `id`. Else: some, with good runs between.",
+            "`new`: no earlier job has the line. `since`: all failures since `id` have it. `recurring`: good jobs between.",
         ),
         "id": text("With `since`: the first failure that has it.", allow_none=True),
     },
 )
-SpreadSchema: Final = answer("Spread", {name: seconds("Over the good runs.") for name in ("least", "median", "most")})
+SpreadSchema: Final = answer("Spread", {name: seconds("Of the good runs.") for name in ("least", "median", "most")})
 PauseSchema: Final = answer(
     "Pause",
     {
         "after": nullable(LineSchema, "Last line before the pause. Null if it has been trimmed since."),
         "before": nullable(LineSchema, "First line after the pause. Null if it has been trimmed since."),
         "seconds": seconds("Time between the two lines."),
-        "usual": nullable(SpreadSchema, "The same in the good runs. Null without any."),
+        "usual": nullable(SpreadSchema, "This time in the good runs. Null without good runs."),
         "excess": seconds("Time beyond the slowest good run. Null without good runs.", allow_none=True),
     },
 )
@@ -553,7 +553,7 @@ RunningSchema: Final = answer(
     "Running",
     {
         "silent_seconds": seconds("Time since the last line. Null if that line has no time.", allow_none=True),
-        "usual": nullable(SpreadSchema, "The same in the good runs after that line. Null if unknown."),
+        "usual": nullable(SpreadSchema, "The pause after that line in the good runs. Null if unknown."),
         "seconds_left": nullable(SpreadSchema, "Estimate. Null if fewer than three good runs have the last lines."),
     },
 )
@@ -563,7 +563,7 @@ ProfileSchema: Final = answer(
         "job": nested(JobSchema),
         "compared_with": list_of(text(), "The good runs. Null without any.", allow_none=True),
         "seconds": seconds("Time from the first line to the last."),
-        "usual": nullable(SpreadSchema, "The same in the good runs. Null without any."),
+        "usual": nullable(SpreadSchema, "This time in the good runs. Null without good runs."),
         "slower": list_of(PauseSchema, "Slower than every good run: at most 20, the largest excess first."),
         "pauses": list_of(PauseSchema, "The 20 longest pauses, longest first."),
         "running": nullable(RunningSchema, "For running jobs, otherwise null."),
@@ -577,8 +577,8 @@ SummarySchema: Final = answer(
     "Summary",
     {
         "job": nested(JobSchema),
-        "compared_with": list_of(text(), "The jobs whose lines are not new. Null without any.", allow_none=True),
-        "baseline": nullable(BaselineSchema, "The label of these jobs, and of those of `verdict`; null for all jobs."),
+        "compared_with": list_of(text(), "The jobs that `new` is compared with. Null without any.", allow_none=True),
+        "baseline": nullable(BaselineSchema, "The label that selected these jobs, and those for `verdict`. Null: all."),
         "new": nested(SummaryLinesSchema),
         "errors": nested(SummaryLinesSchema),
         "last": list_of(SummaryLineSchema),

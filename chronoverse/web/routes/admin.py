@@ -84,7 +84,7 @@ RedactedSchema: Final = answer(
         "redacted": integer("Number of newly redacted lines."),
         "through": integer("Last line checked."),
         "next": integer("If not null: repeat the request with this as `from`.", allow_none=True),
-        "pending": boolean("True while the old text can still come back. Archivers finish this; so does a retry."),
+        "pending": boolean("True while the old text could reappear. An archiver or a retry finishes the redaction."),
     },
 )
 RedactionSchema: Final = answer(

@@ -87,7 +87,7 @@ def stream_operation(query: Any, event: Any, end: str, **responses: Any) -> dict
             **responses,
             "400": "BAD_REQUEST",
             "429": {
-                "description": "The token or the client's address has its maximum of streams.",
+                "description": "The token or the client's address has reached its maximum number of streams.",
                 "content": {"application/problem+json": {"schema": ProblemSchema}},
             },
             "default": "DEFAULT_ERROR",

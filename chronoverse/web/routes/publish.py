@@ -74,7 +74,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.response(200, NextSchema, description="The log has all of these lines.")
     @routes.problem(409, _APPEND_REFUSED)
     @routes.problem(413, f"More than CHRONOVERSE_MAX_BODY_BYTES, as sent or as inflated, or {MAX_RUN_LINES} lines.")
-    @routes.problem(415, "Neither JSON nor plain text in UTF-8, or encoded with anything but gzip.")
+    @routes.problem(415, "Not JSON or UTF-8 plain text, or a content encoding other than gzip.")
     @routes.takes_body(
         bodies,
         LinesBody(deps.settings.max_line_bytes),

@@ -45,7 +45,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
     @routes.route(f"{JOB_ROUTE}/wait")
     @routes.arguments(WaitQuery, location="query", as_kwargs=True)
     @routes.response(200, WaitSchema, description="What came first.")
-    @routes.problem(429, "The token or the client's address has its maximum of streams.")
+    @routes.problem(429, "The token or the client's address has reached its maximum number of streams.")
     def wait_for_line(workflow_id: str, job_id: str, timeout: int, **query: Any) -> Response:
         """Wait until a line matches, the job ends, or the timeout. Without `q`, wait for the end."""
         ref, ticket = JobRef(workflow_id, job_id), stream_ticket(deps)
