@@ -151,7 +151,7 @@ class Redaction:
         first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
         affected = self._last_affected(max(first, self.request.first), last, job.first_stored)
         end = min(max(affected, self._unforgotten) + 1_000, job.last if job.end else job.last - 1) + 1
-        # The store forgets a trimmed line once it has trimmed its whole node of the stream (by default, 100 lines).
+        # The store forgets trimmed lines once it has trimmed a whole node of the stream (by default, 100 lines).
         while first <= affected or (self._unforgotten and first < min(self._unforgotten + 100, end)):
             numbers: list[int] = []
             builder = ChunkBuilder(self.job, first)

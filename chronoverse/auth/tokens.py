@@ -298,7 +298,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
 
 
 def _check_audience(claim: object, issuer: Issuer) -> None:
-    """Refuses a token for another service (RFC 8725, 3.9), or with any audience if none is configured."""
+    """Refuses a token for another service (RFC 8725, 3.9), or any token with an audience if none is configured."""
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise Unauthorized("the token's audience (aud) must be a string or a list of strings")

@@ -112,7 +112,7 @@ class Client:
         label: Sequence[str] | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[WorkflowEvent]:
-        """Follows a workflow's jobs: the newest ``jobs`` (100), oldest first, then each change. Never ends.
+        """Follows a workflow's jobs: first the newest ``jobs``, oldest first, then each change. Never ends.
 
         Yields only jobs with this ``status`` and every ``label`` (KEY=VALUE). ``stop`` is as in :meth:`follow`.
         """

@@ -64,7 +64,7 @@ class CriReader:
         return batches
 
     def _read(self, lines: list[bytes]) -> list[LineBatch]:
-        """Passes consecutive lines that differ only in text to a splitter together."""
+        """Passes lines to a splitter: consecutive lines that differ only in text are passed together."""
         batches: list[LineBatch] = []
         texts: list[bytes] = []
         known: tuple[bytes, bytes] | None = None

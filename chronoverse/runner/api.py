@@ -1,4 +1,4 @@
-"""Publishes from a Python program: a job's log, and a stream and a ``logging`` handler that write to it.
+"""Publishes a job's log from a Python program, which can also write to it as a stream or by ``logging``.
 
     with JobLog.open("http://127.0.0.1:8000", "wf_1", "job_1", token=token) as log:
         log.write("stdout", "Starting")

@@ -46,7 +46,7 @@ class ChunkIndex:
         return chunk
 
     def first_chunks(self, jobs: Sequence[JobRef]) -> dict[JobRef, Chunk]:
-        """The first chunks of ``jobs`` that can be read, in few round trips."""
+        """The first chunk of each of ``jobs``, in few round trips. Omits those that cannot be read."""
 
         def read(jobs: Sequence[JobRef]) -> list[Any]:
             keys = [self._commands.keys.of(job, "archive") for job in jobs]

@@ -45,7 +45,7 @@ class KeyMap:
         #: The audit trail's stream. Runners have no rights for its name.
         self.audit_trail: Final = f"{prefix}-audit"
 
-        #: The set of workflows with watches. Runners have no rights for it and the keys of watches.
+        #: The set of workflows with watches. Runners have no rights for it, nor for the keys of watches.
         self.watched: Final = f"{prefix}-watches"
 
     def watches(self, workflow_id: str) -> str:

@@ -50,7 +50,7 @@ def summarizer(app: "ScanApp", lock: FairLock) -> Callable[[JobRef], Mapping[str
     from chronoverse.history.scans.scan import SummaryScan
 
     def summarize(ref: JobRef) -> Mapping[str, Any]:
-        # Of a very long log, scans what 3 s allow: the comparison and the errors get ``seconds`` each.
+        # Scans as much of a very long log as 3 s allow: the comparison and the errors get ``seconds`` each.
         scan = SummaryScan(**ref._asdict(), asked_at=time.monotonic(), patience=_PATIENCE, seconds=1.5)
         with lock.hold(ref.workflow_id):
             return dict(orjson.loads(app.read_summary(scan)))

@@ -113,7 +113,7 @@ def encode_cursor(listing: Sequence[Any], position: Sequence[Any]) -> str:
 
 
 def decode_cursor(cursor: str, listing: Sequence[Any], *parsers: Callable[[Any], Any]) -> list[Any]:
-    """The position in ``listing`` that the cursor holds, its values parsed. Raises :class:`BadRequest`."""
+    """Decodes the cursor's position in ``listing``, and parses its values. Raises :class:`BadRequest`."""
     try:
         values = orjson.loads(base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
         bound_to, position = values[: len(listing)], values[len(listing) :]

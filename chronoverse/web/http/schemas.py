@@ -533,7 +533,7 @@ VerdictSchema: Final = answer(
     {
         "kind": one_of(
             ("new", "since", "recurring"),
-            "`new`: no earlier job has the line. `since`: all failures since `id` have it. `recurring`: good jobs between.",
+            "`new`: no earlier job has the line. `since`: all failures since `id` do. `recurring`: good jobs between.",
         ),
         "id": text("With `since`: the first failure that has it.", allow_none=True),
     },
