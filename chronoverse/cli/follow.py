@@ -23,7 +23,7 @@ _COLORS: Final = ("31", "32", "33", "34", "35", "36", "91", "92", "93", "94", "9
 def follow_jobs(
     client: Client, workflow: str, status: str, label: list[str], *, until_idle: bool, **start: Any
 ) -> Iterator[tuple[str, Any]]:
-    """Follows all jobs of a workflow with ``status``, one thread per job. Yields events with their job's id.
+    """Follows the jobs of a workflow that have ``status``, one thread per job. Yields events with their job's id.
 
     For each job, yields the job as JSON unless it has ended, the events of :meth:`Client.follow`, then the job or the
     error that ended it. Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.

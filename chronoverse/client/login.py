@@ -66,8 +66,8 @@ class IssuerClient:
     ) -> Login:
         """Signs the user in. ``show`` gets an address, a code to enter there, and an address that includes the code.
 
-        Raises :class:`Unauthorized` if the issuer refuses or the time is up, :class:`Unreachable`, also for an invalid
-        answer, and :class:`SettingsError` for an unsuitable issuer.
+        Raises :class:`Unauthorized` if the issuer refuses or the time is up; :class:`Unreachable`, also for an invalid
+        answer; and :class:`SettingsError` for an unsuitable issuer.
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:

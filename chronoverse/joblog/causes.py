@@ -306,7 +306,7 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The candidate lines scanned so far, in any order: each line's number, and its scores without its place.
+    """The candidate lines scanned so far, in any order: each line's number, and its scores before :meth:`_placed`.
 
     If there are more than twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """

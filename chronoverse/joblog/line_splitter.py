@@ -107,7 +107,7 @@ class LineSplitter:
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
         """Cuts up to ``length`` bytes off the rest. If they end with the possible beginning of a secret, keeps that.
 
-        If they begin with it, waits for more bytes than a secret (it can exceed a line) has, and cuts those off.
+        If they begin with it, waits until the rest is longer than any secret, which can be longer than a line.
         """
         decided = length - self.mask.undecided(self.rest[:length])
         longest = max(self._max, MAX_HELD)

@@ -107,7 +107,7 @@ class Matcher:
         return pattern is None or not self.is_feasible(len(joined)) or pattern.search(joined.encode()) is not None
 
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
-        """Yields each match in ``text`` as [start, end) in characters, some of them twice, and None for an empty match.
+        """Yields each match in ``text`` as [start, end) in characters; None for an empty match. Some come twice.
 
         Yields at most twice :data:`MAX_SPANS` spans. Finding one takes no longer than :meth:`matches`, but each
         character can be a match.

@@ -91,7 +91,7 @@ class SecretForms:
     def mask_lists(
         self, lists: Iterable[tuple[str, bool, list[bytes]]], pause: Callable[[], object] = lambda: None
     ) -> None:
-        """Masks lists of lines in place. Each has its stream, and whether its last line continues in the next one.
+        """Masks lists of lines in place. Each comes with its stream, and whether the next one continues its last line.
 
         Calls ``pause`` often: a line of 64 KiB can take some milliseconds.
         """

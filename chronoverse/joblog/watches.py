@@ -55,7 +55,7 @@ class Watch:
     def compares(self, job: Job, other: Job) -> bool:
         """Whether ``job`` can be compared with ``other``.
 
-        ``other`` must have ended, not as CANCELED, and have the watch's labels. The labels in ``same`` must be equal.
+        ``other`` must have ended (not as CANCELED), and have the watch's labels. The labels in ``same`` must be equal.
         """
         values = [[dict(each.labels).get(key) for key in self.same] for each in (job, other)]
         is_end = other.status.terminal and other.status is not Status.CANCELED

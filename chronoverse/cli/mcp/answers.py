@@ -66,7 +66,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
     """The JSON of a line from the service, with a link on ``page`` (the job's URL).
 
     Its message is made visible, and cut to ``max_bytes`` of JSON. ``message_bytes`` is then its full size (unknown if
-    the service cut it), and ``whole`` the call that returns it. A cut search result shows its first match.
+    the service cut it), and ``whole`` the call that returns all of it. A cut search result shows its first match.
     """
     raw = str(line["message"])
     message, number = visible(raw), line["sequence_num"]

@@ -62,7 +62,7 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
     """Passes messages from ``reader`` to ``readable``. Refuses invalid JSON, and requests with invalid Unicode.
 
-    JSON can contain an unpaired surrogate, such as ``"\\ud800"``. The SDK would drop both without an answer.
+    JSON can contain an unpaired surrogate, such as ``"\\ud800"``. The SDK would drop either request without an answer.
     """
     async with readable:
         async for message in reader:

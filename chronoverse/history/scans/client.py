@@ -36,7 +36,7 @@ class ScanClient:
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
-        """Sends ``scan`` once no worker runs another scan of ``subject``. Closes the connection when the block exits.
+        """Waits until no worker runs another scan of ``subject``, and sends ``scan``. Closes the connection on exit.
 
         Raises :class:`ShareExceeded` if the scan's patience runs out, :class:`ScansUnavailable` if no server answers.
         """
