@@ -13,7 +13,7 @@ class FairLock:
     """A lock with up to ``at_once`` holders, and up to ``each`` per subject, such as the user of a token.
 
     :meth:`hold` calls ``pause`` once it has the lock. If it does not get the lock in ``seconds``, it raises the error
-    that ``missed`` returns; for a subject that has ``each`` holders, the one of ``used_up`` (if given).
+    that ``missed`` returns. If the subject has ``each`` holders, it raises that of ``used_up`` (if given).
     """
 
     seconds: float

@@ -18,7 +18,7 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext | None:
 
 
 def certificate_problem(error: BaseException, setting: str = "CHRONOVERSE_CA_FILE") -> str | None:
-    """Why the server's certificate was rejected; None if ``error`` has another cause. The hint names ``setting``."""
+    """Why the server's certificate was rejected, with a hint to ``setting``. None if ``error`` has another cause."""
     for each in _causes(error):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = f"; {setting} can name a file with your own authority's certificate"

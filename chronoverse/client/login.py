@@ -220,7 +220,7 @@ class LoginFile:
             raise SettingsError(f"{self._path}: {error.strerror}") from error
 
     def remove(self) -> Login | None:
-        """Removes the sign-in, and returns it as last renewed. Raises :class:`SettingsError`."""
+        """Removes the sign-in, and returns it in its last state. Raises :class:`SettingsError`."""
         with self._lock():
             removed = self.read()
             self._path.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ class PoolKind(Enum):
 
 
 class Topology:
-    """Decides which server has which keys. Here: a single server, at ``url``. Raises the driver's errors.
+    """Decides which server has which keys. This class knows a single one, at ``url``. Raises the driver's errors.
 
     ``version`` grows when workflows may have moved. Callers with their own connection pass errors to
     :meth:`report_error`.

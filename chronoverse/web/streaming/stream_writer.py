@@ -248,7 +248,7 @@ class WriteScheduler:
         self._greenlet: gevent.Greenlet | None = None
 
     def watch(self, writer: StreamWriter) -> None:
-        """Calls ``write_more`` when the socket has room, or ``give_up`` after too long, until :meth:`remove`."""
+        """Until :meth:`remove`, calls ``write_more`` when the socket has room, ``give_up`` if full for too long."""
         # libev's EV_WRITE, for which gevent has no public name.
         writer.write_watch = gevent.get_hub().loop.io(writer.fileno(), 2)
         writer.write_watch.start(self._queue, writer)
