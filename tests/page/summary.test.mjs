@@ -34,6 +34,7 @@ test("the cause links to its most telling line, not to the first line of its con
     [["#L121", 121, "121"]],
   );
   equal(summary.textContent, "121E GatewayError: 409");
+  equal($("said").textContent, "Line 121 E GatewayError: 409");
 });
 
 test("a late answer does not replace that of a later request", async () => {
@@ -54,9 +55,11 @@ test("a cause with low confidence is only the most likely one", async () => {
   equal(summary.textContent, "121Most likely causeno such branch");
 });
 
-test("without a cause, a failed job links to its last line", async () => {
+test("without a cause, a failed job links to its last line, if it has any", async () => {
   const summary = await shown({ from: 171, to: 200, kind: "last", line: line(200, "bye") });
   deepEqual([summary.links[0].href, summary.textContent], ["#L200", "200Last linebye"]);
+  await shown(null);
+  equal($("gocause").dataset.number, "");
 });
 
 test("without an explanatory line, the exit code or the status explains the failure", () => {

@@ -55,6 +55,9 @@ export function causeText(body) {
   return text ?? textOfLine(line);
 }
 
+/** An element's parts as text for screen readers. */
+const words = (element) => [...element.children].map((each) => each.ariaLabel ?? each.textContent).join(" ");
+
 function show(body) {
   const { job, complete } = body;
   const { text, line, last, note, isGuess, isLast } = reason(body);
@@ -75,7 +78,7 @@ function show(body) {
   $("gocause").hidden = !number;
   $("gocause").replaceChildren("Go to line", make("span", "words", ` ${count(number ?? 0)}`));
   $("gocause").href = `#L${number}`;
-  $("gocause").dataset.number = number;
+  $("gocause").dataset.number = number ?? "";
   showRuns(job.workflow_id, number ? body.compared_with : null);
 }
 
@@ -133,6 +136,6 @@ export async function showSummary(path, told) {
     }
     show(body);
     told(body);
-    if (body.complete && !(body.cause?.line.seen?.without_shapes && more--)) return announce([$("summary"), $("past")].map((each) => each.textContent).join(". "));
+    if (body.complete && !(body.cause?.line.seen?.without_shapes && more--)) return announce([words($("summary")), $("past").textContent].filter(Boolean).join(". "));
   }
 }
