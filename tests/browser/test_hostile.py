@@ -8,8 +8,10 @@ from typing import Any, Final
 
 import pytest
 
+from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
+from tests.browser.test_new_lines import wait_current
 
 pytestmark = pytest.mark.long
 
@@ -98,7 +100,8 @@ def test_links_and_colours_are_safe(open_tab: OpenTab, job: Job) -> None:
     job.lines(
         "\x1b[1;31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;0;0;0mdark\x1b[0m see https://example.org/a.",
         "\x1b]8;;https://example.com/\x1b\\https://example.org\x1b]8;;\x07 not",
-    ).end()
+        *("::group::Test", "ok", "::endgroup::"),
+    ).end(Status.FAILED, 1)
     tab = open_tab(job.ref).wait_number(2)
     link, other = tab.page.locator(".m a").all()
 
@@ -108,6 +111,19 @@ def test_links_and_colours_are_safe(open_tab: OpenTab, job: Job) -> None:
     assert other.evaluate("(a) => getComputedStyle(a, '::after').content") == '" (example.com)"'
     assert tab.page.locator(".m .bold").get_attribute("style") == "color: var(--ink1);"
     assert tab.page.locator(".m [style]").all_inner_texts() == ["red", "orange", "dark"]
+    # By keyboard, from the log and from a link in it.
+    tab.page.focus("#log")
+    for number, reached in ((1, "https://example.org/a"), (3, "▾")):
+        tab.page.keyboard.press("l")
+        tab.page.keyboard.type(f"{number}\n")
+        wait_current(tab, number)
+        tab.wait_said(f"Line {number}: .+")
+        for _ in range(2):
+            tab.page.keyboard.press("Tab")
+        assert tab.page.evaluate("document.activeElement.textContent") == reached
+    tab.page.keyboard.press("Enter")
+    tab.wait(lambda rows: [number for number, _ in rows] == [1, 2, 3], "the group is folded")
+    assert tab.page.evaluate("document.activeElement.id") == "log"
 
 
 def test_hyperlinks_keep_their_target(open_tab: OpenTab, job: Job) -> None:

@@ -21,7 +21,7 @@ import { copyAs, fromAddress, save, showPicked, toAddress, toQuery } from "./sha
 import { hideLost, showArrival, showJob, showLast, showLost, showTrouble, tellProgress } from "./status.js";
 import { makeSteps } from "./steps.js";
 import { makeStrip } from "./strip.js";
-import { openCard, reason, showSummary } from "./summary.js";
+import { openCard, reason, showSummary, textOfLine } from "./summary.js";
 import { sentence, untilAnswered } from "./trouble.js";
 import { makeViewport } from "./viewport.js";
 
@@ -41,7 +41,7 @@ maker.took = (number) => steps.shown.find(({ start, end }) => start === number &
 maker.isError = (line) => looksLikeError(line.message);
 const log = new Log(path, changed);
 const groups = new Groups(path);
-const scanned = { changed: scanChanged, jump, top: topNumber, current: () => maker.current, intend };
+const scanned = { changed: scanChanged, jump: reach, top: topNumber, current: () => maker.current, intend };
 const find = new Find(path, log, { ...scanned, changed: () => (scanChanged(), maker.renew()) });
 const newLines = new NewLines(path, workflow, log, scanned);
 const errors = new Errors(path, log, scanned);
@@ -71,6 +71,8 @@ let hasReaderActed = false;
 let isBeyond = false;
 //: Incremented whenever the reader wants to be somewhere else.
 let intention = 0;
+//: The line to announce once it has loaded, or 0.
+let unsaid = 0;
 let groupsFound = null;
 //: The cause at which a failed job was opened, and the first line to show with it.
 let opened = null;
@@ -93,6 +95,7 @@ function changed() {
   ruler.changed();
   inView();
   viewport.refresh();
+  sayLine();
   $("q").placeholder = log.last ? `Find in ${many(log.last, "line")}` : "Find";
 }
 
@@ -113,6 +116,7 @@ function scanChanged() {
   ruler.changed();
   strip.mark(steps.shown, errors.numbers);
   viewport.refresh();
+  sayLine();
 }
 
 function moved(isLarge) {
@@ -156,6 +160,7 @@ function intend() {
 
 function setCurrent(number) {
   intend();
+  unsaid = 0;
   maker.current = number;
   for (const matches of FILTERS.values()) matches.show();
 }
@@ -169,6 +174,21 @@ function jump(number) {
   viewport.show(viewport.source.rowOf(number), { share: JUMP_SHARE, near: find.scan || newLines.scan || errors.isAsked });
   inView();
   showNewCount();
+}
+
+/** Jumps to a line at the reader's request, and announces it. */
+function reach(number) {
+  jump(number);
+  unsaid = number;
+  sayLine();
+}
+
+function sayLine() {
+  const { source } = viewport;
+  const { number, line } = unsaid && source.count ? source.itemAt(source.rowOf(unsaid)) : {};
+  if (!line || number > unsaid) return;
+  announce(`Line ${count(unsaid)}: ${textOfLine(line)}`);
+  unsaid = 0;
 }
 
 function filter() {
@@ -222,7 +242,7 @@ function unpick() {
 
 function goTo(number) {
   pick(Math.min(number, Math.max(log.last, 1)), false);
-  jump(maker.picked.from);
+  reach(maker.picked.from);
 }
 
 function goToAddress() {
@@ -233,7 +253,7 @@ function goToAddress() {
   if (isPlace) {
     maker.picked = named;
     picked();
-    jump(Math.min(named.from, Math.max(log.last, 1)));
+    reach(Math.min(named.from, Math.max(log.last, 1)));
   }
   isBeyond = why !== null;
   if (isBeyond) showTrouble(`no line ${count(named.from)}: ${why}`);
@@ -400,7 +420,7 @@ addEventListener("keydown", (event) => {
   }
   // Scroll keys go to the log, wherever the reader last clicked.
   if (event.target === document.body && SCROLLING.has(event.key)) return $("log").focus({ focusVisible: false });
-  const free = event.target === document.body || event.target === $("log");
+  const free = event.target === document.body || event.target === $("log") || $("log").contains(event.target);
   if (!free || event.ctrlKey || event.metaKey || event.altKey || !(event.key in ACTIONS)) return undefined;
   event.preventDefault();
   return ACTIONS[event.key]();

@@ -48,7 +48,14 @@ export class RowMaker {
     return `row${isPicked ? " picked" : ""}${has(this.current) ? " current" : ""}${has(this.cause) ? " cause-row" : ""}`;
   }
 
+  /** An item's row. Only the current row's links and buttons can be reached with Tab. */
   element(item) {
+    const row = this.#row(item);
+    if (row.classList.contains("current")) for (const each of row.querySelectorAll("a, button")) each.tabIndex = 0;
+    return row;
+  }
+
+  #row(item) {
     const { number, line, gap } = item;
     const place = make("a", { className: "n", href: `#L${number}`, tabIndex: -1 }, String(number));
     const row = make("div", { className: this.#states(item), role: "listitem", data: { number } }, place);

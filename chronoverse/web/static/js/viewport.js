@@ -247,6 +247,7 @@ export function makeViewport(scroller, source, maker, moved) {
     }
     for (let after; next; next = after) {
       after = next.nextSibling;
+      if (next.contains(document.activeElement)) scroller.focus({ preventScroll: true, focusVisible: false });
       next.remove();
     }
     nodes = kept;
