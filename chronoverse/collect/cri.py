@@ -78,7 +78,7 @@ class CriReader:
             tag, text = self._parse(line, parts)
             texts = [text, b"\n"] if tag == b"F" else [text]
             # Times in other formats are parsed for each line. A partial line is passed on alone, as at the end of a
-            # read: where a long line with a secret is cut depends on the parts that are passed on.
+            # read: if it is long and has a secret, its parts decide where it is cut.
             is_known = tag == b"F" and parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line
             known = (parts[0][:23], parts[1]) if is_known else None
         return batches + self._splitters[self._stream].feed(b"".join(texts), self._timestamp)

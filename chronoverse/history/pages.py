@@ -25,7 +25,7 @@ ENVELOPE_BYTES: Final = 1024
 MAX_ENTRIES: Final = 200_000
 #: Maximum seconds per page, far below any proxy's timeout. Also limits the CPU time of its thread.
 PAGE_SECONDS: Final = 1.0
-#: Maximum seconds per page once its client has closed its sending side. The client may have left or be reading.
+#: Maximum seconds per page once its client has closed its sending side. It may have left, or may still read.
 CLIENT_GONE_SECONDS: Final = 0.25
 
 

@@ -172,7 +172,7 @@ class TaskLogs:
         self._context.set(output.outer)
         error = sys.exc_info()[1] if state is None else None
         signum = _signal_of(error)
-        # The timer of the worker's main process began at most milliseconds before ours.
+        # The worker's main process started its timer at most some milliseconds before ours.
         is_overdue = signum == signal.SIGTERM and time.monotonic() > output.overdue_at - 0.1
         if is_overdue:
             output.streams["stderr"].write("hard time limit exceeded\n")

@@ -21,9 +21,9 @@ MAX_HELD: Final = 8_192
 #: Maximum secrets of a line. A line with more is masked as a whole: each secret takes some microseconds.
 MAX_SECRETS: Final = 1_000
 
-#: A form per row: an RE2 expression that finds candidates, and one that matches the secret, or captures it in the first
-#: group that matches. ``~``: the secret must not follow a word character or sign, except an escape such as ``\n`` of
-#: JSON. Passwords in URLs exclude placeholders; docker://alpine:3.18@sha256:… contains no password.
+#: Each row is a form of two RE2 expressions. The first finds candidates; the second matches the secret, or captures it
+#: in the first matching group. ``~``: the secret must not follow a word character or sign, except an escape such as
+#: ``\n`` of JSON. Passwords in URLs exclude placeholders; docker://alpine:3.18@sha256:… contains no password.
 _ROWS: Final = r"""
 AKIA|ASIA|ABIA|ACCA           (?:^|[^A-Z0-9])((?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16})\b
 IQoJb3JpZ2lu|FwoGZXIvYXdz     (?:IQoJb3JpZ2lu|FwoGZXIvYXdz)[\w/+=%]{100,}

@@ -39,7 +39,7 @@ CACHE_SECONDS: Final = 1.0
 
 #: Requests a scan for a subject. Returns the frames, and the last line number that they cover.
 ReplayScanner = Callable[[ReplayScan, str], tuple[bytes, int] | None]
-#: A job, a filter (None: all; of a workflow: its wanted jobs), and the number after which the segment begins.
+#: A job, a filter (for a workflow, its wanted jobs; None for all), and the number after which the segment begins.
 _Key = tuple[JobRef, Any, int]
 
 

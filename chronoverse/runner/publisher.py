@@ -447,7 +447,7 @@ class Publisher:
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its waiting lines are dropped")
-        # If this process never opened the job, the spool can also have, or get, lines of our own.
+        # If this process never opened the job, the spool can also contain lines of our own, or get some.
         has_own = self._attempt is self._earlier_attempt and (
             self._result is None or self.spool.end > self._earlier_end
         )

@@ -37,8 +37,8 @@ def resend_spool(
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether all was delivered and the file deleted.
 
     ``job_id`` (a job without lines) or ``retry`` (the first free JOB.N) publish the lines as another job. Raises
-    :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered);
-    :class:`SpoolNotInLog`; :class:`AppendRefused`, :class:`NotALog`; :class:`StoreError`.
+    :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered). Also raises
+    :class:`SpoolNotInLog`, :class:`AppendRefused`, :class:`NotALog`, :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

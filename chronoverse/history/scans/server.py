@@ -25,8 +25,8 @@ from chronoverse.settings import Settings, child_environ
 NICENESS: Final = 5
 #: Address space of one process in bytes. A page takes far less, but a foreign runner can write lines of any length.
 _MEMORY_BYTES: Final = 2**30
-#: Settings of glibc. By default, it reserves 64 MiB of address space for each thread that reads shapes, and returns the
-#: memory of most frames to the system, which doubles the CPU time of a search: see :data:`_MEMORY_BYTES`.
+#: Settings of glibc. Its default reserves 64 MiB of address space per thread (see :data:`_MEMORY_BYTES`), and returns
+#: most frames' memory to the system, which doubles the CPU time of a search.
 MALLOC: Final = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),

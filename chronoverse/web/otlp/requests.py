@@ -25,7 +25,7 @@ def handle(deps: Dependencies) -> Response:
 
     After appending the other jobs' records, raises :class:`RecordsMissing` while records wait for earlier ones, and
     :class:`TooFast` while the subject cannot start more jobs. Raises :class:`TooFast` at once if the subject publishes
-    too fast; :class:`StoreError`; and what :meth:`BodyReader.read` raises. Stops when the client disconnects.
+    too fast. Also raises :class:`StoreError` and errors of :meth:`BodyReader.read`. Stops when the client disconnects.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)
