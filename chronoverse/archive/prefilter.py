@@ -26,7 +26,7 @@ class _Candidates(NamedTuple):
 
 
 def matching_lines(matcher: Matcher, text: bytes) -> list[Line | Match]:
-    """The lines of a frame that match, each as a :class:`Match` if the search has already found where."""
+    """The lines of a frame that match, each as a :class:`Match` if the search has already found its place."""
     for found in _searches(matcher, text) if matcher.is_feasible(len(text)) else ():
         if found is not None:
             verified = _verify(matcher, b"".join(found.lines)) if found.lines else []

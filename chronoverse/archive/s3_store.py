@@ -110,7 +110,7 @@ class S3ObjectStore:
 
 
 def _translate(error: Exception, name: str) -> tuple[Exception, bool]:
-    """Converts an error for callers. Also returns whether a retry can succeed. Leaves other errors unchanged."""
+    """Converts boto3's errors for callers, and leaves others unchanged. Also returns whether a retry can succeed."""
     exceptions = import_module("botocore.exceptions")
     if isinstance(error, exceptions.ClientError):
         answer: Any = getattr(error, "response", {})

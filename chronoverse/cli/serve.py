@@ -134,7 +134,7 @@ Run a job and follow it:
 
 @click.command(hidden=True)
 def scans() -> None:
-    """Answer the workers' scans at the Unix socket with the descriptor 3, until standard input ends."""
+    """Answer the workers' scans on the Unix socket with file descriptor 3, until standard input ends."""
     # Imported before the processes fork, so that they share these modules.
     from chronoverse.archive.reader import ArchiveReader
     from chronoverse.history.scans.app import ScanApp

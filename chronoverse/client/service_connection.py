@@ -335,14 +335,14 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
 
 
 def is_from_proxy(error: ChronoverseError) -> bool:
-    """Whether ``error`` is a refusal by a proxy, without the problem document that each of the service's has."""
+    """Whether ``error`` is a refusal without a problem document. Only proxies send these: the service adds one."""
     kinds = (errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.JobNotFound)
     is_refusal = type(error) is ChronoverseError or isinstance(error, kinds)
     return is_refusal and not isinstance(error, TooLong) and "title" not in vars(error)
 
 
 def path_hint(url: str) -> str:
-    """A hint for a 404's message: a wrong path in ``url`` gets the same answer from a service as a missing job."""
+    """A hint for a 404's message, because a service answers a wrong path in ``url`` as it answers a missing job."""
     return f"; is {url} the right address?" if urlsplit(url).path.strip("/") else ""
 
 

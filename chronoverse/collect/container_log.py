@@ -381,5 +381,5 @@ class _ResumePoint:
 
 
 def _is_same(printed: tuple[str, str, str], published: tuple[str, str, str]) -> bool:
-    """Whether a line in the files is that one in the log, whose message may have been redacted since."""
+    """Whether a line in the files is the same as a line in the log, which may have been redacted since."""
     return printed[:2] == published[:2] and published[2] in (printed[2], REDACTED_MESSAGE)

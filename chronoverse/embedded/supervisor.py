@@ -118,7 +118,7 @@ def die_with(parent: int, number: int) -> None:
 
 
 def _rotate_log() -> None:
-    """Renames server.log if it is long, and redirects stderr to the new file for output other than the server's log."""
+    """Renames server.log if it is long. Redirects stderr to the new file, for output besides the server's own log."""
     with contextlib.suppress(OSError):
         # Renamed to server.log.1 above 1 MiB.
         if os.path.exists("server.log") and os.stat("server.log").st_size > (1 << 20):

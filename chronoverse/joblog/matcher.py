@@ -125,7 +125,7 @@ class Matcher:
 
     @cached_property
     def in_interrupted_json(self) -> SpanFinder:
-        """Finds a control sequence before the rest of the text, which can be one character: with false positives."""
+        """Finds a control sequence and the rest of the text. With false positives, as the rest can be one character."""
         *others, last = self._in_json or [""]
         rest = ""
         for each in others[1:]:
@@ -144,7 +144,7 @@ class Matcher:
 
     @property
     def _in_json(self) -> list[str]:
-        """Expressions for the JSON of the text's first 40 characters. Few lines match only these."""
+        """Expressions for the JSON of the text's first 40 characters. Few lines match these but not the whole text."""
         return [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
 
     @cached_property

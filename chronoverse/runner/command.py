@@ -115,7 +115,7 @@ class SignalForwarder:
         self._forward(signal.SIGKILL if is_late or len(self.received) > 2 else number)
 
     def _notify(self, number: int, frame: FrameType | None = None) -> None:
-        """Forwards SIGUSR1 or SIGUSR2 to the command alone, because its children could die of it."""
+        """Forwards SIGUSR1 or SIGUSR2 to the command alone, because the signal could kill its children."""
         if self._group is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._group, number)

@@ -118,7 +118,7 @@ def jwks_url(text: str) -> str:
 
 
 def issuer(text: str) -> str:
-    """Parses an issuer's URL (HTTPS or on this machine), kept exactly: the ``issuer`` in its metadata must be equal."""
+    """Parses an issuer's URL (HTTPS or on this machine). Kept exactly: its metadata's ``issuer`` must be equal."""
     parts = urlsplit(jwks_url(text))
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")

@@ -109,7 +109,7 @@ def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
 
 
 class RouteAdapter(MapAdapter):
-    """Matches one method and path. No route depends on the host or redirects."""
+    """Matches one method and path. No route depends on the host, and none redirects."""
 
     _found: Any = None
 
