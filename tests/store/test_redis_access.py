@@ -225,7 +225,7 @@ def prepare(store: Store) -> None:
 
 
 #: Optional rights of a service that neither redacts nor deletes.
-(_ADMINISTRATION,) = re.findall(r"nor has watches\s+works without `([^`]*)`", DOCUMENT)
+(_ADMINISTRATION,) = re.findall(r"deletions and watches\s+can omit `([^`]*)`", DOCUMENT)
 
 
 @pytest.mark.parametrize(
