@@ -225,7 +225,7 @@ def prepare(store: Store) -> None:
 
 
 #: Optional rights of a service that neither redacts nor deletes.
-(_ADMINISTRATION,) = re.findall(r"deletions and watches\s+can omit `([^`]*)`", DOCUMENT)
+(_ADMINISTRATION,) = re.findall(r"deletions and watches\s+can omit\s+`([^`]*)`", DOCUMENT)
 
 
 @pytest.mark.parametrize(
