@@ -171,6 +171,9 @@ def test_a_phone_has_large_controls_and_lines_wrap(browser: Browser, page_servic
     assert tab.page.evaluate(
         "[...document.querySelectorAll('body *')].every((e) => e.getBoundingClientRect().right <= 361)"
     )
+    # A group's duration leaves the room to its name.
+    tab.go_to(1)
+    assert tab.page.locator(".row .took").first.evaluate("(took) => took.offsetWidth") < 100
     tab.page.tap("#view")
     controls = tab.page.evaluate(CONTROLS)
     assert [each for each in controls if min(each["width"], each["height"]) < 32] == []
