@@ -201,8 +201,11 @@ class ContainerLog:
                 data = self._files.read()
                 point.compare(self._feed(data))
                 if data == b"" and not self._files.unread:
+                    if not point.is_found:  # the end of a job also ends its last line
+                        point.compare(self._reader.close())
                     break
                 yield data != b""
+            point.unread = self._files.unread
             if point.is_found:
                 break
         self._rewind(start)
@@ -224,6 +227,7 @@ class ContainerLog:
         self._begin({**self._saved, "token": None, "job": job, **changes})
 
     def _handle(self, refusal: ChronoverseError) -> Iterator[bool]:
+        is_published = False
         if isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines):
             point, own = (yield from self._search()), f"-{self.key.uid[:8]}"
             if not point.is_found and not ("next" in self._saved or self.failure or self.job.job_id.endswith(own)):
@@ -235,9 +239,10 @@ class ContainerLog:
                 if self._files.unread or (self.end and self.end.status != Status.LOST):
                     self._continue(point)
                     yield False
+            is_published = point.is_last
         elif not isinstance(refusal, Deleted):
             yield from self._begin_later()
-        if self._files.unread:
+        if self._files.unread and not is_published:
             self.around.say(f"{self.job}: {refusal}; {self._files.unread} bytes of its files are not published")
         self._finish()
         yield False
@@ -351,6 +356,8 @@ class _ResumePoint:
         self.is_found = bool(start) and self.last_number + 1 == max(start["next"], 1)
         self.published = self._expected if self.is_found else 0
         self._count, self._has_gap = 0, False
+        #: Number of bytes in the files that were not compared.
+        self.unread = 0
         self._wanted = [(line.timestamp, line.stream, line.message) for line in last]
         self._recent: deque[tuple[str, str, str]] = deque(maxlen=COMPARED_LINES)
 
@@ -358,6 +365,11 @@ class _ResumePoint:
     def is_exact(self) -> bool:
         """Whether further lines cannot change the result."""
         return self.is_found and self.published == self._expected
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the files have no further lines."""
+        return self.is_found and self.published == self._count and not self.unread
 
     def note_gap(self) -> None:
         """Records a gap in the files. The clock may have been set back there, so later timestamps prove nothing."""

@@ -324,14 +324,17 @@ def test_a_torn_line_belongs_to_the_gap(run: Run, is_last: bool) -> None:
     assert number > 10
 
 
-def test_an_ended_job_is_not_changed_again(run: Run) -> None:
-    """The agent was killed before recording the end."""
-    run.writer.print(*texts(3))
+@pytest.mark.parametrize(("tag", "stop"), [("F", None), ("P", None), ("F", -1)])
+def test_an_ended_job_is_not_changed_again(run: Run, tag: str, stop: int | None) -> None:
+    """The agent was killed before recording the end, which also ended an unfinished line."""
+    run.writer.print(*texts(2))
+    run.writer.write(cri_line("line 2", tag=tag)[:stop])
     run.finish()
     assert run.checkpoint["ended"]
     run.around.checkpoints.clear()
     run.finish()
     assert (run.log(), run.store.get_job(JOB._replace(job_id="one.main-uid-one"))) == (texts(3), None)
+    assert not any("not published" in text for text in run.said)
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
