@@ -162,7 +162,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool) -> bool:
-    """Starts a supervisor in its own session, unless one runs; with ``give_up``, raises :class:`EmbeddedError`."""
+    """Starts a supervisor in its own session, if none runs. If ``give_up``, raises :class:`EmbeddedError` instead."""
     with (
         open(_open_private(data_dir / "keeper"), "ab") as lock,
         open(_open_private(data_dir / "server.log"), "ab") as log,
