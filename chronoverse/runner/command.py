@@ -126,6 +126,8 @@ class SignalForwarder:
         self._first_at = self._first_at or time.monotonic()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._group, number)
+            # A stopped process, such as one that read from the terminal in the background, gets it only now.
+            os.killpg(self._group, signal.SIGCONT)
 
 
 def run_command(

@@ -246,7 +246,7 @@ def test_a_third_or_late_signal_kills(
         signals.send(TERM)
     signals.detach()
     signals.send(TERM)
-    assert sent == [(7, number) for number in forwarded]
+    assert sent == [(7, each) for number in forwarded for each in (number, signal.SIGCONT)]
     assert len(signals.received) == len(seconds) + 1
 
 
@@ -263,8 +263,8 @@ def runner(server: RedisServer, code: str) -> Iterator["subprocess.Popen[bytes]"
 
 @pytest.mark.parametrize("number", long_after(1, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT]))
 def test_signals_reach_the_whole_process_group(server: RedisServer, number: signal.Signals) -> None:
-    """The command dies of it as without the runner. A grandchild receives it too, and does not keep the pipe open."""
-    code = "import subprocess; child = subprocess.Popen(['sleep', '60']); print(child.pid); child.wait()"
+    """The command dies of it as without the runner, even stopped. A grandchild gets it too and keeps no pipe open."""
+    code = "import os, subprocess as s; child = s.Popen(['sleep', '60']); print(child.pid); os.kill(os.getpid(), 19)"
     with runner(server, code) as process:
         grandchild = int(process.stdout.readline())  # type: ignore[union-attr]
         process.send_signal(number)
