@@ -304,7 +304,7 @@ class _Import:
         return _Found((len(redacted), lines, chunk.last + 1 - chunk.first), written_at, chunk)
 
     def _part(self, whole: _Found, first: int, last: int, parts: dict[str, bytes]) -> _Found:
-        """The lines ``first`` to ``last`` of a chunk. Adds the new object to ``parts``, unless they are the whole."""
+        """The lines ``first`` to ``last`` of a chunk. If the chunk has others, adds the new object to ``parts``."""
         chunk = whole.chunk
         if first <= chunk.first and chunk.last <= last:
             return whole

@@ -87,7 +87,7 @@ class ChunkIndex:
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks ``names`` and all garbage for deletion, and returns them. Without the lock: only own uploads."""
+        """Marks ``names`` and all garbage for deletion, and returns them. Without the lock, only own uploads."""
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)

@@ -36,7 +36,7 @@ class RecordRun(NamedTuple):
 class RecordBatch(NamedTuple):
     """A batch of lines, appended by one script. ``digest`` identifies it.
 
-    ``sources``: the id of each file of numbered records, and its record 1's digest ("" if not in the batch).
+    ``sources``: for each file of numbered records, its id, and the digest of record 1 ("" if that is not in the batch).
     ``end``: how the job ends after the batch.
     """
 

@@ -103,7 +103,7 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, with the current answer's limits. ``connections``: the worker's, once this is one of them."""
+    """A client's socket, with the current answer's limits. ``connections``: set once it is among the worker's."""
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
