@@ -138,7 +138,7 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
     This applies after the redaction, and to everyone who was notified of it.
     """
     decoder, began, until = Decoder(""), loop.time, loop.time + (2.0 if pause is None else 15.0)
-    told = before = [(redaction.first, redaction.last)] if redaction.done_at <= began else []
+    told = [(redaction.first, redaction.last)] if redaction.done_at <= began else []
     outages, size = site.outages, 1_000 if pause else 65_536
     closing = contextlib.closing(http.client.HTTPConnection(host, timeout=2 if pause is None else 10))
     with contextlib.suppress(OSError, http.client.HTTPException), closing as connection:
@@ -150,8 +150,8 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
                 data = json.loads(event.data) if event.event in ("log", "redact") else {}
                 if event.event == "redact":
                     told = [*told, (data["from"], data["to"])]
-                # The store may have been lost meanwhile.
-                elif data and redaction.is_shown(data, told if site.outages == outages else before):
+                # The store may have been lost meanwhile. Then it is done later.
+                elif data and redaction.is_shown(data, told * (site.outages == outages or redaction.done_at <= began)):
                     world.violation(f"{host}{path} shows line {data['sequence_num']}, which was redacted before")
             if pause is not None and int(decoder.last_event_id or 0) >= redaction.last:
                 return
