@@ -79,9 +79,8 @@ class Replay:
             if stored > FIRST_LINES or (stored > 0 and line_filter.regex and payer is None):
                 # At most 5 s, because the viewer sends no heartbeats while it waits.
                 patience = min(5.0, max(seconds_left, 1.0))
-                is_redacted = bool(feed.redactions)
                 found = self.cache.scan_after(
-                    feed.ref, line_filter, cursor, self.subject, patience, is_redacted=is_redacted
+                    feed.ref, line_filter, cursor, self.subject, patience, is_redacted=lambda: bool(feed.redactions)
                 )
                 if found is not None:
                     return found

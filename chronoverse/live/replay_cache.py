@@ -147,12 +147,20 @@ class ReplayCache:
         return found._replace(job=job) if found and job else found
 
     def scan_after(
-        self, ref: JobRef, line_filter: LineFilter, cursor: int, subject: str, patience: float, *, is_redacted: bool
+        self,
+        ref: JobRef,
+        line_filter: LineFilter,
+        cursor: int,
+        subject: str,
+        patience: float,
+        *,
+        is_redacted: Callable[[], bool],
     ) -> ReplaySegment | None:
         """Like :meth:`read_after`, but the scan server reads and filters, for 0.1 s or up to the log's end.
 
         None without a scan server, or if there is nothing to send or skip. Waits up to ``patience`` seconds.
-        ``is_redacted``: the log was redacted a moment ago. Raises what :meth:`ScanClient.replay` raises.
+        ``is_redacted``: whether the log was redacted a moment ago, asked after that wait. Raises what
+        :meth:`ScanClient.replay` raises.
         """
         if (scan := self.scan) is None:
             return None
@@ -163,7 +171,7 @@ class ReplayCache:
                 workflow_id=ref.workflow_id,
                 job_id=ref.job_id,
                 position=cursor,
-                is_redacted=is_redacted,
+                is_redacted=is_redacted(),
                 asked_at=time.monotonic(),
                 patience=deadline - time.monotonic(),
                 **line_filter.of_lines,

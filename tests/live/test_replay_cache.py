@@ -312,20 +312,23 @@ def test_a_crowd_reads_each_segment_once(rig: Rig) -> None:
 
 
 def test_a_crowd_asks_for_each_scan_once(rig: Rig) -> None:
-    """The scan server has other work."""
-    asked: list[ReplayScan] = []
+    """The scan server has other work. If the log is redacted meanwhile, those who waited ask again, and tell it."""
+    asked, redacted = list[bool](), threading.Event()
 
     def scan(asking: ReplayScan, subject: str) -> tuple[bytes, int]:
-        asked.append(asking)
+        asked.append(asking.is_redacted)
         threading.Event().wait(0.05)
+        if not redacted.is_set():
+            cache.invalidate(JOB)
+            redacted.set()
         return b"found", 8
 
     def view(_: int) -> None:
-        cache.scan_after(JOB, LineFilter(q="x"), 0, "me", LONG, is_redacted=False)
+        cache.scan_after(JOB, LineFilter(q="x"), 0, "me", LONG, is_redacted=redacted.is_set)
 
     cache = Eights(rig.source, clock=rig.clock, scan=scan)
     at_once(8, view)
-    assert len(asked) == 1
+    assert asked == [False, True]
 
 
 def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
@@ -392,7 +395,7 @@ def test_a_scan_from_before_a_redaction_is_not_shared(rig: Rig) -> None:
         return b"old" if len(asked) == 1 else b"new", 8
 
     cache = Eights(rig.source, clock=rig.clock, scan=scan)
-    found = [cache.scan_after(JOB, LineFilter(q="x"), 0, "me", 5.0, is_redacted=False) for _ in range(3)]
+    found = [cache.scan_after(JOB, LineFilter(q="x"), 0, "me", 5.0, is_redacted=lambda: False) for _ in range(3)]
     assert [each and each.frames for each in found] == [b"old", b"new", b"new"]
     assert len(asked) == 2
 
@@ -466,6 +469,6 @@ def test_a_scan_does_not_return_a_segment_that_may_have_grown(rig: Rig) -> None:
     assert own
     assert (own.cursor, own.complete) == (3, False)
     rig.write(4, 5)
-    found = cache.scan_after(JOB, query, 0, "me", 5.0, is_redacted=False)
+    found = cache.scan_after(JOB, query, 0, "me", 5.0, is_redacted=lambda: False)
     assert found
     assert (found.frames, found.cursor, len(asked)) == (b"scanned", 5, 1)

@@ -192,8 +192,8 @@ def test_a_late_answer_is_not_cached_for_longer(rig: Rig) -> None:
 
     cache = ReplayCache(rig.source, clock=rig.clock, scan=late)
     for count in (1, 2):
-        assert cache.scan_after(JOB, FILTERS[0], 0, "somebody", 5.0, is_redacted=False)
+        assert cache.scan_after(JOB, FILTERS[0], 0, "somebody", 5.0, is_redacted=lambda: False)
         assert len(rig.asked) == count
     cache.scan = rig.scan
-    assert cache.scan_after(JOB, FILTERS[0], 0, "somebody", 5.0, is_redacted=False)
+    assert cache.scan_after(JOB, FILTERS[0], 0, "somebody", 5.0, is_redacted=lambda: False)
     assert [cache.cached(JOB, each, 0)[1] > 0 for each in (FILTERS[0], FILTERS[1], None)] == [True, False, False]

@@ -26,7 +26,7 @@ CHANGES: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("a scan before a redaction cached", "live/replay_cache.py",
      "        if asked[0] != self._invalidated:\n            return\n", ""),
     ("the scan server not told of a redaction", "live/replay_cache.py",
-     "is_redacted=is_redacted,", "is_redacted=False,"),
+     "is_redacted=is_redacted(),", "is_redacted=False,"),
     ("the safe index not lowered", "runner/spool/spool.py", "            self.safe = min(self.safe, index)\n", ""),
     ("an import that does not wait for a runner", "archive/importing.py",
      "None if manifest else wait_seconds, redactions", "None if manifest else 0.001, redactions"),
