@@ -420,10 +420,10 @@ class Publisher:
 
     def _are_safe(self, attempt: Attempt, stop: int) -> bool:
         """Whether all entries below number ``stop`` are safe. If the store has lost entries, they are sent again."""
-        if self._probe is None:
+        if (probe := self._probe) is None:
             return True
         try:
-            next_number = self._probe.confirm(attempt, may_sync=True)
+            next_number = probe.confirm(attempt, may_sync=True)
         except NotDurable as error:
             self._stop_asking(error)
             return True
