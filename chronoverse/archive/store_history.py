@@ -96,9 +96,9 @@ class StoreHistory:
         before, self._reported = self._reported, (went_back, self.bucket_lost)
         if went_back and not before[0]:
             log.error(
-                "the store lost data: its newest mark is of %s, the archive's of %s; nothing is deleted from the "
-                "archive until `chronoverse archive --confirm-store` (docs/operations.md)",
-                iso_timestamp(mark) if mark else "no time",
+                "the store lost data: %s, the archive's is of %s; nothing is deleted from the archive until "
+                "`chronoverse archive --confirm-store` (docs/operations.md)",
+                f"its age mark is of {iso_timestamp(mark)}" if mark else "it has no age mark",
                 iso_timestamp(self._known),
             )
         if self.bucket_lost and not before[1]:

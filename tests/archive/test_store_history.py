@@ -53,7 +53,9 @@ def names(objects: FileObjectStore) -> set[str]:
 
 
 @pytest.mark.parametrize("emptied", [True, False], ids=["emptied", "restored"])
-def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectStore, emptied: bool) -> None:
+def test_a_store_that_went_back_deletes_nothing(
+    own: Bench, objects: FileObjectStore, emptied: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """Until an operator confirms, and even then nothing that a manifest names. The jobs ran during the snapshot."""
     attempts = {job: own.store.open(job, "token") for job in (JOB, GROWING)}
     for attempt in attempts.values():
@@ -79,6 +81,7 @@ def test_a_store_that_went_back_deletes_nothing(own: Bench, objects: FileObjectS
     archive_after(own, objects, 3, 4, 5)
     assert before <= names(objects)
     assert REGISTRY.get_sample_value("chronoverse_archive_store_went_back") == 1
+    assert f"lost data: {'it has no age mark' if emptied else 'its age mark is of 20'}" in caplog.text
 
     StoreHistory(own.store, objects).confirm()
     archive_after(own, objects, 6, 7, 8)
