@@ -78,7 +78,7 @@ def test_no_partial_line_is_longer_than_the_limit(chunks: list[bytes], limit: in
         assert all(len(line) <= limit for line in batch.text.split(b"\n"))
         assert len(batch.messages()) == batch.lines
         assert batch.lines == 1 or not batch.partial
-    text = b"".join(chunks).decode("utf-8", "ignore").encode()
+    text = b"".join(chunks).decode("utf-8", "ignore").replace("\ufffd", "").encode()
     assert all("\ufffd" not in message for message, _ in entries(cut([text], limit)))
 
 
