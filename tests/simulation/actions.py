@@ -139,7 +139,7 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
     """
     decoder, began, until = Decoder(""), loop.time, loop.time + (2.0 if pause is None else 15.0)
     told = [(redaction.first, redaction.last)] if redaction.done_at <= began else []
-    outages, size = site.outages, 1_000 if pause else 65_536
+    before, size = (site.outages, site.store.process), 1_000 if pause else 65_536
     closing = contextlib.closing(http.client.HTTPConnection(host, timeout=2 if pause is None else 10))
     with contextlib.suppress(OSError, http.client.HTTPException), closing as connection:
         connection.request("GET", path, headers={"Authorization": f"Bearer {site.token('probe')}"})
@@ -148,10 +148,11 @@ def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float |
             time.sleep(pause or 0.0)
             for event in decoder.feed(chunk):
                 data = json.loads(event.data) if event.event in ("log", "redact") else {}
+                # The store may have been lost meanwhile, or have crashed. Then it is done later.
+                is_same = (site.outages, site.store.process) == before or redaction.done_at <= began
                 if event.event == "redact":
                     told = [*told, (data["from"], data["to"])]
-                # The store may have been lost meanwhile. Then it is done later.
-                elif data and redaction.is_shown(data, told * (site.outages == outages or redaction.done_at <= began)):
+                elif data and redaction.is_shown(data, told * is_same):
                     world.violation(f"{host}{path} shows line {data['sequence_num']}, which was redacted before")
             if pause is not None and int(decoder.last_event_id or 0) >= redaction.last:
                 return

@@ -357,8 +357,7 @@ def _judge_gaps(site: Site, viewer: Viewer, pages: list[Seen]) -> None:
 def _judge_stream(site: Site, viewer: Viewer) -> None:
     """No state of a job follows a newer one. Without faults, lines arrive soon, unless bursts far exceed the ring."""
     is_soon = site.shape.ring[1] > 20 * site.shape.burst
-    # A file of 1,200 lines takes 24 appends, each of four messages in turn: a late one takes 0.4 s.
-    most = LATE_SECONDS + 36 * site.shape.late * (site.shape.burst > 100)
+    most = LATE_SECONDS + 36 * site.shape.late * (site.shape.burst > 100)  # 24 appends, of four messages each
     attempts: dict[int, int] = {}
     for seen in viewer.seen:
         if seen.kind == JOB and seen.state is not None:
