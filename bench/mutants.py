@@ -145,6 +145,8 @@ EQUIVALENT: Final = {
     ("joblog/summary.py", "max(hunk.last, number), hunk.size + 2"),
     # The path for longer numbers also reads single bytes.
     ("web/otlp/decoding.py", "if size > 126:"),
+    # A lease token is only compared with that of the same job: any other unguessable one is as good.
+    ("collect/container_log.py", 'self._begin({**self._saved, "job": job, **changes})'),
     # Tuning: the limits of a message and of the whole summary remain.
     ("joblog/summary.py", "return max(80, min(MAX_MESSAGE, round(max_bytes / 17)))"),
 }

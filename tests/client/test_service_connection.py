@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from chronoverse.client.client import Client
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, failure, make_connection
 from chronoverse.errors import ChronoverseError
+from chronoverse.joblog.model import JobRef
 from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer
 
@@ -64,22 +66,32 @@ def test_https_at_a_port_without_tls_is_reported_as_such() -> None:
                 asked.result(60)
 
 
-def test_idle_connections_are_closed_with_what_has_them() -> None:
-    """Even without ``close``: the other side reads the end, and Python does not warn."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        service = ServiceConnection(url, None, ca_file=None, connect_seconds=10, read_seconds=10)
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(service.request, "GET", "/", {}, {})
-            accepted, _ = listener.accept()
-            with accepted:
-                accepted.settimeout(10)
-                assert accepted.recv(65_536).startswith(b"GET / HTTP/1.1\r\n")
-                accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-                assert asked.result(10)[0] == b"ok"
-                del service, asked
+@pytest.mark.parametrize("is_followed", [False, True], ids=["deleted", "followed"])
+def test_idle_connections_are_closed(is_followed: bool) -> None:
+    """With what has them, even without ``close``: the other side reads the end, and Python does not warn.
+
+    Also before a stream begins: a dead one would delay it by three heartbeats.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(20)
+        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        asked = pool.submit(client.job, JobRef("wf_1", "job_1"))
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(20)
+            assert accepted.recv(65_536).startswith(b"GET /workflows/wf_1/jobs/job_1 HTTP/1.1\r\n")
+            accepted.sendall(answer("200 OK", b"{}", Connection="keep-alive"))
+            assert asked.result(20) == {}
+            followed = pool.submit(next, client.follow(JobRef("wf_1", "job_1")), "ended") if is_followed else None
+            if not is_followed:
+                del client, asked
                 gc.collect()
-                assert accepted.recv(1) == b""
+            assert accepted.recv(1) == b""
+        if followed:
+            with listener.accept()[0] as accepted:
+                accepted.recv(65_536)
+                accepted.sendall(answer("204 No Content"))
+                assert followed.result(20) == "ended"
 
 
 @pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "TLS"])

@@ -1,6 +1,7 @@
 """Broadcast groups: which viewers can join, and what the group writes to them."""
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Final, cast
 
 import pytest
@@ -256,13 +257,18 @@ def test_filtered_out_lines_advance_the_cursor_of_all_members(feed: Feed) -> Non
     assert {each.sent for each in (*members, newcomer)} == {b"id: 1\n\n2;"}
 
 
-def test_all_new_frames_are_written_in_one_wake(feed: Feed) -> None:
-    """Nobody wakes the group again for the second slice."""
-    _, members = make_group(feed, 2)
-    frames = [b"%d" % number * SLICE_BYTES for number in (2, 3)]
-    feed.publish([EventFrame(2, "stdout", frames[0]), EventFrame(3, "stdout", frames[1])], 1, LARGE_RING)
+@pytest.mark.parametrize("line_filter", [None, LineFilter(q="x")], ids=["all", "filtered"])
+def test_all_new_frames_are_written_in_one_wake(line_filter: LineFilter | None) -> None:
+    """Nobody wakes the group again for the second slice. Other greenlets run between slices that compare lines."""
+    clock, at_yields = count(0, 0.01), list[bytes]()
+    budget = FilterBudget(lambda: next(clock), lambda: at_yields.append(members[0].sent))
+    feed = Feed(REF, Job(REF, Status.RUNNING, attempt=1), filter_budget=budget)
+    _, members = make_group(feed, 2, line_filter=line_filter)
+    frames = [b"%d" % number * SLICE_BYTES for number in (1, 2)]
+    feed.publish([EventFrame(n, "stdout", frame, content=b"x") for n, frame in enumerate(frames, 1)], 0, LARGE_RING)
 
     assert {each.sent for each in members} == {b"".join(frames)}
+    assert (frames[0] in at_yields) == bool(line_filter)
 
 
 @pytest.mark.parametrize(
