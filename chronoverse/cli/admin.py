@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 @click.command()
 @click.option("--once", is_flag=True, help="Archive everything that is due, then exit.")
 @click.option("--orphans", is_flag=True, help="List archived objects unknown to the store.")
-@click.option("--delete", is_flag=True, help="With --orphans: delete them. After restoring the store, list first.")
+@click.option("--delete", is_flag=True, help="With --orphans: delete them. If the store was restored, list them first.")
 @click.option("--import", "imports", is_flag=True, help="Restore jobs that the store has lost.")
 @click.option("--verify", is_flag=True, help="List archived objects that are missing or damaged. Exit code 1 if any.")
 @click.option(
@@ -284,8 +284,8 @@ def _bound(_: click.Context, __: click.Parameter, text: str | None) -> int | str
 
 @click.command()
 @click.argument("workflow", type=common.identifier)
-@click.option("--job-bytes", metavar="N|default", callback=_bound, help="Bytes stored of one job's messages.")
-@click.option("--day-bytes", metavar="N|default", callback=_bound, help="Bytes stored of all jobs per UTC day.")
+@click.option("--job-bytes", metavar="N|default", callback=_bound, help="Maximum bytes stored of one job's messages.")
+@click.option("--day-bytes", metavar="N|default", callback=_bound, help="Maximum bytes stored of all jobs per UTC day.")
 def limits(workflow: str, job_bytes: int | str | None, day_bytes: int | str | None) -> None:
     """Show or set the quotas of WORKFLOW, in bytes.
 

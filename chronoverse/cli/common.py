@@ -369,7 +369,7 @@ def naming_near_ids(client: "Client", workflow: str, job: str | None, *, of_line
 
 
 def require_jobs(client: "Client", workflow: str) -> None:
-    """Raises :class:`JobNotFound` if the workflow has no jobs: nothing else shows that it does not exist."""
+    """Raises :class:`JobNotFound` if the workflow has no jobs. If it does not exist, the service lists none."""
     if not client.read("/workflows/{}/jobs", workflow, limit=1).get("jobs"):
         raise errors.JobNotFound("no such workflow")
 

@@ -11,7 +11,7 @@ from chronoverse.joblog.terminal import plain_text
 @click.command()
 @names.job_arguments
 @click.option("--exit-code", type=int, metavar="N", help="COMPLETED if 0, else FAILED.")
-@common.status_option("The status, without an exit code.", [each for each in Status if each.terminal])
+@common.status_option("Status, if there is no exit code.", [each for each in Status if each.terminal])
 def end(workflow: str, job: str, exit_code: int | None, status: str | None) -> int:
     """End a job that has no runner.
 

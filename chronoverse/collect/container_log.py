@@ -186,7 +186,7 @@ class ContainerLog:
         return began is None or started is None or began >= started + 2.0  # the start is known in whole seconds
 
     def _search(self) -> Generator[bool, None, "_ResumePoint"]:
-        """Searches the files for the log's last lines: those after the checkpoint, then all files."""
+        """Searches the files for the log's last lines: after the checkpoint, if any, then from the beginning."""
         found: list[tuple[str, Sequence[Line]]] = []
         threading.Thread(target=self._ask, args=(self.job, found), name="chronoverse-search", daemon=True).start()
         while not found:

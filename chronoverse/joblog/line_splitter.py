@@ -165,7 +165,7 @@ class ProgressFilter:
         return self._continue_state(text) if self._is_released else self._start_state(text)
 
     def release(self) -> bytes:
-        """Returns the state so far, so that it is not dropped. The state's rest is not held back."""
+        """Returns the held-back beginning of a state, so that it is not dropped. Its rest will not be held back."""
         text, self.held = self.held, b""
         self._is_released = self._is_released or bool(text)
         return text
@@ -183,7 +183,7 @@ class ProgressFilter:
         return state + (b"" if rest.startswith(b"\n") else b"\n") + self._start_state(rest)
 
     def _start_state(self, text: bytes) -> bytes:
-        """Handles ``text`` that begins with a new or held-back state."""
+        """Handles ``text`` that starts at the beginning of a line's state: a new one, or one that was held back."""
         if b"\r" in text:
             states = text.rstrip(b"\r")
             self._ends_with_return = len(states) < len(text)

@@ -64,7 +64,7 @@ def _known(context: click.Context, option: click.Parameter, names: tuple[str, ..
 def conformance(only: tuple[str, ...], skip: tuple[str, ...], output: str, command: tuple[str, ...]) -> int:
     """Test a runner, in any language.
 
-    Starts a temporary service and runs CMD once per case, followed by the command to publish. {workflow} and {job} in
+    Starts a temporary service and runs CMD once per case, with the command to publish appended. {workflow} and {job} in
     CMD's arguments are replaced by ids; an argument with {label} is repeated for each KEY=VALUE. CMD finds the service
     in CHRONOVERSE_URL and CHRONOVERSE_TOKEN. Exits with 0 if all cases hold, else with 1.
     """

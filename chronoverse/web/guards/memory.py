@@ -36,7 +36,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount``. Otherwise raises ShareExceeded, or AtCapacity if ``subject`` holds nothing yet."""
+        """Takes ``amount`` if it fits, else raises ShareExceeded, or AtCapacity if ``subject`` holds nothing yet."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):

@@ -162,7 +162,7 @@ class _ProtobufDecoder:
             raise IndexError
 
     def _slices(self, at: int, end: int) -> Iterator[list[Record | str] | Columns]:
-        """Yields a ScopeLogs message's records in slices. A slice of whole fields is itself a ScopeLogs message."""
+        """Yields a ScopeLogs message's records in slices of whole fields. Each can be parsed as a ScopeLogs message."""
         start = stop = at
         count = 0
         for field, content, stop_of_field in self._fields(at, end):

@@ -12,7 +12,7 @@ export const signedInAs = () => (claims().sub ? `Signed in as ${claims().sub}. `
 
 /** The token's workflows as text. Without that claim, the service decides by another one. */
 function scopeText() {
-  if (claims().workflows === undefined) return "what the service allows";
+  if (claims().workflows === undefined) return "the workflows that the service allows";
   const named = namedWorkflows();
   if (named.includes("*")) return "all workflows";
   return named.length ? named.join(", ") : "no workflow";

@@ -393,7 +393,7 @@ const KEYS = [
   ["n N", "next, previous match", { n: () => find.step(1), N: () => find.step(-1) }],
   ["e Shift-E", "next, previous error", { e: () => errors.step(1), E: () => errors.step(-1) }],
   ["d", "only new lines", { d: () => $("new").click() }],
-  ["j k", "next, previous run of new lines", { j: () => newLines.step(1), k: () => newLines.step(-1) }],
+  ["j k", "next, previous new lines", { j: () => newLines.step(1), k: () => newLines.step(-1) }],
   ["c", "the cause of a failure", { c: () => $("gocause").hidden || $("gocause").click() }],
   ["g G", "first line, last line and follow", { g: toStart, Home: toStart, G: toEnd, End: toEnd }],
   ["l", "go to a line", { l: showGoto, ":": showGoto }],

@@ -6,7 +6,7 @@ import { outcomeElement, statusIcon } from "./state.js";
 import { hideRetry, showRetry } from "./trouble.js";
 
 const LOST = "reconnecting…";
-const BUFFERED = "no stream: if other pages load, a proxy buffers it (turn off its response buffering)";
+const BUFFERED = "no data from the stream: if other pages load, a proxy buffers it. Disable response buffering there";
 
 let job = null;
 let last = 0;

@@ -135,7 +135,7 @@ function showLabels() {
     const parameters = box.parameters();
     parameters.delete("label", label);
     const [key, ...value] = label.split("=");
-    const without = make("span", "sr", ": show jobs without it, too");
+    const without = make("span", "sr", ": remove this filter");
     return chip([key, value.join("=")], `?${parameters}`, " ×", without);
   });
   $("labels").replaceChildren(make("span", "quiet", "Only jobs with"), ...chips);
