@@ -236,9 +236,12 @@ class _Import:
     ) -> list[Chunk]:
         """The chunks of an ended job. For a chunk that a redaction has rewritten, reads the new object.
 
-        If some chunks only declare lines lost, reads all objects: these can contain the lines, or redacted ones.
+        Reads all objects if some chunks only declare lines lost, or if an object with other numbers has redacted lines:
+        a runner that resent them ended the job.
         """
-        chunks, is_cut = list[Chunk](), any(each.is_lost for each in records)
+        own = {(each.first, each.last) for each in records}
+        others = (each.name for span, found in spans.items() if span not in own for each in found)
+        chunks, is_cut = list[Chunk](), any(each.is_lost for each in records) or redactions_in(others) > 0
         read = list(self._read(chain.from_iterable(spans.values()))) if is_cut else []
         for record in records:
             found = spans.get((record.first, record.last), [])

@@ -720,6 +720,29 @@ def test_redacted_text_that_a_runner_has_resent_is_removed(bench: Bench, objects
     assert bench.keys_with(b"line 60") == []
 
 
+@pytest.mark.parametrize("redacted", [[7], [7, 8]], ids=["before", "before and after"])
+def test_redacted_text_of_a_job_that_was_resent_and_has_ended_is_removed(
+    bench: Bench, objects: FileObjectStore, redacted: list[int]
+) -> None:
+    """No line is lost, so only an object that the store does not know tells that a line was redacted."""
+    store = bench.store
+    write_growing(store, objects)
+    redact(store, objects, GROWING, 7)
+    empty(bench)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    attempt = store.open(GROWING, "token")
+    store.append(attempt, make_lines(1, 110))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 111)
+    assert archive(store, objects, hot_seconds=0) == 0
+    for number in redacted[1:]:
+        redact(store, objects, GROWING, number)
+    assert made(run_import(store, objects)) == {"growing"}
+    assert all(each.known for each in run_import(store, objects))
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 111)]
+    assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
+
+
 def test_a_repeated_redaction_deletes_old_text_that_only_the_archive_knows(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:

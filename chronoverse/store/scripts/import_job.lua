@@ -97,7 +97,8 @@ local function state_of(chunks, redacted)
     if chunks.is_redacted or can_repair or lacks_lines(archived + 1) then return 'continued', 0 end
   end
   local is_complete = field({unpack(ARGV, 10, records - 1)}, 'archive_state') == 'complete'
-  local is_older = stored < last or redacted < redactions and is_complete or can_repair and not is_running
+  local lacks_redaction = redacted < redactions and is_complete or redacted <= redactions and chunks.is_redacted
+  local is_older = stored < last or (lacks_redaction or can_repair) and not is_running
   if is_same and is_older and not is_held then return 'older' end
   if is_running and is_held and (lost_to or not has_log and archived == 0 or is_old and stored < last) then return 2 end
   return began and not is_same and not lost_to and 3 or 0
