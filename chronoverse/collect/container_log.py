@@ -201,11 +201,9 @@ class ContainerLog:
                 data = self._files.read()
                 point.compare(self._feed(data))
                 if data == b"" and not self._files.unread:
-                    if not point.is_found:  # the end of a job also ends its last line
-                        point.compare(self._reader.close())
                     break
                 yield data != b""
-            point.unread = self._files.unread
+            point.compare_end(self._reader.close(), self._files.unread)
             if point.is_found:
                 break
         self._rewind(start)
@@ -239,7 +237,7 @@ class ContainerLog:
                 if self._files.unread or (self.end and self.end.status != Status.LOST):
                     self._continue(point)
                     yield False
-            is_published = point.is_last
+            is_published = point.is_whole
         elif not isinstance(refusal, Deleted):
             yield from self._begin_later()
         if self._files.unread and not is_published:
@@ -350,14 +348,15 @@ class _ResumePoint:
     def __init__(self, status: str, last: Sequence[Line], start: dict[str, Any]) -> None:
         self.status = status
         self.last_number = last[-1].sequence_num if last else 0
-        #: Lines since ``start``, by number. If the last lines are in the files several times, the ones here are meant.
+        #: Lines published since ``start``, by number. If the last lines are in the files several times, those that end
+        #: after this many are meant.
         self._expected = self.last_number + 1 - start.get("next", 1)
         #: Without lines since the checkpoint, there is nothing to compare.
         self.is_found = bool(start) and self.last_number + 1 == max(start["next"], 1)
         self.published = self._expected if self.is_found else 0
         self._count, self._has_gap = 0, False
-        #: Number of bytes in the files that were not compared.
-        self.unread = 0
+        #: Whether all lines of the files are published.
+        self.is_whole = False
         self._wanted = [(line.timestamp, line.stream, line.message) for line in last]
         self._recent: deque[tuple[str, str, str]] = deque(maxlen=COMPARED_LINES)
 
@@ -365,11 +364,6 @@ class _ResumePoint:
     def is_exact(self) -> bool:
         """Whether further lines cannot change the result."""
         return self.is_found and self.published == self._expected
-
-    @property
-    def is_last(self) -> bool:
-        """Whether the files have no further lines."""
-        return self.is_found and self.published == self._count and not self.unread
 
     def note_gap(self) -> None:
         """Records a gap in the files. The clock may have been set back there, so later timestamps prove nothing."""
@@ -390,6 +384,14 @@ class _ResumePoint:
                         self.published, self.is_found = self._count, True
             if batch.timestamp <= wanted[-1][0] and not (self.is_found or self._has_gap):
                 self.published = self._count
+
+    def compare_end(self, batches: Sequence[LineBatch], unread: int) -> None:
+        """Compares unfinished lines, which only a job's end publishes. ``unread``: bytes that were not compared."""
+        published, had_found = self.published, self.is_found
+        self.compare(batches)
+        if had_found or not self.is_found:  # these lines can still become longer
+            self.published = published
+        self.is_whole = self.is_found and self.published == self._count and not unread
 
 
 def _is_same(printed: tuple[str, str, str], published: tuple[str, str, str]) -> bool:

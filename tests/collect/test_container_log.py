@@ -264,6 +264,24 @@ def test_a_redacted_line_is_still_found(run: Run) -> None:
     assert run.log() == texts(4)
 
 
+def test_an_unfinished_line_is_not_skipped_by_its_time(run: Run) -> None:
+    """The agent was killed before its checkpoint; the next one masks the last published line, so does not find it."""
+    log = run.begin()
+    run.step_until(log, lambda: run.checkpoint.get("next") == 1)
+    recorded = dict(run.checkpoint)
+    run.writer.write(cri_line("begun, ", at=AT, tag="P"), cri_line("secret", "stderr", at=AT))
+    run.step_until(log, lambda: run.log() == ["secret"])
+    run.stop(log)
+    run.around.checkpoints[str(KEY)] = recorded
+    masked = Line(1, "2026-03-03T10:00:05.000Z", "***", "stderr")
+    run.around = run.around._replace(read_end=lambda job, count: (run._read_end(job, count)[0], [masked]))
+    log = run.begin()
+    run.step_until(log, lambda: run.checkpoint["next"] != 1)
+    run.writer.write(cri_line("ended", at=AT + 1))
+    run.finish(log)
+    assert run.log() == ["secret", Gap(2, 2, "missing"), "begun, ended"]
+
+
 @pytest.mark.parametrize("rotations", [0, 2])
 def test_an_agent_without_its_checkpoint_compares(run: Run, rotations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Identical lines do not confuse it. If the log cannot be read, it retries."""
@@ -335,6 +353,10 @@ def test_an_ended_job_is_not_changed_again(run: Run, tag: str, stop: int | None)
     run.finish()
     assert (run.log(), run.store.get_job(JOB._replace(job_id="one.main-uid-one"))) == (texts(3), None)
     assert not any("not published" in text for text in run.said)
+    run.writer.write(b"\n" * bool(stop), cri_line("late", tag=tag)[:-1])
+    run.around.checkpoints.clear()
+    run.finish()
+    assert tag == "P" or any("not published" in text for text in run.said)
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
