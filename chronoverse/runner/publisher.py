@@ -79,7 +79,7 @@ class Publisher:
     say: Callable[[str], None]
     _: KW_ONLY
     lease_seconds: float = 30
-    #: Whether to open the first of JOB, JOB.2, …, JOB.20, JOB.<Unix time> without lines, end, tombstone and live
+    #: Whether to open the first of JOB, JOB.2, …, JOB.20, JOB.<Unix time> without lines, end, tombstone or live
     #: runner.
     find_free_id: bool = False
     #: Whether lines wait while another runner holds the job. Otherwise that raises :class:`Held`.

@@ -22,8 +22,8 @@ from chronoverse.web.guards.memory import BodyMemory
 READ_BYTES: Final = 65_536
 #: Bytes inflated or scanned at once, in at most 0.2 ms.
 SLICE_BYTES: Final = 16_384
-#: Maximum brackets, commas and quotation marks around strings. Parsing costs time and memory per value rather than per
-#: byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. A body of 500 lines has 9,500 of these characters.
+#: Maximum brackets, commas and quotation marks outside the text of strings. Parsing costs time and memory per value
+#: rather than per byte: 8 MiB of ``[],`` take 0.6 s and 300 MB. A body of 500 lines has 9,500 of these characters.
 MAX_STRUCTURAL_CHARACTERS: Final = 20_000
 
 
