@@ -112,7 +112,7 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/static/<path:name>")
     def static(name: str) -> Response:
-        """A file. Cached forever under this version's address; otherwise revalidated, as during an upgrade."""
+        """A file. Cached for a year under this version's address, revalidated under any other (during upgrades)."""
         found = re.fullmatch("([0-9a-f]{16})/(.+)", name)
         response = answer(found[2] if found else name)
         if found and found[1].encode() == version:
