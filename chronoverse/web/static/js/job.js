@@ -270,7 +270,7 @@ async function foldAll() {
   if (log.folds.size) return log.foldAll([]), announce("Unfolded all groups");
   await groups.find(MOST_SCANS);
   log.foldAll(groups.ended);
-  return announce(`Folded ${many(groups.known.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
+  return announce(`Folded ${many(log.folds.size, "group")}${groups.done ? "" : ` up to line ${groups.position}`}`);
 }
 
 /** Once lines with groups are loaded: finds the first groups, and folds the error-free ones of a completed job. */

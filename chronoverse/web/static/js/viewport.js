@@ -245,6 +245,9 @@ export function makeViewport(scroller, source, maker, moved) {
       if (next === foot) next = next.nextSibling;
       else rows.insertBefore(foot, next);
     }
+    // A triangle that was replaced when its group was folded by key keeps the focus, so that its new state is read.
+    const toggled = rows.querySelector(".fold:focus-visible")?.closest(".row").dataset.number;
+    if (toggled) kept.get(Number(toggled))?.element.querySelector(".fold")?.focus({ preventScroll: true });
     for (let after; next; next = after) {
       after = next.nextSibling;
       if (next.contains(document.activeElement)) scroller.focus({ preventScroll: true, focusVisible: false });
