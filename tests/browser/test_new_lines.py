@@ -76,6 +76,7 @@ def test_new_lines_are_marked_and_stepped_through(open_tab: OpenTab, failed: Job
     wait_current(tab, 281)
     tab.page.click("#previousnew")
     wait_current(tab, 250)
+    tab.wait_text("#seen", "Not seen in the previous 3 runs")
     tab.find("disk")
     tab.page.wait_for_selector(".row.new mark:text-is('disk')")
     tab.page.press("#q", "Escape")

@@ -21,7 +21,7 @@ function sentence(workflow, id, seen, lookedAt, first) {
   const isFirst = total === 1 && first.id === id;
   const others = lookedAt - Number(isFirst);
   if (!others) return [];
-  if (!total || isFirst) return [`Not seen in the last ${others === 1 ? "run" : many(others, "run")}`];
+  if (!total || isFirst) return [`Not seen in the previous ${others === 1 ? "run" : many(others, "run")}`];
   const how = ends.length === 1 ? `${total === 1 ? "" : "all of them "}${ENDS[ends[0]]}` : ends.map((end) => `${count(seen[end])} ${ENDS[end]}`).join(", ");
   const since = ago(first.started_at);
   return [`Seen in ${count(total)} of the last ${many(lookedAt, "run")}, ${how}; first${since && ` ${since}`} in `, toRun(workflow, first.id, first.sequence_num)];
