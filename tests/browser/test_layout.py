@@ -78,6 +78,7 @@ def test_the_log_gets_half_of_every_window(open_tab: OpenTab, failed: Job) -> No
         assert (size, tab.page.evaluate("document.documentElement.scrollWidth > innerWidth")) == (size, False)
         assert tab.text("#summary code").startswith("AssertionError: expected a very long value")
         assert tab.page.is_visible("#gocause")
+        assert tab.page.is_visible("#copycause")
         # A long name takes one line until it is tapped.
         assert (size, tab.page.evaluate(HEAD)) == (size, [True, width < 2560])
         tab.page.click("#name")
