@@ -1,5 +1,6 @@
 """The home page: signing in, and storing the token."""
 
+import shlex
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from playwright.sync_api import Browser
 from chronoverse.auth.rights import WRITE
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
+from tests.support.commands import run_chronoverse
 from tests.support.service import Service
 
 pytestmark = pytest.mark.long
@@ -71,7 +73,7 @@ def test_a_link_signs_in_an_open_page(open_tab: OpenTab, page_service: Service, 
 
 
 def test_a_token_is_checked_when_it_is_entered(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """Before any choice. A token for another workflow is valid, one without a scope is not."""
+    """Before any choice. A token for another workflow is valid, one without a scope is not; an empty list helps."""
     tab = open_tab()
     tab.expected = "Failed to load resource"
     tab.page.goto(tab.url)
@@ -88,4 +90,9 @@ def test_a_token_is_checked_when_it_is_entered(open_tab: OpenTab, page_service: 
     tab.page.wait_for_selector(".sign-in p:has-text('The service returned 403: the token lacks the scope logs:read.')")
     enter(page_service.token("elsewhere"))
     tab.page.wait_for_selector(".sign-in", state="detached")
-    tab.page.wait_for_selector("#empty a:text-is('elsewhere')")
+    tab.page.click("#empty a:text-is('elsewhere')")
+    # The page of an empty workflow shows a command that works when pasted.
+    command = shlex.split(tab.page.locator("#notice code").inner_text())
+    assert command[0] == "chronoverse"
+    run_chronoverse(page_service, *command[1:], CHRONOVERSE_TOKEN=page_service.token(scopes=[WRITE]))
+    tab.page.wait_for_selector("tbody a:text-is('job-1')")

@@ -24,6 +24,9 @@ function tokenButtons() {
   return make("p", "choices", ...(issuer ? [] : [button(other, "Use another token")]), button(out, "Sign out"));
 }
 
+/** A command that starts a first job, for an empty list. */
+export const firstCommand = (workflow) => make("code", "", `chronoverse run --server ${location.origin} --workflow ${workflow} --job job-1 -- echo hello`);
+
 /** Shows, for an empty list, what the token is for and what to do: the text `hint()` and the elements `more()`. */
 export function showEmpty(isEmpty, hint, more = () => []) {
   $("empty").hidden = !isEmpty;

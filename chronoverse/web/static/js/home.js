@@ -1,6 +1,6 @@
 // The home page: the workflows that the token can see. Failing ones come first, then running ones.
 
-import { namedWorkflows, showAccount, showEmpty } from "./account.js";
+import { firstCommand, namedWorkflows, showAccount, showEmpty } from "./account.js";
 import { IDENTIFIER, jobPage, workflowPage } from "./addresses.js";
 import { causeOf, lastTen } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
@@ -81,7 +81,7 @@ function showOthers() {
 }
 
 function emptyNotice(all) {
-  if (!all) return "No workflows yet. They appear here when their first job starts.";
+  if (!all) return make("span", "", "No workflows yet. They appear here when their first job starts, for example with: ", firstCommand("demo"));
   const what = [kind ? `${KINDS[kind][0].toLowerCase()} workflows` : "workflows", typed() ? `with “${typed()}”` : ""].filter(Boolean).join(" ");
   return make("span", "", `No ${what}. `, link("/", `Show all ${count(all)}`));
 }

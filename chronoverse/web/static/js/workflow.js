@@ -1,7 +1,7 @@
 // The page of a workflow: its jobs, newest first, or the results of a search in all of them.
 
 import { followWorkflow } from "../client/index.js";
-import { namedWorkflows, showAccount, showEmpty } from "./account.js";
+import { firstCommand, namedWorkflows, showAccount, showEmpty } from "./account.js";
 import { jobPage } from "./addresses.js";
 import { causeOf } from "./causes.js";
 import { $, link, make, notice, timeElement } from "./dom.js";
@@ -82,7 +82,7 @@ function showOthers() {
 }
 
 function emptyNotice() {
-  if (!filters().length) return "No jobs yet. They appear here when they start.";
+  if (!filters().length) return make("span", "", "No jobs yet. They appear here when they start, for example with: ", firstCommand(workflow));
   if (!counts && all === null) countAll();
   const what = [STATUS[status]?.toLowerCase(), "jobs", labels.length ? `with ${labels.join(", ")}` : ""].filter(Boolean).join(" ");
   const total = counts ? count(counts[""]) + plus : all;
