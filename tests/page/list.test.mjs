@@ -165,21 +165,23 @@ test("changed items are put in their place, and unwanted ones removed", async ()
 
 test("new items push out the oldest beyond 1,000, which “Show more” loads again", async () => {
   const at = (number) => ({ id: `${number}`, created_at: new Date(60_000 * number).toISOString() });
-  const jobs = Array.from({ length: 999 }, (_, index) => at(1000 - index));
-  const { list, say, shown } = listed(jobs, { size: 999 });
-  list.refresh();
-  await until(() => shown().length === 999);
-  equal(list.hasMore, false);
-  for (const number of [1001, 1002, 1003]) {
-    jobs.unshift(at(number));
-    say("job", at(number));
+  for (const size of [999, 998]) {
+    const jobs = Array.from({ length: 999 }, (_, index) => at(1000 - index));
+    const { list, say, shown } = listed(jobs, { size });
+    list.refresh();
+    await until(() => shown().length === size);
+    equal(list.hasMore, size < 999);
+    for (const number of [1001, 1002, 1003]) {
+      jobs.unshift(at(number));
+      say("job", at(number));
+    }
+    await until(() => shown().includes("1003"));
+    deepEqual([shown().length, shown().at(-1), list.hasMore], [1000, "4", true]);
+    $("more").dispatchEvent(new Event("click"));
+    await until(() => shown().length === 1002);
+    deepEqual([shown().at(-1), list.hasMore], ["2", false]);
+    list.stop();
   }
-  await until(() => shown().includes("1003"));
-  deepEqual([shown().length, shown().at(-1), list.hasMore], [1000, "4", true]);
-  $("more").dispatchEvent(new Event("click"));
-  await until(() => shown().length === 1002);
-  deepEqual([shown().at(-1), list.hasMore], ["2", false]);
-  list.stop();
 });
 
 test("late answers to earlier filters change nothing", async () => {
