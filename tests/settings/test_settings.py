@@ -131,6 +131,7 @@ INVALID: Final[dict[str, list[str]]] = {
     ],
     "JWT_AUDIENCE": ["two words"],
     "JWT_ISSUER": ["https://id.example/\n"],
+    "OIDC_ISSUER": ["https://user@id.example", "https://id.example?x=1", "https://id.example#x"],
     "JWT_WORKFLOWS_CLAIM": ["sub", "my workflows"],
     "HEARTBEAT_SECONDS": ["0", "301", "1_5", " 15", "\N{FULLWIDTH DIGIT ONE}5", "1e1"],
     "LEASE_SECONDS": ["3601"],
