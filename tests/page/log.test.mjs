@@ -329,6 +329,23 @@ test("a scan finds each match of a growing log once, and keeps its lines", async
   scan.stop();
 });
 
+test("a live line takes no other line's place in a page of which only a part is known", async () => {
+  const lines = Array.from({ length: 300 }, (_, index) => at(index + 1, index % 10 ? "miss" : "hit"));
+  const isHit = ({ message }) => message === "hit";
+  serve(lines, { most: 10 });
+  const scan = makeScan(PATH, { accepts: isHit }, () => 300, () => {});
+  await until(() => scan.done);
+  // The pages in view push out the last one.
+  await until(() => (scan.load(0, 23), !scan.itemAt(29).line));
+  lines.push(at(301, "hit"));
+  equal(scan.added(lines.at(-1), isHit), true);
+  equal(scan.itemAt(29).line, undefined);
+  scan.load(29, 30);
+  await until(() => scan.itemAt(30).line);
+  deepEqual([29, 30].map((row) => scan.itemAt(row).line.sequence_num), [291, 301]);
+  scan.stop();
+});
+
 test("a scan collects the lines that come during and after its last request, until it is stopped", async () => {
   const lines = [at(1, "hit")];
   const asked = serve(lines, { gate: () => lines[1] ?? lines.push(at(2, "hit")) });

@@ -171,8 +171,15 @@ export function makeScan(path, criteria, last, changed) {
   async function fetchPage(page) {
     fetching.add(page);
     try {
-      const { body } = await read(pages[page].offset);
-      store(page, accepted(criteria, body.logs).slice(0, pages[page].count));
+      const found = [];
+      // The service can return fewer lines than asked for.
+      for (let { offset } = pages[page]; found.length < pages[page].count; ) {
+        const { body, position } = await read(offset);
+        found.push(...accepted(criteria, body.logs));
+        if (body.cursor === null || position >= (pages[page + 1]?.offset ?? scan.position)) break;
+        offset = position;
+      }
+      store(page, found.slice(0, pages[page].count));
       changed();
     } catch {
       // Requested again the next time it is drawn.
