@@ -451,7 +451,7 @@ def test_checkpoints_that_cannot_be_written_are_written_later(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("has_checkpoint", "is_lost"), [(True, False), (False, False), (True, True)])
 def test_removed_lines_are_reported(run: Run, has_checkpoint: bool, is_lost: bool) -> None:
-    """All files that the agent knew are gone when it returns."""
+    """All files that the agent knew are gone when it returns. The next agent does not report them again."""
     run.publish(*printed(*texts(3)))
     for number in range(3):
         run.writer.print(f"unseen {number}")
@@ -461,6 +461,9 @@ def test_removed_lines_are_reported(run: Run, has_checkpoint: bool, is_lost: boo
         run.around.checkpoints.clear()
     if is_lost:
         run.store.end(JOB, Status.LOST, None)
+        log = run.begin()
+        run.step_until(log, lambda: run.log("-from-4")[-1:] == ["last"] and run.checkpoint["next"] > 3)
+        run.stop(log)
     run.finish()
     found = run.log() + (run.log("-from-4") if is_lost else [])
     number = 1 if is_lost else 4
