@@ -236,6 +236,15 @@ def test_a_download_shows_its_progress(
     assert shown.startswith("\r\x1b[K") == shown.endswith(" bytes\r\x1b[K") == is_terminal
 
 
+def test_progress_has_no_control_sequences(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    page = answer("200 OK", b'{"jobs":[],"cursor":null}', Searched_To="job_1\x1b[2J!")
+    with ScriptedService(page, JOBS) as service:
+        monkeypatch.setenv("CHRONOVERSE_URL", service.url)
+        assert main(["search", "wf_1", "oops"]) == 1
+    assert "searched up to job job_1!" in capsys.readouterr().err
+
+
 def test_a_malformed_list_is_an_error(cli: Cli) -> None:
     """One line, without a traceback."""
     with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"job_1"}],"cursor":null}')) as service:
