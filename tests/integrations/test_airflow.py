@@ -264,17 +264,24 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeLog]:
 
 
 def test_a_try_ends_as_its_process_says_and_a_trigger_ends_no_job(fake: type[FakeLog], tmp_path: Path) -> None:
-    """Without a word, the process was killed. A deferred task continues after its trigger, and no trigger waits."""
+    """Without a word, the process was killed. A deferred task continues after its trigger, and no trigger waits.
+
+    An abnormal exit after the task's end changes nothing.
+    """
     logs = RemoteTaskLogs("http://127.0.0.1:1", "token", settings=Settings(data_dir=tmp_path))
     name = "dag_id=d/run_id=r/task_id=t/attempt=1.log"
-    for path, end in ((name, None), (name, "COMPLETED"), (f"{name}.trigger.12.log", None)):
+    tries = ((name, None, 0), (name, "COMPLETED", 0), (name, None, 3), (name, "COMPLETED", 3))
+    for path, end, code in (*tries, (f"{name}.trigger.12.log", None, 0)):
         say(tmp_path / path, logs, "one")
         if end:
             say(tmp_path / path, logs, "the end", **{END_FIELD: end})
+        if code:
+            say(tmp_path / path, logs, "Process exited abnormally", exit_code=code)
         logs.upload(tmp_path / path)
-    wait_until(lambda: len(fake.ends) == 3, SOON, "all have ended")
-    assert fake.ends == [(Status.LOST, None), (Status.COMPLETED, 0), (Status.PENDING, None)]
-    assert [each is threading.current_thread() for each in fake.ended_in] == [True, True, False]
+    wait_until(lambda: len(fake.ends) == 5, SOON, "all have ended")
+    completed = Status.COMPLETED, 0
+    assert fake.ends == [(Status.LOST, None), completed, (Status.FAILED, 3), completed, (Status.PENDING, None)]
+    assert [each is threading.current_thread() for each in fake.ended_in] == [*[True] * 4, False]
 
 
 def test_a_try_that_airflow_cannot_start_ends(fake: type[FakeLog], tmp_path: Path) -> None:
