@@ -45,8 +45,10 @@ def test_events_are_delivered_in_order_and_once(bench: Bench) -> None:
     assert (claimed(bench), kept(bench).waiting) == ([], 0)
     assert not watches.add(WATCH, EVENTS[1])
     # A week later, it is a new one.
-    bench.ask("ZADD", f"{watches.slot}:{{wf_1}}:told", 1, EVENTS[1].webhook_id(WATCH))
-    assert watches.add(WATCH, EVENTS[1])
+    for days in (6, 8):
+        told_ms = round(1000 * (before - 86_400 * days))
+        bench.ask("ZADD", f"{watches.slot}:{{wf_1}}:told", told_ms, EVENTS[1].webhook_id(WATCH))
+        assert watches.add(WATCH, EVENTS[1]) == (days > 7)
 
 
 def test_only_the_same_event_of_the_same_attempt_is_a_repeat() -> None:
