@@ -63,3 +63,17 @@ def test_directories_of_other_programs_stay(temporary: Path) -> None:
     owned_directory.make(PREFIX)
     assert lock.exists()
     assert old.is_dir()
+
+
+def test_a_directory_is_locked_once_it_can_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that starts at that moment does not remove it."""
+    directory, rename = owned_directory.make(PREFIX), Path.rename
+
+    def renamed(path: Path, name: Path) -> Path:
+        renamed = rename(path, name)
+        owned_directory.make(PREFIX)
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with owned_directory.keep(directory):
+        assert directory.is_dir()
