@@ -21,8 +21,9 @@ class Element extends EventTarget {
     this.children = [];
   }
 
-  /** Always returns the same element for a selector. */
+  /** Always returns the same element for a selector. Nothing has the focus. */
   querySelector(selector) {
+    if (selector.includes(":focus")) return null;
     this.parts ??= new Map();
     if (!this.parts.has(selector)) this.parts.set(selector, new Element(selector));
     return this.parts.get(selector);

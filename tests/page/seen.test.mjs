@@ -17,11 +17,11 @@ test("texts about a cause in earlier runs", () => {
   equal(past(seen({ FAILED: 3 })), "Seen in 3 of the last 17 runs, all of them failed; first 3 d ago in old");
   equal(past(seen({ FAILED: 1 })), "Seen in 1 of the last 17 runs, failed; first 3 d ago in old");
   equal(past(seen({ FAILED: 2, COMPLETED: 1, LOST: 1 })), "Seen in 4 of the last 17 runs, 1 good, 2 failed, 1 lost; first 3 d ago in old");
-  equal(past(seen({ FAILED: 1, first_id: "j" })), "Not seen in the last 16 runs");
+  equal(past(seen({ FAILED: 1, first_id: "j" })), "Not seen in the previous 16 runs");
   equal(past(seen({ FAILED: 2, first_id: "j" })), "Seen in 2 of the last 17 runs, all of them failed; first 3 d ago in j");
-  equal(past(seen({ FAILED: 1, first_id: "j", looked_at: 2 })), "Not seen in the last run");
+  equal(past(seen({ FAILED: 1, first_id: "j", looked_at: 2 })), "Not seen in the previous run");
   equal(past(seen({ FAILED: 1, first_id: "j", looked_at: 1 })), "");
-  equal(past(seen({})), "Not seen in the last 17 runs");
+  equal(past(seen({})), "Not seen in the previous 17 runs");
   equal(past(seen({ FAILED: 2, without_shapes: 2 })), "Seen in 2 of the last 17 runs, all of them failed; first 3 d ago in old; 2 runs could not be read");
   equal(past(seen({ FAILED: 2 }), { kind: "new" }), "New: no earlier run has this line");
   equal(past(seen({ FAILED: 2 }), { kind: "since", id: "r1" }, { label: "branch=main" }), "Every failure on main since r1 (2 runs)");
