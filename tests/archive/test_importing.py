@@ -298,11 +298,13 @@ def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectSt
     bench.ask("DEL", key, *(bench.key(kind, GROWING) for kind in ("job", "archive", "lease")))
     for kind, dump in old.items():
         bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump)
+    # Objects whose records the store has lost are kept until an operator confirms.
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    bench.ask("SET", bench.key("lease", GROWING), "token")
+    assert problems(list(import_jobs(store, objects, 0.2))), "its runner could resend lines until its lease expires"
     bench.expire_lease(GROWING)
     wait_until(lambda: judge.get_job(GROWING).status is Status.LOST, 30, "it is lost")  # type: ignore[union-attr]
     if not ended:
-        # Objects whose records the store has lost are kept until an operator confirms.
-        objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
         assert redact(store, objects, GROWING, 7).pending
     assert made(run_import(store, objects)) == {"growing"}
     if ended:
@@ -741,6 +743,66 @@ def test_redacted_text_of_a_job_that_was_resent_and_has_ended_is_removed(
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 111)]
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["running", "ended"])
+def test_lines_that_a_runner_added_after_a_lost_end_are_kept(
+    bench: Bench, objects: FileObjectStore, is_over: bool
+) -> None:
+    """Before its end, the archive has fewer lines than the runner has resent, and one of them redacted."""
+    store = bench.store
+    write_ended(store, GROWING, 40, status=Status.LOST)
+    assert archive(store, objects, hot_seconds=0) == 0
+    redact(store, objects, GROWING, 7)
+    empty(bench)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    attempt = store.open(GROWING, "token")
+    store.append(attempt, make_lines(1, 45))
+    if is_over:
+        store.finish(attempt, Status.COMPLETED, 0, 0, 46)
+    assert made(run_import(store, objects)) == {"growing"}
+    assert all(each.known for each in run_import(store, objects))
+    if not is_over:
+        store.append(attempt, make_lines(46, 5))
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 46 if is_over else 51)]
+    assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == [7]
+    assert store.require_job(GROWING).status is (Status.COMPLETED if is_over else Status.RUNNING)
+
+
+@pytest.mark.parametrize("store_has", ["no line", "no first chunk", "a deleted chunk"])
+def test_a_store_with_other_records_than_the_archive_is_completed(
+    bench: Bench, objects: FileObjectStore, store_has: str
+) -> None:
+    """A copy from before the first line, an import while an object was missing, or a copy from before a merge."""
+    store = bench.store
+    attempt = write_growing(store, objects)
+    chunks, kinds = store.chunks.chunks(GROWING), ("log", "job", "archive")
+    old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in kinds}
+    gone = chunks[0 if store_has == "no first chunk" else -1].name
+    data = objects.get(gone)
+    if store_has == "a deleted chunk":
+        with archive_lock(store, GROWING) as token:
+            to = JobObjects(store, objects, GROWING, token)
+            assert write_chunk(to, store.catalog.archive_state(GROWING), 90, merge=True)
+    if store_has != "no line":
+        objects.delete(gone)
+    empty(bench)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    if store_has == "no line":
+        store.open(GROWING, "token")
+        bench.ask("DEL", bench.key("lease", GROWING))
+    elif store_has == "no first chunk":
+        assert made(run_import(store, objects)) == {"growing"}
+        objects.put(gone, data)
+    else:
+        for kind, dump in old.items():
+            bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump)
+        bench.ask("SET", bench.key("lease", GROWING), "token")
+        store.append(attempt, make_lines(101, 10))
+    assert made(run_import(store, objects)) == {"growing"}
+    last = 110 if store_has == "a deleted chunk" else 60
+    assert line_numbers(entries(store, objects, GROWING)) == [*range(1, last + 1)]
 
 
 def test_a_repeated_redaction_deletes_old_text_that_only_the_archive_knows(

@@ -61,6 +61,7 @@ local function compare_chunks()
     end
   end
   for at, record in ipairs(redis.call('ZRANGE', archive, 0, -1)) do
+    found.has_others = found.has_others or not given[record]
     if not given[record] and is_of_lost_lines(record) then
       found.is_repaired = true
       if at == 1 then found.lost_to = tonumber(redis.call('ZSCORE', archive, record)) end
@@ -74,12 +75,14 @@ end
 -- 'absent'
 -- 'older': an old copy, which lacks the last lines, a redaction of a complete archive, or a repaired chunk
 -- 'restarted': its runner came back before this call. Log or archive begin with lost lines, up to the second result
--- 'continued': its live runner has continued an old copy, whose log can report lost lines
--- or the number to return. It is the same job if it has the same creation time, one of the chunks, or a line 1 with the
--- same time (that chunk may have been merged since).
+-- 'continued': its runner has continued an old copy, or resent lines since an archived end. The store has old text of
+-- redacted lines, other records, or a log that reports lines as lost
+-- or the number to return. It is the same job if it has the same creation time, one of the chunks, no line yet, or a
+-- line 1 with the same time (that chunk may have been merged since).
 local function state_of(chunks, redacted)
   if redis.call('EXISTS', log, job) == 0 then return 'absent' end
-  local created_at, archived, deleting = unpack(redis.call('HMGET', job, 'created_at', 'archived', 'deleting'))
+  local fields = redis.call('HMGET', job, 'created_at', 'archived', 'deleting', 'archived_first')
+  local created_at, archived, deleting, archived_first = unpack(fields)
   local stored, problem, has_log = head(log, job)
   if deleting or problem == 'TAINTED' then return 0 end
   if problem == 'CLOSED' then stored = stored - 1 end
@@ -87,20 +90,22 @@ local function state_of(chunks, redacted)
   local is_lost = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
   local lost_to = is_lost and tonumber(string.match(begin[1], '^%d+')) or chunks.lost_to
   local began = ARGV[3] == '1' and ARGV[5] ~= '' and first_time() or nil
-  local is_same = created_at and created_at == ARGV[5] or chunks.has_common or began == ARGV[5]
+  local is_same = created_at and created_at == ARGV[5] or chunks.has_common or began == ARGV[5] or stored == 0
   local can_repair, is_old = has_lost_data and chunks.is_repaired, has_lost_data and is_same
   archived = whole_number(archived) or 0
 
   if lost_to and archived > last then return 2 end
   if stored >= last and lost_to then return 'restarted', lost_to end
-  if stored >= last and is_running and is_old and archived <= last and not chunks.is_lost then
-    if chunks.is_redacted or can_repair or lacks_lines(archived + 1) then return 'continued', 0 end
+  local is_ahead = stored > last or stored == last and (is_running or is_held)
+  if is_ahead and is_old and archived <= last and not chunks.is_lost then
+    local differs = chunks.is_redacted or chunks.has_others or (whole_number(archived_first) or 0) > tonumber(ARGV[3])
+    if differs or lacks_lines(archived + 1) then return 'continued', 0 end
   end
   local is_complete = field({unpack(ARGV, 10, records - 1)}, 'archive_state') == 'complete'
   local lacks_redaction = redacted < redactions and is_complete or redacted <= redactions and chunks.is_redacted
-  local is_older = stored < last or (lacks_redaction or can_repair) and not is_running
+  local is_older = stored < last or stored == last and (lacks_redaction or can_repair) and not is_running
   if is_same and is_older and not is_held then return 'older' end
-  if is_running and is_held and (lost_to or not has_log and archived == 0 or is_old and stored < last) then return 2 end
+  if is_held and (lost_to or not has_log and archived == 0 or is_old and stored < last) then return 2 end
   return began and not is_same and not lost_to and 3 or 0
 end
 
