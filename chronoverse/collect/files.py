@@ -56,7 +56,7 @@ class _File:
 
     @property
     def unread(self) -> int:
-        """Number of unread bytes, or 1 for only a gap. A compressed file counts in full until it has been read."""
+        """Number of unread bytes, or 1 if only a gap is left. A compressed file counts in full until it is read."""
         size = os.fstat(self.file.fileno()).st_size
         unread = (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
         return unread or int(self.has_gap)

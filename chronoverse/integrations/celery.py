@@ -6,7 +6,7 @@
     install(app)
 
 The job's id is the task's id; its workflow is the task's name, unless one is given. Connections and threads start with
-the first task, so that a pool can fork before.
+the first task, so that a pool can fork beforehand.
 """
 
 import contextlib

@@ -79,7 +79,7 @@ class LineSplitter:
         return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
     def close(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Ends the stream. Returns the last line if it had no newline, as ``partial`` if its rest is missing."""
+        """Ends the stream. Returns the last line if it had no newline: ``partial`` if a gap may have its rest."""
         if not self.rest and not self.is_open:
             return []
         text, self.rest, self.is_open = self.mask(self.rest), b"", False

@@ -204,7 +204,7 @@ class ChunkIndex:
         self._commands.ask("mark_deleting", job, kinds, token, tombstone_ms)
 
     def delete(self, job: JobRef, token: str) -> None:
-        """Deletes all keys except the tombstone of a job marked for deletion. Raises :class:`Fenced`, :class:`Held`."""
+        """Deletes a job that is marked for deletion, except its tombstone. Raises :class:`Fenced`, :class:`Held`."""
         first = ("log", "job", ARCHIVE_LOCK)
         others = [kind for kind in JOB_KEYS if kind not in (*first, "deleted")]
         self._commands.ask("delete", job, (*first, *others, "jobs"), token, job.job_id)

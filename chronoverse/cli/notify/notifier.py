@@ -122,7 +122,7 @@ class Notifier:
         metrics.NOTIFY_FAILING.set(sum(each.to_json(now)["state"] == "failing" for each in found))
 
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry], last: int) -> None:
-        """Queues ends from changes; or from the listing, if changes up to ``last`` were dropped unread."""
+        """Queues the job ends in ``entries``, or those in the listing if changes up to ``last`` were dropped unread."""
         with _logging_errors(workflow_id):
             # A watch that existed when the job ended must report the end.
             watches, late = self.store.watches.read(workflow_id), 0

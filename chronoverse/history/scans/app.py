@@ -364,7 +364,7 @@ class ScanApp:
 
 
 class _Wanted(NamedTuple):
-    """The lines that a page shows. With ``find_next``, a full page has a successor only if another line matches."""
+    """The lines that a page shows. ``find_next``: scan past a full page, to see whether another line matches."""
 
     scan: LineScan
     matcher: Matcher | None

@@ -33,7 +33,7 @@ MAX_PAUSE_SECONDS: Final = 1.0
 class Throttle:
     """Token buckets, one per subject, that refill at ``rate`` per second. Without ``rate``, there is no limit.
 
-    An empty bucket is full after ``burst_seconds``. A refusal gives ``reason``, and asks the client to wait at least
+    An empty bucket refills in ``burst_seconds``. A refusal gives ``reason``, and asks the client to wait at least
     ``least_wait`` seconds. ``clock`` is monotonic.
     """
 

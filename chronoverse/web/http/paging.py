@@ -142,7 +142,7 @@ def number(value: Any) -> int:
 
 
 def created_ms(value: Any) -> float:
-    """Parses a creation time: a string, because a foreign runner can write infinity, which JSON lacks."""
+    """Parses a creation time. It is a string, because a foreign runner can write infinity, and JSON has none."""
     if type(value) is not str or math.isnan(created := float(value)):
         raise ValueError
     return created
