@@ -158,7 +158,7 @@ class Client:
                 return
             if backoff.seconds_failing() > self.max_retry_seconds:
                 raise failure
-            if follower.retry_ms is not None:
+            if follower.retry_ms:  # with 0, retries would have no delay
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
             # The token expired, and the next request gets a new one: waiting would only delay the next line.
             at_once = callable(self.token) and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED

@@ -6,10 +6,13 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 #: A comment without a following blank line: some decoders turn ``:\n\n`` into an empty event.
 HEARTBEAT = b":\n"
+
+#: Maximum bytes of a block that is decoded. The longest line of a log has 6 MiB as JSON.
+_BLOCK_BYTES: Final = 2**24
 
 _NEWLINES = re.compile(r"[\r\n]+")
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -64,16 +67,27 @@ class Decoder:
         #: Whether the last event's own block has an id.
         self.has_id = False
         self._sets_id = False
-        self._buffer = b""
+        self._buffer = bytearray()
         self._started = False
+        #: Bytes since the last complete block.
+        self._pending = 0
         self._event = ""
         self._data: list[str] = []
         self._id = last_event_id
 
     def feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        """Yields the events that ``chunk`` completes."""
+        """Yields the events that ``chunk`` completes. Raises ValueError if a block is too long."""
+        self._pending += len(chunk)
+        if self._started and not self._buffer.endswith(b"\r") and not _LINE_END.search(chunk):
+            self._buffer += chunk  # a copy of the buffer for each chunk would take quadratic time
+        else:
+            yield from self._lines(chunk)
+        if self._pending > _BLOCK_BYTES:
+            raise ValueError(f"an event of more than {_BLOCK_BYTES:,} bytes")
+
+    def _lines(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         buffer = self._buffer + chunk
-        if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
+        if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(bytes(buffer)):
             self._buffer = buffer
             return
         start = 3 if not self._started and buffer.startswith(b"\xef\xbb\xbf") else 0
@@ -91,7 +105,7 @@ class Decoder:
         if not line:
             event = ServerSentEvent(self._event or "message", "\n".join(self._data), self._id) if self._data else None
             self.last_event_id, self._event, self._data = self._id, "", []
-            self.has_id, self._sets_id = self._sets_id, False
+            self.has_id, self._sets_id, self._pending = self._sets_id, False, 0
             return event
         field, _, value = line.partition(":")
         value = value[1:] if value.startswith(" ") else value

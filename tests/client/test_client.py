@@ -156,6 +156,7 @@ def test_a_log_is_followed_to_its_end(answers: list[bytes], items: list[LogEvent
         ),
         # The service chooses the reconnection time at random so that clients do not all reconnect at once.
         ([stream(sse.retry(2_417), frames(1, 1))], [2.417]),
+        ([stream(sse.retry(0), frames(1, 1))], [1]),
         (
             [*[problem("503 Service Unavailable", "full")] * 7, stream(frames(1, 1)), None],
             [0.75, 1.5, 3, 6, 12, 22.5, 22.5, 1, 0.75],

@@ -268,18 +268,21 @@ def test_nothing_is_missed_when_the_service_is_cut_off(
 
 
 def test_an_answer_of_another_service_is_an_error(node: Node) -> None:
-    """An HTML page, as from a proxy, is no empty log. Invalid frames and proxies' errors lose no line."""
+    """An HTML page, as from a proxy, is no empty log. Invalid frames and proxies' errors lose no line, and are
+    retried after a delay.
+    """
     with ScriptedService(answer("200 OK", b"<!doctype html>", Content_Type="text/html")) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
     assert seen["failure"]["message"].endswith("/events did not return an event stream")
     away = [answer(status) for status in ("425 Too Early", "500 Internal Server Error", "520 Unknown Error")]
-    broken = stream(CONNECTED, log(1) + b"event: log\ndata: {\n\n")
+    broken = stream(CONNECTED, b"retry: 0\n\n" + log(1) + b"event: log\ndata: {\n\n")
     with ScriptedService(broken, *away, stream(log(2), END % 3)) as service:
         seen = node.start("follow", service=service.url, **SCRIPTED).result()
     assert (seen["numbers"], [text for text, _ in seen["reconnects"]]) == (
         [1, 2],
         ["the service sent an unreadable frame", "Too Early", "Internal Server Error", "Unknown Error"],
     )
+    assert all(delay > 0 for _, delay in seen["reconnects"])
 
 
 @pytest.mark.parametrize("example", ["follow", "page", "wait"])

@@ -114,6 +114,16 @@ def test_any_line_end_at_any_chunk_boundary(end: bytes) -> None:
         assert decode(*cut(stream, [position])) == [Event("log", "a\nb", "7"), Event("message", "c", "7")]
 
 
+@pytest.mark.parametrize("piece", [b"x" * 1_000, b"data: " + b"x" * 994 + b"\n"], ids=["line", "block"])
+def test_an_endless_block_is_an_error(piece: bytes) -> None:
+    """It would fill the client's memory. In small chunks, the longest block still takes linear time to decode."""
+    chunks = [b"data: ", *[piece] * 16_000]
+    (event,) = decode(*chunks, b"\n\n", *chunks, decoder=(decoder := Decoder()))
+    assert len(event.data) > 15_000_000
+    with pytest.raises(ValueError, match="an event of more than 16,777,216 bytes"):
+        decode(*[piece] * 1_000, decoder=decoder)
+
+
 def test_a_byte_order_mark_is_dropped_only_at_the_very_start() -> None:
     """If it is complete. Any other one is part of a field name, which is then unknown."""
     once, twice = BOM + b"data: a\n\n", BOM + BOM + b"data: b\n\n"

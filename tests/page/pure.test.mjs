@@ -1,6 +1,6 @@
 // Table tests of pure functions: texts, numbers and times.
 
-import { deepEqual, equal, ok } from "node:assert/strict";
+import { deepEqual, equal, ok, throws } from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
@@ -241,6 +241,11 @@ table("event streams, split anywhere", (stream) => {
   [": comment\n:\nretry: 1500\nretry: soon\nretry:\nother: x\nid\n\n", [":", ":", 1500, { id: "" }]],
   ["id: a\0b\nevent:\nevent\ndata: \u2028\n\ndata: no end\n", [{ event: undefined, data: "\u2028" }]],
 ]);
+test("an endless event is an error", () => {
+  const pieces = new Array(16).fill("data: x\n".repeat(2 ** 17));
+  equal(read([...pieces, "\n", ...pieces, "\n"].join(""), 2 ** 23, 2 ** 24)[0].data.length, 2 ** 22 - 1);
+  for (const piece of ["x".repeat(2 ** 20), pieces[0]]) throws(() => read(piece.repeat(17)), RangeError);
+});
 
 // Control sequences take no space, and are not cut in two.
 table(

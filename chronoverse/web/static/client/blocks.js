@@ -5,19 +5,24 @@
 
 /** @typedef {{ block: (block: Block) => void, comment: () => void, retry: (ms: number) => void }} Listener */
 
-/** Returns a function that reads the next part of a stream, which can end anywhere. @type {(on: Listener) => (text: string) => void} */
+//: Maximum characters of a block, as in chronoverse/joblog/sse.py.
+const BLOCK_CHARACTERS = 2 ** 24;
+
+/** Returns a function that reads the next part of a stream, which can end anywhere. It throws if a block is too long. @type {(on: Listener) => (text: string) => void} */
 export function blockReader(on) {
   /** The pieces of an incomplete line. @type {string[]} */
   let pieces = [];
   /** @type {Block} */
   let block = {};
   let endsInReturn = false;
+  let pending = 0;
 
   /** @param {string} line */
   function readLine(line) {
     if (!line) {
       on.block(block);
       block = {};
+      pending = 0;
       return;
     }
     const [, name, value = ""] = /** @type {RegExpExecArray} */ (/^([^:]*)(?:: ?(.*))?$/s.exec(line));
@@ -30,14 +35,17 @@ export function blockReader(on) {
 
   return (text) => {
     if (!text) return;
+    pending += text.length;
     // CR LF ends one line, even if the two arrive in different parts.
     const rest = endsInReturn && text[0] === "\n" ? text.slice(1) : text;
     endsInReturn = text.endsWith("\r");
     const lines = rest.split(/\r\n|\r|\n/);
     pieces.push(lines[0]);
-    if (lines.length === 1) return;
-    lines[0] = pieces.join("");
-    pieces = lines.splice(-1);
-    for (const line of lines) readLine(line);
+    if (lines.length > 1) {
+      lines[0] = pieces.join("");
+      pieces = lines.splice(-1);
+      for (const line of lines) readLine(line);
+    }
+    if (pending > BLOCK_CHARACTERS) throw new RangeError("an event is too long");
   };
 }

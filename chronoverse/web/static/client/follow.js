@@ -127,7 +127,7 @@ async function* read(options, reader, backoff, urlOf) {
 /** The numbers of a workflow's changes can decrease. @param {Backoff} backoff @param {number | null} cursor */
 function frameReader(backoff, cursor, isOfWorkflow = false) {
   /** @type {import("./blocks.js").Listener} */
-  const on = { block: receive, comment: () => backoff.succeeded(), retry: (ms) => (backoff.retryMs = ms) };
+  const on = { block: receive, comment: () => backoff.succeeded(), retry: (ms) => (backoff.retryMs = ms || backoff.retryMs) };
   let readBlocks = blockReader(on);
   /** @type {Frame[]} */
   let frames = [];
