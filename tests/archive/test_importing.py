@@ -382,7 +382,7 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     bench: Bench, objects: FileObjectStore, tmp_path: Path
 ) -> None:
     store, directory = bench.store, tmp_path / "archive"
-    ids = ("good", "half_manifest", "half_chunk", "no_chunk", "another", "taken")
+    ids = ("good", "half_manifest", "half_chunk", "no_chunk", "another", "taken", "without_lines")
     jobs = {name: JobRef("wf_1", name) for name in ids}
     for job in jobs.values():
         write_ended(store, job, 100)
@@ -401,6 +401,8 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
     objects.put(manifest_name(jobs["another"]), objects.get(manifest_name(jobs["good"])))
     attempt = bench.new_store(clock=ticking()).open(jobs["taken"], "token")
     store.append(attempt, [Line(1, "2026-03-04T10:00:05.123Z", "another run", "stdout")])
+    objects.delete(manifest_name(jobs["without_lines"]))
+    write_ended(bench.new_store(clock=ticking()), jobs["without_lines"], 0)
     objects.put("README.txt", b"a note")
     objects.put("a/b/c/d", b"a tree")
     objects.put("wf_1/good/.writing-0123456789abcdef", b"half")
@@ -416,10 +418,12 @@ def test_damaged_and_foreign_objects_are_reported_and_the_rest_is_imported(
         "wf_1/half_manifest": "the manifest of wf_1/half_manifest cannot be read",
         "wf_1/another": "the record of a chunk of wf_1/another names an object of another job",
         "wf_1/taken": "the store has another job with this id: the archived lines are not shown",
+        "wf_1/without_lines": "the store has another job with this id: the archived lines are not shown",
         chunks["half_chunk"]: f"{chunks['half_chunk']} does not match what was archived",
         chunks["no_chunk"]: "the object is missing",
     }
     assert entries(store, objects, jobs["good"]) == before[0]
+    assert store.require_job(jobs["without_lines"]).status is Status.COMPLETED
     # They are reported again.
     assert problems(run_import(store, objects)) == problems(found)
 
@@ -770,7 +774,7 @@ def test_lines_that_a_runner_added_after_a_lost_end_are_kept(
     assert store.require_job(GROWING).status is (Status.COMPLETED if is_over else Status.RUNNING)
 
 
-@pytest.mark.parametrize("store_has", ["no line", "no first chunk", "a deleted chunk"])
+@pytest.mark.parametrize("store_has", ["no line", "only a lost end", "no first chunk", "a deleted chunk"])
 def test_a_store_with_other_records_than_the_archive_is_completed(
     bench: Bench, objects: FileObjectStore, store_has: str
 ) -> None:
@@ -785,13 +789,15 @@ def test_a_store_with_other_records_than_the_archive_is_completed(
         with archive_lock(store, GROWING) as token:
             to = JobObjects(store, objects, GROWING, token)
             assert write_chunk(to, store.catalog.archive_state(GROWING), 90, merge=True)
-    if store_has != "no line":
+    if store_has in ("no first chunk", "a deleted chunk"):
         objects.delete(gone)
     empty(bench)
     objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
     if store_has == "no line":
         store.open(GROWING, "token")
         bench.ask("DEL", bench.key("lease", GROWING))
+    elif store_has == "only a lost end":
+        store.finish(store.open(GROWING, "token"), Status.LOST, None, 0, 1)
     elif store_has == "no first chunk":
         assert made(run_import(store, objects)) == {"growing"}
         objects.put(gone, data)

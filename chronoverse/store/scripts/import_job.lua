@@ -77,12 +77,12 @@ end
 -- 'restarted': its runner came back before this call. Log or archive begin with lost lines, up to the second result
 -- 'continued': its runner has continued an old copy, or resent lines since an archived end. The store has old text of
 -- redacted lines, other records, or a log that reports lines as lost
--- or the number to return. It is the same job if it has the same creation time, one of the chunks, no line yet, or a
--- line 1 with the same time (that chunk may have been merged since).
+-- or the number to return. It is the same job if it has the same creation time, one of the chunks, a line 1 with
+-- the same time (that chunk may have been merged since), or no line and no end but LOST.
 local function state_of(chunks, redacted)
   if redis.call('EXISTS', log, job) == 0 then return 'absent' end
-  local fields = redis.call('HMGET', job, 'created_at', 'archived', 'deleting', 'archived_first')
-  local created_at, archived, deleting, archived_first = unpack(fields)
+  local fields = redis.call('HMGET', job, 'created_at', 'archived', 'deleting', 'archived_first', 'status')
+  local created_at, archived, deleting, archived_first, status = unpack(fields)
   local stored, problem, has_log = head(log, job)
   if deleting or problem == 'TAINTED' then return 0 end
   if problem == 'CLOSED' then stored = stored - 1 end
@@ -90,7 +90,8 @@ local function state_of(chunks, redacted)
   local is_lost = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
   local lost_to = is_lost and tonumber(string.match(begin[1], '^%d+')) or chunks.lost_to
   local began = ARGV[3] == '1' and ARGV[5] ~= '' and first_time() or nil
-  local is_same = created_at and created_at == ARGV[5] or chunks.has_common or began == ARGV[5] or stored == 0
+  local is_empty = stored == 0 and (problem ~= 'CLOSED' or status == 'LOST')
+  local is_same = created_at and created_at == ARGV[5] or chunks.has_common or began == ARGV[5] or is_empty
   local can_repair, is_old = has_lost_data and chunks.is_repaired, has_lost_data and is_same
   archived = whole_number(archived) or 0
 
