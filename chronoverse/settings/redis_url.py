@@ -54,7 +54,8 @@ class RedisUrl:
             if plus:
                 return cls._parse_many_hosts(text, kind)
             parts = urlsplit(text)
-            if not (parts.path if scheme == "unix" else parts.hostname and parts.port != 0):
+            is_tcp = parts.hostname and parts.port != 0 and re.fullmatch("/?[0-9]{0,5}/?", parts.path)
+            if not (parts.path if scheme == "unix" else is_tcp):
                 raise ValueError
         except ValueError:
             raise ValueError(_expected_form(scheme)) from None

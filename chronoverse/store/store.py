@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 
 import redis
 
-from chronoverse.errors import Closed, JobNotFound, NotALog, QuotaReached, StoreError, StoreUnavailable
+from chronoverse.errors import Closed, JobNotFound, NotALog, QuotaReached, SettingsError, StoreError, StoreUnavailable
 from chronoverse.joblog.entries import RawEntry
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import (
@@ -85,14 +85,18 @@ class Store:
 
     @classmethod
     def of(cls, settings: Settings, url: str, sync: Callable[[], None] | None = None) -> Self:
-        return cls(
-            url,
-            prefix=settings.key_prefix,
-            lease_seconds=settings.lease_seconds,
-            retention_seconds=settings.retention_seconds,
-            durability=Durability(settings.durability),
-            sync=sync,
-        )
+        """Raises :class:`SettingsError` if an option of ``url`` is invalid."""
+        try:
+            return cls(
+                url,
+                prefix=settings.key_prefix,
+                lease_seconds=settings.lease_seconds,
+                retention_seconds=settings.retention_seconds,
+                durability=Durability(settings.durability),
+                sync=sync,
+            )
+        except ValueError as error:
+            raise SettingsError(f"CHRONOVERSE_REDIS_URL has an {error}") from None
 
     def __post_init__(self) -> None:
         self._lease_ms, self._retention_ms = round(self.lease_seconds * 1000), round(self.retention_seconds * 1000)

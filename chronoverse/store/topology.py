@@ -44,8 +44,13 @@ class Topology:
         self._url = url
         self._options = options
         self._clients: dict[tuple[str, PoolKind], redis.Redis] = {}
-        # Raises for a bad URL now, rather than for the first viewer.
-        self._client(url, PoolKind.COMMANDS)
+        # Raises ValueError for a bad URL now, rather than for the first viewer. Opens no connection.
+        try:
+            new_connection(url, **options)
+        except (TypeError, ValueError, redis.RedisError) as error:
+            raise ValueError(
+                f"invalid option: {str(error).removeprefix('AbstractConnection.__init__() got an ')}"
+            ) from None
 
     def _client(self, url: str, pool: PoolKind) -> redis.Redis:
         found = self._clients.get((url, pool))

@@ -465,6 +465,10 @@ def test_serve_becomes_gunicorn_with_the_flags_as_settings() -> None:
     for bind, workers in (("nowhere", None), (None, "0"), (None, "many")):
         with pytest.raises(SettingsError):
             serve_command(bind, workers)
+    for url in ("redis://db?nonsense=1", "redis://db?socket_timeout=soon", "redis+sentinel://db/logs?protocol=9"):
+        environ = {"HOME": "/home/ada", "CHRONOVERSE_REDIS_URL": url, "CHRONOVERSE_JWT_SECRET": "s" * 32}
+        with pytest.raises(SettingsError, match="CHRONOVERSE_REDIS_URL has an invalid option: "):
+            serve_command(None, None, environ)
 
 
 @pytest.mark.long

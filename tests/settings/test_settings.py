@@ -96,6 +96,8 @@ INVALID: Final[dict[str, list[str]]] = {
         "http://db",
         "redis://",
         "redis://db:notaport",
+        "redis://db/logs",
+        "redis://user:12/34@db",
         "unix://",
         "redis+sentinel://db",
         "redis+sentinel://db/my/master",
