@@ -205,7 +205,7 @@ class Archiver:
 
     def run(self) -> None:
         """Runs until ``stop`` is set. While the store or the archive is unavailable, waits and retries."""
-        backoff = Backoff(RetryPolicy(first=1.0, longest=15.0, jitter=0))
+        backoff, reported = Backoff(RetryPolicy(first=1.0, longest=15.0, jitter=0)), ""
         for kind in (StoreUnavailable, StoreRefused, ArchiveUnavailable):
             # Prometheus ignores a counter's first value, so that must be 0.
             metrics.ARCHIVE_ERRORS.labels(kind.__name__)
@@ -214,14 +214,16 @@ class Archiver:
             try:
                 idle = not self.step()
                 backoff.record_success()
+                reported = ""
             except StoreError as error:
                 metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()
                 backoff.record_failure()
-                seconds = backoff.delay()
-                log.warning("the archiver waits: %s", error, extra={"fields": {"seconds": seconds}})
+                if str(error) != reported:
+                    reported = str(error)
+                    log.warning("the archiver waits: %s", error)
                 idle = False
                 self._rounds.restart()
-                self.stop.wait(seconds)
+                self.stop.wait(backoff.delay())
             if idle:
                 self.stop.wait(MEASURE_SECONDS)
 

@@ -1,5 +1,6 @@
 """Archivers: what they move and when, what they keep, and how they handle data that the store has lost."""
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ from tests.support.bench import JOB, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERAN
 from tests.support.fleets import Cluster
 from tests.support.reading import Clock, redis_fields
 from tests.support.servers import RedisServer
-from tests.support.waiting import wait_until
+from tests.support.waiting import NoDelay, wait_until
 
 #: More lines than fit into HOT_BYTES.
 MANY = 8_000
@@ -830,3 +831,12 @@ def test_the_list_of_workflows_is_repaired(bench: Bench, tmp_path: Path) -> None
     bench.ask("DEL", bench.key("jobs", JobRef("wf_1", "job_1")))
     wait_until(lambda: (listed_after(60), bench.store.listing.page("wf_1", None, 10))[1] == before, 30, "and its job")
     wait_until(lambda: listed_after(60) == {"wf_1", "wf_2"}, 30, "with its workflow")
+
+
+def test_an_outage_of_the_store_is_logged_once(objects: FileObjectStore, caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.closing(Store("redis://127.0.0.1:1")) as store:
+        waiting = archiver(store, objects)
+        waiting.stop = NoDelay(limit=4)
+        waiting.run()
+
+    assert caplog.text.count("the archiver waits: the store is unreachable") == 1

@@ -19,7 +19,7 @@ from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED
 from chronoverse.joblog.model import End, Gap, Job, JobRef, Line, OutOfSequence, Status
 from tests.support.scripted import ScriptedService, answer, problem, stream
-from tests.support.waiting import wait_until
+from tests.support.waiting import NoDelay, wait_until
 
 JOB = JobRef("wf_1", "job_1")
 TIME = "2026-03-03T10:00:05.123Z"
@@ -27,21 +27,6 @@ CONNECTED = sse.frame("connected", b'{"status":"connected"}', retry_ms=1)
 END = End(3, Status.COMPLETED, 0, 2, 0, TIME)
 DONE = Job(JOB, Status.COMPLETED, attempt=1, finished_at=TIME, exit_code=0, lines=2, last=2, end=END)
 OVER = DONE.to_frame() + END.to_frame(30)
-
-
-class NoDelay(threading.Event):
-    """A stop event whose waits take no time. Records their timeouts. Set after ``limit`` waits."""
-
-    def __init__(self, limit: int = 1_000) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-        self.limit = limit
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0)
-        if len(self.waits) >= self.limit:
-            self.set()
-        return self.is_set()
 
 
 class Clock:

@@ -28,7 +28,7 @@ from tests.notify.conftest import URL, WORKFLOW, Site
 from tests.support.bench import Bench
 from tests.support.fleets import Cluster
 from tests.support.receiver import Message, Receiver
-from tests.support.waiting import deadline, wait_until
+from tests.support.waiting import NoDelay, deadline, wait_until
 
 #: Time limit of a message on a busy machine, in seconds.
 PATIENCE_SECONDS = 60.0
@@ -513,3 +513,10 @@ def test_a_server_without_memory_delays_no_others(
         for workflow_id in workflows:
             assert store.watches.delete(workflow_id, "main")
         assert store.watches.workflows() == []
+
+
+def test_an_outage_of_the_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with closing(Store("redis://127.0.0.1:1")) as store:
+        Notifier(store, lambda _: {}, {}, URL, ssl.create_default_context(), NoDelay(limit=4)).run()
+
+    assert caplog.text.count("the notifier waits: the store is unreachable") == 1

@@ -1,5 +1,6 @@
 """Waiting for a condition, with a deadline."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -34,3 +35,18 @@ def wait_until(predicate: Callable[[], object], timeout: float, what: str, slowe
     began = time.monotonic()
     while not predicate() and in_time():
         time.sleep(min(max((time.monotonic() - began) / 10, POLL_SECONDS), slowest))
+
+
+class NoDelay(threading.Event):
+    """A stop event whose waits take no time. Records their timeouts. Set after ``limit`` waits."""
+
+    def __init__(self, limit: int = 1_000) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+        self.limit = limit
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0)
+        if len(self.waits) >= self.limit:
+            self.set()
+        return self.is_set()

@@ -72,14 +72,16 @@ class Notifier:
 
     def run(self) -> None:
         log.info("notifier started", extra={"fields": {"hosts": ", ".join(self.hosts) or "none"}})
-        pause = 0.0
+        pause, reported = 0.0, ""
         while not self.stop.wait(pause):
             pause = self.step_seconds
             try:
                 self.step()
+                reported = ""
             except StoreError as error:
-                log.warning("watches: %s", error)
-                pause = LOOK_SECONDS
+                if str(error) != reported:
+                    log.warning("the notifier waits: %s", error)
+                reported, pause = str(error), LOOK_SECONDS
         for pool in self._pools:
             pool.shutdown(cancel_futures=True)
 
