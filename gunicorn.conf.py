@@ -31,6 +31,9 @@ METRICS_PREFIX = "chronoverse-metrics-"
 if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(owned_directory.make(METRICS_PREFIX))
 _metrics_directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+if not os.access(_metrics_directory, os.W_OK | os.X_OK) or not _metrics_directory.is_dir():
+    print(f"chronoverse: PROMETHEUS_MULTIPROC_DIR must be a writable directory: {_metrics_directory}", file=sys.stderr)
+    sys.exit(os.EX_CONFIG)
 #: Kept open while this service runs, so that no other service removes the directory.
 _metrics_owner = (
     owned_directory.keep(_metrics_directory) if _metrics_directory.name.startswith(METRICS_PREFIX) else None

@@ -76,6 +76,7 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
     """A service's settings. Raises :class:`SettingsError`, also if a key, library or rights file is missing."""
     from chronoverse.archive.schemes import open_object_store
     from chronoverse.auth.tokens import Verifier
+    from chronoverse.joblog.secret_forms import SecretForms
     from chronoverse.store import Store
 
     try:
@@ -88,6 +89,8 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
             raise SettingsError("CHRONOVERSE_JWT_WORKFLOWS_MAP needs the key of an issuer whose tokens have groups")
         if settings.archive_location is not None:
             open_object_store(settings.archive_location)
+        if settings.mask_forms:
+            SecretForms(settings.mask_forms)
         if settings.redis_url is not None:
             Store.of(settings, settings.redis_url).close()
     except SettingsError as error:
