@@ -20,7 +20,7 @@ import click
 from chronoverse import errors
 from chronoverse.cli import common
 from chronoverse.client.client import read_items
-from chronoverse.embedded.supervised_process import wait_for_owner_end
+from chronoverse.embedded.supervised_process import on_owner_end
 from chronoverse.joblog.terminal import counted, plain_text
 from chronoverse.settings import Settings
 from chronoverse.settings.parse import is_loopback
@@ -127,12 +127,7 @@ def begin(
         signal.signal(number, lambda *_: stop.set())
     if while_stdin:
         metrics.name_process(metrics.SUPERVISED[program])
-
-        def stop_after_owner() -> None:
-            wait_for_owner_end()
-            stop.set()
-
-        threading.Thread(target=stop_after_owner, daemon=True).start()
+        on_owner_end(stop.set)
     else:
         common.require_store(settings)
     configure_logging(settings)

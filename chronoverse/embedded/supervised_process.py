@@ -21,10 +21,16 @@ _RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
 ANSWER_SECONDS: Final = 5.0
 
 
-def wait_for_owner_end() -> None:
-    # Reads the file descriptor: a thread blocked in sys.stdin holds a lock that the interpreter needs at exit.
-    while os.read(0, 4_096):
-        pass
+def on_owner_end(act: Callable[[], object]) -> None:
+    """Calls ``act`` in a thread when standard input ends, because the process that supervises this one has ended."""
+
+    def wait() -> None:
+        # Reads the file descriptor: a thread blocked in sys.stdin holds a lock that the interpreter needs at exit.
+        while os.read(0, 4_096):
+            pass
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _inheritable_descriptors() -> list[int]:
@@ -41,7 +47,7 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's stdin ends when this process and all its forks have ended.
 
-    The program must keep reading stdin (:func:`wait_for_owner_end`); if not, it is killed with its process group.
+    The program must keep reading stdin (:func:`on_owner_end`); if not, it is killed with its process group.
     ``file`` is its descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets
     whether it runs. Does not use Popen, because gevent and gunicorn reap all children.
     """

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from gunicorn.app.base import BaseApplication
 
-from chronoverse.embedded.supervised_process import SupervisedProcess, wait_for_owner_end
+from chronoverse.embedded.supervised_process import SupervisedProcess, on_owner_end
 from chronoverse.history.scans.app import ScanApp
 from chronoverse.history.scans.endpoint import ScanEndpoint
 from chronoverse.settings import Settings, child_environ
@@ -101,14 +101,9 @@ def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
 def _prepare_master(server: Any) -> None:
     # gunicorn inherits the socket, as from systemd. Without this, it would try to unlink the socket at exit.
     server.systemd = True
-    threading.Thread(target=_stop_with_owner, daemon=True).start()
+    on_owner_end(partial(os.kill, os.getpid(), signal.SIGTERM))
     # Existing objects are in shared memory, which the garbage collector would write to.
     gc.freeze()
-
-
-def _stop_with_owner() -> None:
-    wait_for_owner_end()
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _lower_priority(worker: Any) -> None:
