@@ -1,4 +1,4 @@
-"""Atomic writes of small files."""
+"""Atomic writes of small files, and syncing files to disk."""
 
 import contextlib
 import os
@@ -19,3 +19,12 @@ def draft_of(path: Path, content: bytes) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Syncs a file or directory to disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

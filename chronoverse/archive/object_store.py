@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable
-from chronoverse.files import draft_of
+from chronoverse.files import draft_of, sync
 
 
 class StoredObject(NamedTuple):
@@ -67,7 +67,7 @@ class FileObjectStore:
             path = self._directory / name
             path.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
-                _sync(path.parent)
+                sync(path.parent)
             for parent in path.relative_to(self._directory).parents[:-1]:
                 with contextlib.suppress(OSError):
                     (self._directory / parent).rmdir()
@@ -91,17 +91,9 @@ class FileObjectStore:
     def _sync_all(self, directory: Path) -> None:
         """Syncs ``directory`` and its parents, up to the archive directory's parent: each can have a new entry."""
         for each in (directory, *directory.parents):
-            _sync(each)
+            sync(each)
             if each == self._directory.parent:
                 return
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

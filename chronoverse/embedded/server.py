@@ -25,6 +25,7 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from chronoverse.errors import EmbeddedError
+from chronoverse.files import sync
 from chronoverse.settings import child_environ
 
 #: Seconds in which a starting server must answer, and a stopping one end (its supervisor kills it after 5).
@@ -95,11 +96,7 @@ class ServerLease:
         """Syncs all files of the server to disk. Raises :class:`EmbeddedError`."""
         with _translated(self._data_dir):
             for path in (self._data_dir / "appendonlydir").iterdir():
-                file = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(file)
-                finally:
-                    os.close(file)
+                sync(path)
 
     def release(self) -> None:
         if self._lock >= 0:
