@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from chronoverse.files import draft_of
+from chronoverse.settings import reached_at
 
-#: For each wildcard address, an address that reaches a service bound to it.
-_REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+#: A service bound to one of these is reached at every address of its family.
+_WILDCARDS: Final = ("0.0.0.0", "::")
 
 
 def record(data_dir: Path, listener: socket.socket) -> Path | None:
@@ -49,13 +50,12 @@ def local_service_url(data_dir: Path) -> str | None:
     for path in sorted((data_dir / "listeners").glob("*:*")):
         host, _, port = path.name.rpartition(":")
         if port.isdecimal() and _is_recorded(data_dir, host, int(port)):
-            reached = _REACHED_AT.get(host, host)
-            return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+            return reached_at(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     return None
 
 
 def _is_recorded(data_dir: Path, address: str, port: int) -> bool:
-    for name in (address, *_REACHED_AT):
+    for name in (address, *_WILDCARDS):
         with contextlib.suppress(OSError):
             inode = _path(data_dir, name, port).read_text(encoding="ascii")
             if sys.platform != "linux" or inode in _listening_inodes():
