@@ -246,7 +246,9 @@ class WaitLoop(FilteredWatcher):
         self.seen += [_seen(self.connections, item) for item in items]
         self._looked_at = answer["cursor"]
         self._limit = "" if self._limit else f"&limit={LOOP_LINES}"
-        self.ending = "end" if answer["outcome"] == "ended" else ""
+        if answer["outcome"] == "ended":
+            self.seen.append(Seen(self.connections, time.monotonic(), JOB, state=answer["job"]))
+            self.ending = "end"
 
 
 class ClientWatcher(Watcher):

@@ -227,6 +227,7 @@ class StoreServer:
 
     def empty(self) -> None:
         self.ask(self._link, [("FLUSHALL",)])
+        self._synced = self._size  # Otherwise, a power cut could undo the loss.
         self.report_changes()
 
     def crash(self, power: bool, seconds: float, *, lose_all: bool = False) -> None:
