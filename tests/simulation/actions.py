@@ -166,8 +166,8 @@ def import_archive(site: Site, seconds: float) -> None:
         store = Store(site.store_url, lease_seconds=site.shape.lease)
         while not world.violations:
             try:
-                StoreHistory(store, site.objects, time.time).confirm()
                 found = list(import_jobs(store, site.objects, site.shape.lease))
+                StoreHistory(store, site.objects, time.time).confirm()
                 world.tell("importer", f"{len(found)} jobs, {[each.problem for each in found if each.problem]}")
                 for loss in site.losses:
                     loss[1] = min(loss[1], loop.time)
