@@ -706,6 +706,23 @@ def test_a_quota_includes_the_archived_lines_of_a_running_job(
     assert bench.hash(GROWING)["dropped"] == str(3 + 4)
 
 
+def test_a_log_whose_resent_lines_a_quota_dropped_can_continue(bench: Bench, objects: FileObjectStore) -> None:
+    """The gap in the log then ends before the archived lines do: the last dropped numbers are only in the hash."""
+    store = bench.store
+    write_growing(store, objects, 60)
+    empty(bench)
+    store.catalog.change_settings("wf_1", job_bytes=8)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 50)
+    for first in (51, 55):
+        with pytest.raises(QuotaReached):
+            store.append(attempt, make_lines(first, 4 if first == 51 else 6))
+    assert made(run_import(store, objects)) == {"growing"}
+    store.catalog.change_settings("wf_1", job_bytes=0)
+    store.append(attempt, make_lines(61, 2))
+    assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 63)]
+
+
 @pytest.mark.parametrize("more", [0, 20], ids=["all", "and-more"])
 def test_redacted_text_that_a_runner_has_resent_is_removed(bench: Bench, objects: FileObjectStore, more: int) -> None:
     """The archive replaces it, even if it is in the log's newest entry. The runner then continues."""
