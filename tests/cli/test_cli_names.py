@@ -246,6 +246,7 @@ def test_a_summary_strips_markup_of_ci_systems_and_truncates_long_lines_on_scree
     """A line that consists only of markup is omitted. An annotation keeps its location."""
     monkeypatch.setenv("COLUMNS", "40")
     messages = (
+        "before the last five",
         "##[group]Set up",
         "##[endgroup]",
         "section_end:1:a\r\x1b[0Ksection_start:2:b[collapsed=true]\r\x1b[0KNext",
@@ -255,17 +256,17 @@ def test_a_summary_strips_markup_of_ci_systems_and_truncates_long_lines_on_scree
         "x" * 50,
     )
     last = [{"sequence_num": number, "message": message} for number, message in enumerate(messages, 1)]
-    job = {"workflow_id": "w", "id": "j", "status": "COMPLETED", "exit_code": 0, "lines": 7}
+    job = {"workflow_id": "w", "id": "j", "status": "COMPLETED", "exit_code": 0, "lines": 8}
     # The line after a pause can have been dropped.
     summary = {"job": job, "cause": None, "last": last, "slower": [{"before": None}], "verdict": None}
-    shown = ["        1  Set up", "        3  Next", "        5  ", "        6  a.py:3: no"]
-    assert list(screen(summary, {}, "https://x"))[3:-2] == [*shown, f"        7  {'x' * 28}…"]
+    shown = ["        2  Set up", "        4  Next", "        6  ", "        7  a.py:3: no"]
+    assert list(screen(summary, {}, "https://x"))[3:-2] == [*shown, f"        8  {'x' * 28}…"]
     found = {"count": 7, "first": last}
     full = {**summary, "new": found, "errors": found, "compared_with": ["good"]}
-    every = [*shown, f"        7  {'x' * 50}"]
+    every = ["        1  before the last five", *shown, f"        8  {'x' * 50}"]
     assert [each for each in summary_text(full) if each.startswith((" ", "Slower"))] == every * 3
-    (number, text) = every[1].split()
-    cause = {"kind": "error", "confidence": "high", "from": 3, "to": 3, "line": last[2]}
+    (number, text) = every[2].split()
+    cause = {"kind": "error", "confidence": "high", "from": 3, "to": 3, "line": last[3]}
     said = list(summary_text({**full, "cause": cause}))
     assert (said[1], said[2].split()) == ("Cause (line 3):", [number, text])
 

@@ -123,7 +123,7 @@ def test_a_token_is_renewed_before_its_end(file: LoginFile, tmp_path: Path) -> N
 
 def test_an_issuer_that_is_away_does_not_end_a_sign_in(file: LoginFile) -> None:
     """The token is used until it expires. After that, each request retries."""
-    with ScriptedService(None, says("503 Service Unavailable"), answer("200 OK", b"<p>a proxy"), tokens(1)) as issuer:
+    with ScriptedService(None, says("429 Too Many Requests"), answer("200 OK", b"<p>a proxy"), tokens(1)) as issuer:
         stored(file, issuer.url)
         assert file.token(lambda: 1290) == "token-0"
         assert file.token(lambda: 1299) == "token-0"
@@ -179,9 +179,16 @@ def test_only_one_of_several_renews(tmp_path: Path) -> None:
     """A refresh token can be used once; the other processes use the result."""
     files = [LoginFile(tmp_path, SERVICE) for _ in range(4)]
     found: list[str] = []
+    have_read = threading.Barrier(len(files))
+
+    def take(file: LoginFile) -> None:
+        # All read the old token before the first one renews it.
+        calls = iter([lambda: have_read.wait(60)])
+        found.append(file.token(lambda: 1300 + 0 * next(calls, int)()))
+
     with ScriptedService(tokens(1), tokens(2)) as issuer:
         stored(files[0], issuer.url)
-        threads = [threading.Thread(target=lambda each=each: found.append(each.token(lambda: 1300))) for each in files]
+        threads = [threading.Thread(target=take, args=(each,)) for each in files]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -124,7 +124,9 @@ def test_a_container_ends_according_to_its_status(data: dict[str, Any], restart:
         (pod("one"), None),
         (with_state(pod("one"), waiting={"reason": "ContainerCreating"}), None),
         (with_state(pod("one"), **RUNNING), None),
-        (ended(pod("one")), None),
+        (ended(pod("one"), 1), None),
+        (with_state(pod("one"), waiting={"reason": "ImagePullBackOff"}, last={"exitCode": 1}), None),
+        (with_state(pod("one"), restarts=1, waiting={"reason": "ImagePullBackOff"}), None),
         (with_state(pod("one"), restarts=1, waiting={"reason": "CrashLoopBackOff"}, last={"exitCode": 1}), None),
         (
             with_state(pod("one"), waiting={"reason": "ImagePullBackOff", "message": "Back-off\n pulling"}),
