@@ -81,7 +81,7 @@ class Follower:
         """Begins a connection whose answer has this ``Last-Event-ID``. Drops the last connection's incomplete event."""
         if self.last_number is None and starts_after is not None:
             self.last_number = parse_number(starts_after)
-        self._decoder = sse.Decoder("" if self.last_number is None else str(self.last_number))
+        self._decoder = sse.Decoder()
 
     def feed(self, chunk: bytes) -> Iterator[Any]:
         """The events that ``chunk`` completes. Raises ValueError for a malformed event."""
