@@ -101,9 +101,10 @@ def test_links_and_colours_are_safe(open_tab: OpenTab, job: Job) -> None:
         "\x1b[1;31mred\x1b[0m \x1b[38;5;208morange\x1b[0m \x1b[48;2;0;0;0mdark\x1b[0m see https://example.org/a.",
         "\x1b]8;;https://example.com/\x1b\\https://example.org\x1b]8;;\x07 not",
         *("::group::Test", "ok", "::endgroup::"),
+        *(f"see https://example.org/{number}" for number in range(6, 300)),
     ).end(Status.FAILED, 1)
-    tab = open_tab(job.ref).wait_number(2)
-    link, other = tab.page.locator(".m a").all()
+    tab = open_tab(job.ref, "L1").wait_number(2)
+    link, other, *_ = tab.page.locator(".m a").all()
 
     assert link.get_attribute("href") == "https://example.org/a"
     assert set((link.get_attribute("rel") or "").split()) >= {"noopener", "noreferrer"}
@@ -122,11 +123,21 @@ def test_links_and_colours_are_safe(open_tab: OpenTab, job: Job) -> None:
             tab.page.keyboard.press("Tab")
         assert tab.page.evaluate("document.activeElement.textContent") == reached
     tab.page.keyboard.press("Enter")
-    tab.wait(lambda rows: [number for number, _ in rows] == [1, 2, 3], "the group is folded")
+    tab.wait(lambda rows: [number for number, _ in rows][:4] == [1, 2, 3, 6], "the group is folded")
     assert tab.page.evaluate("[document.activeElement.ariaLabel, document.activeElement.ariaExpanded]") == [
         "Unfold the group",
         "false",
     ]
+    # A link keeps the focus while its row is scrolled.
+    tab.page.keyboard.press("l")
+    tab.page.keyboard.type("150\n")
+    wait_current(tab, 150)
+    for _ in range(2):
+        tab.page.keyboard.press("Tab")
+    before = tab.numbers()[0]
+    tab.page.keyboard.press("ArrowDown")
+    tab.wait(lambda rows: rows[0][0] > before + 1, "the log has scrolled")
+    assert tab.page.evaluate("document.activeElement.href") == "https://example.org/150"
 
 
 def test_hyperlinks_keep_their_target(open_tab: OpenTab, job: Job) -> None:

@@ -225,6 +225,7 @@ export function makeViewport(scroller, source, maker, moved) {
   function reconcile(start, stop) {
     const kept = new Map();
     let next = rows.firstChild;
+    const toggled = Number(rows.querySelector(".fold:focus-visible")?.closest(".row").dataset.number);
     for (let row = start; row < stop; row += 1) {
       const item = source.itemAt(row);
       const stamp = maker.stamp(item);
@@ -238,22 +239,30 @@ export function makeViewport(scroller, source, maker, moved) {
       }
       kept.set(item.number, node);
       const { element } = node;
-      if (element === next) next = next.nextSibling;
-      else rows.insertBefore(element, next);
+      // Moving a row that stays would end the focus in it.
+      while (next && element !== next && element.parentNode) next = drop(next);
+      if (element === next) {
+        next = next.nextSibling;
+        continue;
+      }
+      rows.insertBefore(element, next);
+      // A triangle that was replaced when its group was folded by key keeps the focus, so that its new state is read.
+      if (item.number === toggled) element.querySelector(".fold")?.focus({ preventScroll: true });
     }
     if (stop === source.count && footHeight()) {
       if (next === foot) next = next.nextSibling;
       else rows.insertBefore(foot, next);
     }
-    // A triangle that was replaced when its group was folded by key keeps the focus, so that its new state is read.
-    const toggled = rows.querySelector(".fold:focus-visible")?.closest(".row").dataset.number;
-    if (toggled) kept.get(Number(toggled))?.element.querySelector(".fold")?.focus({ preventScroll: true });
-    for (let after; next; next = after) {
-      after = next.nextSibling;
-      if (next.contains(document.activeElement)) scroller.focus({ preventScroll: true, focusVisible: false });
-      next.remove();
-    }
+    while (next) next = drop(next);
     nodes = kept;
+  }
+
+  /** Removes an element, and returns the next one. */
+  function drop(element) {
+    const next = element.nextSibling;
+    if (element.contains(document.activeElement)) scroller.focus({ preventScroll: true, focusVisible: false });
+    element.remove();
+    return next;
   }
 
   /** Measures wrapped rows. Their heights can change the position at the end. */
