@@ -26,6 +26,9 @@ VIEWS: Final = {
     "search": ("/?q=Gateway", "#progress:has-text('all jobs were searched')"),
 }
 
+#: The truncated names and counts.
+CUT: Final = """() => [...document.querySelectorAll("h1, .job .tools button:has(b)")]
+    .filter((each) => each.scrollWidth > each.clientWidth).map((each) => `${each.id || each.textContent}: truncated`)"""
 #: Records the elements that the keyboard must reach.
 EXPECTED: Final = """() => {
     const isShown = (each) => each.checkVisibility({ visibilityProperty: true }) && each.getClientRects().length > 0;
@@ -67,7 +70,7 @@ def jobs(page_store: Store) -> None:
 def test_every_view_is_accessible_at_each_size(
     open_tab: Callable[..., Tab], page_service: Service, jobs: None, axe: str, size: tuple[int, int]
 ) -> None:
-    """axe finds nothing, nothing is wider than the window, and Tab reaches each control, visibly and in view."""
+    """axe finds nothing, nothing is truncated or wider than the window, and Tab reaches each control, visibly and in view."""
     tab = open_tab()
     tab.page.set_viewport_size({"width": size[0], "height": size[1]})
     tab.page.add_init_script(SHIFTS)
@@ -88,6 +91,7 @@ def test_every_view_is_accessible_at_each_size(
             found += [(f"{view}{', dark' * is_dark}", each) for each in tab.page.evaluate(expression)]
         if tab.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             found.append((view, "wider than the window"))
+        found += [(view, each) for each in tab.page.evaluate(CUT)]
         stops = tab.page.evaluate(EXPECTED)
         # The walk starts at the previous focus, and leaves the page between its last and its first control.
         for _ in range(stops + 2):
