@@ -17,8 +17,8 @@ pytestmark = pytest.mark.long
 
 OpenTab = Callable[..., Tab]
 
-#: Window sizes. 683x384 is 1366x768 at 200 % zoom.
-SIZES: Final = ((320, 568), (360, 640), (844, 390), (683, 384), (1024, 768), (2560, 1440))
+#: Window sizes. 720x450 and 683x384 are 1440x900 and 1366x768 at 200 % zoom.
+SIZES: Final = ((320, 568), (360, 640), (844, 390), (720, 450), (683, 384), (1024, 768), (2560, 1440))
 
 #: The visible fraction of the window that the log takes up; and the sum of the layout shifts.
 SHARE: Final = """() => {

@@ -70,7 +70,7 @@ def jobs(page_store: Store) -> None:
 def test_every_view_is_accessible_at_each_size(
     open_tab: Callable[..., Tab], page_service: Service, jobs: None, axe: str, size: tuple[int, int]
 ) -> None:
-    """axe finds nothing, nothing is truncated or wider than the window, and Tab reaches each control, visibly and in view."""
+    """axe finds nothing, nothing is cut or wider than the window, and Tab reaches each control, visibly and in view."""
     tab = open_tab()
     tab.page.set_viewport_size({"width": size[0], "height": size[1]})
     tab.page.add_init_script(SHIFTS)
