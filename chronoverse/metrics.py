@@ -33,9 +33,9 @@ _process_name = ""
 
 
 def name_process(name: str) -> None:
-    """Makes this process use the metric files of the last process with this ``name``, which must have ended.
+    """Reuses the metric files of the previous process with this ``name``, which must have ended.
 
-    This process continues the counters. Without names, every process would leave its own files forever.
+    The counters continue from their old values. Without names, every process would leave its files behind forever.
     """
     global _process_name
     _process_name = name

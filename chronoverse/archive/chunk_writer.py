@@ -25,7 +25,7 @@ def write_chunk(
     level: int = COMPRESSION_LEVEL,
     on_page: Callable[[], object] = lambda: None,
 ) -> Chunk | None:
-    """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None if there are none.
+    """Moves the next lines below ``end``, about ``text_bytes`` of JSON, into the archive. None if no lines are left.
 
     Trims lines up to ``trim`` from the store. ``merge`` replaces a small last chunk with a new chunk that begins
     with the small one's lines. Calls ``on_page`` after each read. Raises :class:`Fenced`, :class:`Deleted`,
@@ -74,7 +74,7 @@ def fill(
     """Fills ``builder`` with about ``text_bytes`` of entries below ``end``. ``change`` converts each batch.
 
     ``read`` returns entries after a line, about as many as requested; ``first_stored`` is the store's first number.
-    Returns the last entry read; the terminal entry only if no other entry was read.
+    Returns the last entry read, but the terminal entry only if it is the only one.
     """
     last: RawEntry | None = None
     batch = AdaptiveBatch()

@@ -267,8 +267,8 @@ class _Import:
     def _best_chunks(self, found: Sequence[_Found], first: int, last: int) -> list[Chunk]:
         """Chunks of all lines from ``first`` to ``last``, in order.
 
-        Where objects overlap, takes those that together have the most redacted lines, then the most lines. Fills a hole
-        with parts of other objects, or with a chunk that declares its lines lost.
+        Where objects overlap, picks the combination with the most redacted lines, then the most lines. Fills holes with
+        parts of other objects, or with chunks that declare their lines lost.
         """
         if first > last:
             return []

@@ -30,7 +30,7 @@ class Terms(NamedTuple):
 
     @property
     def keys_url(self) -> str:
-        """The URL of the keys, or of the metadata with that URL:
+        """The URL of the keys, or of the discovery metadata that contains it:
         https://openid.net/specs/openid-connect-discovery-1_0.html
         """
         return self.jwks_url or f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"

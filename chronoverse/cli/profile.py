@@ -16,7 +16,7 @@ from chronoverse.joblog.terminal import counted, plain_text
 @common.against_label_option
 @common.output_option
 def profile(workflow: str, job: str, against_label: list[str], output: str) -> None:
-    """Print where the time of JOB went.
+    """Print where JOB spent its time.
 
     Lists pauses that were longer than in the good runs before it, and the longest pauses. For a running job, also
     prints how long it has been silent, the usual pause there, and the time left, estimated from the good runs.

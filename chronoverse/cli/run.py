@@ -137,9 +137,9 @@ def run(
 @click.option("--raw", is_flag=True, help="With --print: keep control sequences. Use only for trusted output.")
 @click.argument("file", type=Path)
 def deliver(file: Path, server: str | None, only_print: bool, raw: bool, **delivery: Any) -> int:
-    """Deliver the lines that a runner kept in FILE.
+    """Deliver the lines that a runner spooled to FILE.
 
-    The end of its job is delivered, too. FILE is removed once all lines are verified in the store.
+    Also delivers the end of the job. FILE is removed once all lines are verified in the store.
     """
     if raw and not only_print:
         raise click.UsageError("--raw requires --print")

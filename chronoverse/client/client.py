@@ -96,8 +96,8 @@ class Client:
         """Follows the log after ``offset``, or from its last ``tail`` lines, until the job ends.
 
         Yields each line that matches ``stream`` and ``q`` (a regular expression if ``regex``) once, in order, or a Gap.
-        The last JobState is final. The job must appear within ``wait`` seconds. ``stop`` ends a retry delay at once, a
-        stream at its next byte.
+        The last JobState is final. The job must appear within ``wait`` seconds. ``stop`` ends a retry delay
+        immediately, and a stream when its next byte arrives.
         """
         path = _path("/workflows/{}/jobs/{}/events", *job)
         filters = {"stream": stream, "q": q, "regex": regex}

@@ -182,8 +182,8 @@ def name_gaps(
 ) -> Iterator[_Item | Gap]:
     """The ``items`` of pages after number ``start``, with a Gap for each run of missing numbers.
 
-    ``number`` returns an item's number. ``end`` is one past the last item, in the items' order; None if more can
-    follow. ``first`` is the first readable number.
+    ``number`` returns an item's number. ``end`` is one past the range's last number (one below it if
+    ``descending``); None if more can follow. ``first`` is the first readable number.
     """
     for item in chain(items, (None,)):
         reached = end if item is None else number(item)

@@ -6,7 +6,7 @@ checkpoints    stores how far each log was published
 container_log  publishes one run of a container as a job
 pods           parses pods of the API: the names of their jobs, the ends of their containers
 watcher        lists and watches the pods of a node
-agent          publishes all logs of a node, in rotation; metrics, and a health check
+agent          publishes all logs of a node, round-robin; provides metrics and a health check
 
 The files are the spool.
 """

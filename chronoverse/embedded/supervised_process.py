@@ -49,7 +49,7 @@ class SupervisedProcess:
 
     The program must keep reading stdin (:func:`on_owner_end`); if not, it is killed with its process group.
     ``file`` is its descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets
-    whether it runs. Does not use Popen, because gevent and gunicorn reap all children.
+    whether it is responding. Does not use Popen, because gevent and gunicorn reap all children.
     """
 
     argv: list[str]

@@ -107,10 +107,10 @@ class Matcher:
         return pattern is None or not self.is_feasible(len(joined)) or pattern.search(joined.encode()) is not None
 
     def spans(self, text: str) -> Iterator[tuple[int, int] | None]:
-        """Yields each match in ``text`` as [start, end) in characters; None for an empty match. Some come twice.
+        """Yields each match in ``text`` as [start, end) in characters; None for an empty match. Can yield duplicates.
 
-        Yields at most twice :data:`MAX_SPANS` spans. Finding one takes no longer than :meth:`matches`, but each
-        character can be a match.
+        Yields at most twice :data:`MAX_SPANS` spans. Finding each takes at most as long as :meth:`matches`, but
+        every character can be a match.
         """
         yield from self._spans(text)
         if "\x1b" in text:

@@ -176,9 +176,9 @@ def read_runs(
 ) -> tuple[Set[int] | None, list[str]]:
     """All shapes of ``others`` (None if time ran out), and the ids of the jobs compared with.
 
-    Omits jobs with too many shapes, and unreadable jobs. If the request names the job (``is_named``), raises the error
-    of an unreadable job instead. Raises :class:`NothingToCompare`, which names ``labels``, if no job is left. Also
-    raises store and archive errors.
+    Omits jobs with too many shapes, and jobs that cannot be read; if the request names the job (``is_named``), raises
+    the read error instead. Raises :class:`NothingToCompare`, which names ``labels``, if no job is left. Also raises
+    store and archive errors.
     """
     known: set[int] = set()
     names: list[str] = []

@@ -34,9 +34,9 @@ class PastRunReader:
     ) -> tuple[PastRuns, ListingPosition | None]:
         """The first ``count`` ended runs of ``listed`` that ``is_wanted`` accepts, or fewer if time runs out.
 
-        Each has the number of its first line of each ``looked_for`` shape. The second value is the position in the
-        listing at which time ran out, or None. Logs without stored shapes are read only for ``hot_budget``. Raises the
-        errors of the store and the archive.
+        Each run comes with the number of its first line of each ``looked_for`` shape. The second value is the position
+        in the listing at which time ran out, or None. Logs without stored shapes are read only for ``hot_budget``.
+        Raises the errors of the store and the archive.
         """
 
         def look_up(some: Sequence[Job]) -> list[Mapping[int, int] | None]:

@@ -201,7 +201,7 @@ def read_listing(
 
 
 def start_position(query: Mapping[str, Any], listing: Sequence[Any], job: Job, *, more: int = 0) -> list[int]:
-    """The numbers in the ``query``'s cursor: where the log page starts (exclusive), and ``more`` further numbers.
+    """The numbers in the ``query``'s cursor: the log page's start (exclusive), then ``more`` other numbers.
 
     Without a cursor, the page starts at the offset, at the log's beginning, or (if descending) at its end; the other
     numbers are 0. Raises :class:`BadRequest`.

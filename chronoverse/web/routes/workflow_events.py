@@ -26,7 +26,7 @@ LOOK_SECONDS: Final = 2.0
 
 
 def read_newest(deps: Dependencies, wanted: WantedJobs, subject: str, least: int, cursor: int) -> tuple[bytes, int]:
-    """Returns the jobs' frames, and a number from ``least`` to ``cursor``: all changes up to it are in the frames.
+    """Returns the jobs' frames, and the number (``least`` to ``cursor``) up to which they include all changes.
 
     One read serves all streams that start within a second. Raises :class:`ShareExceeded`, and what :func:`newest_jobs`
     raises.
