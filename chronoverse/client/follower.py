@@ -9,7 +9,7 @@ import orjson
 from chronoverse.joblog import sse
 from chronoverse.joblog.entries import missing_numbers
 from chronoverse.joblog.events import EventName
-from chronoverse.joblog.model import Gap, Line, Status, parse_number
+from chronoverse.joblog.model import MAX_NUMBER, Gap, Line, Status, parse_number
 
 
 class JobState(NamedTuple):
@@ -108,7 +108,7 @@ class Follower:
         match event.event:
             case EventName.LOG:
                 line = Line.from_json(orjson.loads(event.data))
-                return line if self._advance(line.sequence_num) else None
+                return line if self._advance(_valid(line.sequence_num)) else None
             case EventName.GAP:
                 return self._read_gap(orjson.loads(event.data))
             case EventName.REDACT:
@@ -125,10 +125,17 @@ class Follower:
         return None
 
     def _read_gap(self, gap: dict[str, Any]) -> Gap | None:
-        first, last, reason = gap["from"], gap["to"], gap["reason"]
+        first, last, reason = _valid(gap["from"]), _valid(gap["to"]), gap["reason"]
         if self.last_number is not None:
             first = max(first, self.last_number + 1)
         return Gap(first, last, reason) if self._advance(last) else None
+
+
+def _valid(number: Any) -> int:
+    """A line's number. Raises TypeError for anything else."""
+    if type(number) is not int or not 0 < number <= MAX_NUMBER:
+        raise TypeError
+    return number
 
 
 class WorkflowFollower(Follower):

@@ -5,6 +5,7 @@ import gzip
 import re
 import socket
 import threading
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -302,8 +303,14 @@ def test_a_download_that_is_cut_off_is_an_error(coding: str, left_out: int) -> N
             list(client.download(JOB, format="txt"))
 
 
-@pytest.mark.parametrize("data", [b"{", b"{}", b"[]", b'{"sequence_num":"1"}', b"7", b"null"])
-@pytest.mark.parametrize("event", ["log", "gap", "job"])
+@pytest.mark.parametrize(
+    ("event", "data"),
+    [
+        *product(["log", "gap", "job"], [b"{", b"{}", b"[]", b"7", b"null"]),
+        *(("log", line(1).encode().replace(b":1,", b":%b," % value)) for value in (b'"1"', b"1.5", b"0", b"1e20")),
+        *(("gap", b'{"from":1,"to":%b,"reason":"x"}' % value) for value in (b'"1"', b"1.5", b"0", b"true")),
+    ],
+)
 def test_an_unreadable_frame_is_followed_by_a_retry(event: str, data: bytes) -> None:
     """It counts as a failed connection."""
     with ScriptedService(stream(sse.frame(event, data)), stream(frames(1, 1), OVER)) as service:
