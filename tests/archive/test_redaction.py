@@ -1,5 +1,6 @@
 """Redactions at the edges of a log, and when the old text may remain."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from chronoverse.archive.manifest import read_manifest
 from chronoverse.archive.object_store import FileObjectStore, StoredObject
 from chronoverse.archive.redaction import Redaction, RedactionRequest, RedactionResult
 from chronoverse.errors import ArchiveUnavailable, Fenced, LineStillOpen, QuotaReached, StoreUnavailable
+from chronoverse.joblog.chunk import folder
 from chronoverse.joblog.model import REDACTED_MESSAGE, Line, Status
 from chronoverse.store.keys import ARCHIVE_LOCK
 from tests.support.archivers import all_entries, archive
@@ -161,6 +163,8 @@ def test_a_redaction_that_the_store_loses_fails(bench: Bench, tmp_path: Path) ->
     with pytest.raises(StoreUnavailable, match="lost the redaction"):
         redact(bench, objects, 1, 2)
     assert redacted(bench, objects) == []
+    objects.put(f"{folder(JOB)}unrecorded", b"old text")
+    os.utime(tmp_path / "archive" / folder(JOB) / "unrecorded", (time.time() + 40,) * 2)  # its clock is ahead
     assert not redact(bench, FileObjectStore(tmp_path / "archive"), 1, 2).pending
     assert redacted(bench, objects) == [2]
 

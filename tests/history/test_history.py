@@ -162,6 +162,8 @@ def test_a_line_that_shares_its_number_is_not_lost(rig: Rig) -> None:
     # Numbers that the log does not have yet are not missing.
     assert [line.sequence_num for line in log.before(99, 9).lines] == [5, 4, 3, 2, 1]
     assert not [each for each in log.before(99, 9).entries if isinstance(each, Gap)]
+    rig.ask("XADD", rig.key, "8-0", "message", "line 8")
+    assert TieredLog(rig.store, rig.archive, rig.get_job()).before(8, 9).entries[0] == Gap(6, 7, "missing")
 
 
 def test_without_an_archive_archived_lines_are_unavailable(rig: Rig) -> None:
