@@ -113,6 +113,12 @@ def test_metrics_count_the_jobs_being_watched(service: Service, auth: dict[str, 
         second.wait_for(b"id: 1\n\n")
         assert service.metric(name) == 1
         assert service.metric("chronoverse_streams_open") == 2
+    head = f"Host: localhost\r\nAuthorization: {auth['Authorization']}\r\n\r\n"
+    with service.connect(10) as sock, sock.makefile("rb") as answer:
+        sock.sendall(f"GET {job.path}/events HTTP/1.0\r\n{head}".encode())
+        assert any(b"id: 1" in line for line in answer)
+    # The service notices that such a client has left when it writes to it.
+    wait_until(lambda: (job.line("x"), service.metric(name))[1] == 0, PATIENCE_SECONDS, "nothing is watched")
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
