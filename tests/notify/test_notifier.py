@@ -308,7 +308,7 @@ def test_silence_is_reported_once(site: Site) -> None:
             site.store.finish(site.store.open(behind, "token-behind"), Status.CANCELED, None, 0, 2)
         notifier._look_at = 0.0
         notifier.step()
-        wait_until(lambda: not kept(site).waiting, PATIENCE_SECONDS, "it is told")
+        wait_until(lambda: not kept(site).waiting and not notifier._busy, PATIENCE_SECONDS, "it is told")
         assert len(site.receiver.messages) == sent
     first, ahead, second = site.receiver.messages
     url = f"{URL}/ui/workflows/nightly/jobs/quiet"
