@@ -86,9 +86,9 @@ class Decoder:
             raise ValueError(f"an event of more than {_BLOCK_BYTES:,} bytes")
 
     def _lines(self, chunk: bytes) -> Iterator[ServerSentEvent]:
-        buffer = self._buffer + chunk
-        if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(bytes(buffer)):
-            self._buffer = buffer
+        buffer = bytes(self._buffer) + chunk
+        if not self._started and len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
+            self._buffer = bytearray(buffer)
             return
         start = 3 if not self._started and buffer.startswith(b"\xef\xbb\xbf") else 0
         self._started = True
@@ -99,7 +99,7 @@ class Decoder:
             start = end.end()
             if event is not None:
                 yield event
-        self._buffer = buffer[start:]
+        self._buffer = bytearray(buffer[start:])
 
     def _line(self, line: str) -> ServerSentEvent | None:
         if not line:
