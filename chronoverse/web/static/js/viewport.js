@@ -225,6 +225,7 @@ export function makeViewport(scroller, source, maker, moved) {
   function reconcile(start, stop) {
     const kept = new Map();
     let next = rows.firstChild;
+    const hasFocus = rows.contains(document.activeElement);
     const toggled = Number(rows.querySelector(".fold:focus-visible")?.closest(".row").dataset.number);
     for (let row = start; row < stop; row += 1) {
       const item = source.itemAt(row);
@@ -240,7 +241,7 @@ export function makeViewport(scroller, source, maker, moved) {
       kept.set(item.number, node);
       const { element } = node;
       // Moving a row that stays would end the focus in it.
-      while (next && element !== next && element.parentNode) next = drop(next);
+      while (hasFocus && next && element !== next && element.parentNode) next = drop(next);
       if (element === next) {
         next = next.nextSibling;
         continue;
