@@ -27,7 +27,7 @@ def local_secret(data_dir: Path) -> bytes:
                 os.link(draft, path)
         secret = read_own_file(path, 4_096)
     except OSError as error:
-        advice = "set CHRONOVERSE_DATA_DIR to a directory of yours"
+        advice = "set CHRONOVERSE_DATA_DIR to a writable directory"
         raise SettingsError(f"cannot read or create {path}: {error.strerror}; {advice}") from error
     if len(secret.strip()) < 32:
         raise SettingsError(f"{path} contains no secret: remove it to generate a new one")

@@ -142,7 +142,7 @@ def test_ended_jobs_are_restored(bench: Bench, objects: FileObjectStore) -> None
     assert told[0].number > 1_000_000_000_000, "no number of a change that the store has lost comes again"
 
     snapshot = bench.snapshot()
-    assert all(each.known for each in run_import(store, objects))
+    assert {each.known for each in run_import(store, objects)} == {True}
     assert bench.snapshot() == snapshot
     # An archiver has nothing else to do, and deletes nothing.
     assert [store.catalog.archive_state(job).has_derived for job in jobs] == [True, False, True, True]
@@ -357,7 +357,7 @@ def test_an_old_copy_that_a_live_runner_has_continued_is_completed(
     assert line_numbers(kept) == [*range(1, 151), *range(max(lost, 150) + 1, last + 1)]
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
     assert all(int(entry_id.partition("-")[0]) > 150 for entry_id in bench.ids(GROWING))
-    assert all(each.known for each in run_import(store, objects))
+    assert {each.known for each in run_import(store, objects)} == {True}
     store.append(attempt, make_lines(last + 1, 1))
     store.finish(attempt, Status.COMPLETED, 0, 0, last + 2)
     assert archive(store, objects, hot_seconds=0) == 0
@@ -455,7 +455,7 @@ def test_a_damaged_chunk_of_a_job_without_an_end_becomes_a_gap(
         assert archive(store, objects, hot_seconds=0) == 0
     path.write_bytes(data)
     assert made(run_import(store, objects)) == {"growing"}
-    assert all(each.known for each in run_import(store, objects))
+    assert {each.known for each in run_import(store, objects)} == {True}
     StoreHistory(store, objects).confirm()
     if then == "waits":
         store.end(GROWING, Status.LOST, None)
@@ -760,7 +760,7 @@ def test_redacted_text_of_a_job_that_was_resent_and_has_ended_is_removed(
     for number in redacted[1:]:
         redact(store, objects, GROWING, number)
     assert made(run_import(store, objects)) == {"growing"}
-    assert all(each.known for each in run_import(store, objects))
+    assert {each.known for each in run_import(store, objects)} == {True}
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 111)]
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
@@ -782,7 +782,7 @@ def test_lines_that_a_runner_added_after_a_lost_end_are_kept(
     if is_over:
         store.finish(attempt, Status.COMPLETED, 0, 0, 46)
     assert made(run_import(store, objects)) == {"growing"}
-    assert all(each.known for each in run_import(store, objects))
+    assert {each.known for each in run_import(store, objects)} == {True}
     if not is_over:
         store.append(attempt, make_lines(46, 5))
     kept = entries(store, objects, GROWING)
@@ -966,7 +966,7 @@ def test_settings_of_workflows_are_restored(bench: Bench, objects: FileObjectSto
     assert own_settings(store) == {**before, "wf_1": {"retention_seconds": 900, "job_bytes": 7, "day_bytes": None}}
     # A repeated import does not undo later changes.
     store.catalog.change_settings(LIKE_MARK, day_bytes=None)
-    assert all(each.known for each in run_import(store, objects))
+    assert {each.known for each in run_import(store, objects)} == {True}
     store.catalog.change_settings(LIKE_MARK, day_bytes=5)
     objects.delete(MARK)
     # A store restored from before the change gets it, too.
@@ -1030,7 +1030,7 @@ def test_watches_of_workflows_are_restored(bench: Bench, objects: FileObjectStor
     assert store.watches.workflows() == ["wf_1"]
 
     store.watches.delete("wf_1", "one")
-    assert all(each.known for each in run_import(store, objects))
+    assert {each.known for each in run_import(store, objects)} == {True}
     assert [each.watch for each in store.watches.read("wf_1")] == watches[1:2]
 
 

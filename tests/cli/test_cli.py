@@ -499,7 +499,7 @@ CANNOT_START: Final = {
         "must be a usable key",
     ),
     "no address": ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
-    "no directory": ({"DATA_DIR": "/dev/null"}, "File exists; set CHRONOVERSE_DATA_DIR to a directory of yours"),
+    "no directory": ({"DATA_DIR": "/dev/null"}, "File exists; set CHRONOVERSE_DATA_DIR to a writable directory"),
     "no expression": ({"MASK_FORMS": "FORMS"}, "CHRONOVERSE_MASK_FORMS: form acme: invalid regular expression"),
     **{
         url: ({"REDIS_URL": url, "JWT_SECRET": SECRET}, "CHRONOVERSE_REDIS_URL has an invalid option: ")

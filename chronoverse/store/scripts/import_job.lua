@@ -162,7 +162,7 @@ if is_below then
   -- Resent lines can have text that was redacted. Readers must not find an entry about lost lines instead of a line.
   redis.call('XTRIM', log, 'MINID', string.format('%.0f-0', last + 1))
   if redis.call('EXISTS', log) == 1 and tonumber(string.match(stream_info(log)['last-generated-id'], '^%d+')) < last then
-    -- A quota dropped lines at its end, which only the hash's `skipped` counts.
+    -- A quota dropped the log's last lines. head() compares its last number with `archived`.
     redis.call('XSETID', log, string.format('%.0f-0', last), 'ENTRIESADDED', string.format('%.0f', last))
   end
   if redactions > 0 then forget_trimmed(log) end
