@@ -1,15 +1,15 @@
 """The store: writes and reads lines in Redis Streams. The only package that imports redis.
 
-Each of these uses the ones below it:
+Each of these layers uses the layers below it:
 
     Store     reads and writes job logs. Its parts: ``workflows`` (the list of workflows), ``listing`` (a workflow's
               jobs), ``catalog`` (all jobs), ``records`` (OpenTelemetry log records), ``chunks`` (archived chunks,
               redactions and the archive lock, in ``chunk_index``), ``watches``, and ``audit_trail`` (in ``audit``)
     Commands  sends commands and scripts to the server that has a workflow's keys. ``replies`` parses the replies
-    Topology  finds that server: the only one (``topology``), a master of a Cluster (``cluster``), or the master
-              that the Sentinels name (``sentinel``)
+    Topology  finds the server of a workflow: a single server (``topology``), a master of a Cluster (``cluster``), or
+              the master that Sentinels name (``sentinel``)
     driver    redis-py with our timeouts and errors
-    scripts/  Lua scripts for everything atomic. All are idempotent
+    scripts/  Lua scripts for all atomic operations. All are idempotent
 
 ``live_reader`` waits for new entries of all watched jobs, and ``sequential_reader`` reads logs for replays; both have
 their own connections. ``changes`` reads a workflow's changes, ``durability`` checks whether writes are safe, ``keys``

@@ -13,14 +13,14 @@ from chronoverse.joblog.model import iso_or_none
 from chronoverse.store.commands import Commands
 
 MAX_ENTRIES: Final = 100_000
-#: Similar entries per process, subject and day. Most later ones are skipped, so that other entries remain.
+#: Similar entries stored per process, subject and day. Most further ones are skipped, so that they evict no others.
 _MAX_ALIKE: Final = 100
 _MAX_TEXT: Final = 300
 
 #: An entry's time (Unix ms by the store's clock), and its number among entries with the same time.
 Position = tuple[int, int]
 
-#: Logs every action, and every read if the settings ask for that, at any CHRONOVERSE_LOG_LEVEL.
+#: Logs every action and, if the settings enable it, every read. Independent of CHRONOVERSE_LOG_LEVEL.
 audit_log: Final = logging.getLogger("chronoverse.audit")
 audit_log.setLevel(logging.INFO)
 
@@ -31,7 +31,7 @@ class AuditTrail:
     def __init__(self, commands: Commands, clock: Callable[[], float]) -> None:
         self._commands = commands
         self._clock = clock
-        #: How often each subject did each action today.
+        #: How often each subject performed each action today.
         self._alike: Counter[tuple[str, str]] = Counter()
         self._day_began = clock()
         #: The trail's key. In a Cluster it selects the trail's server, as a workflow's id selects its jobs' server.

@@ -25,10 +25,10 @@ _BUCKET: Final = "bucket:"
 
 
 class ArchiveState(NamedTuple):
-    """How much of a job is archived. Unknown numbers are 0, texts empty.
+    """How much of a job is archived. Unknown numbers are 0; unknown texts are empty.
 
-    ``complete``: the job has ended and is archived, since ``archived_at``. ``has_derived``: so are its shapes and
-    timeline, in the current format. ``swept``: it has no unrecorded objects. ``ended_at`` (Unix seconds): when the
+    ``complete``: the job has ended and is archived, since ``archived_at``. ``has_derived``: its shapes and timeline are
+    archived, too, in the current format. ``swept``: all its objects have records. ``ended_at`` (Unix seconds): when the
     store first saw the end. ``first``, ``last``: lines in the store. ``retention_seconds``: the workflow's own.
     """
 
@@ -135,7 +135,7 @@ class JobCatalog:
             self._commands.run(key, "ZREM", key, f"{_BUCKET}{old}")
 
     def sizes(self, jobs: Sequence[JobRef]) -> dict[JobRef, int]:
-        """The estimated bytes of each job's log, 0 if it is gone. Omits jobs of unreachable servers."""
+        """The estimated bytes of each job's log; 0 for a deleted log. Omits jobs on unreachable servers."""
 
         def ask(group: Sequence[JobRef]) -> list[int]:
             # The server estimates the size from ten of the stream's nodes.
@@ -207,7 +207,7 @@ class JobCatalog:
         self._on_settings(list_workflows(), "HSET", *fields)
         key = self._keys.limits
         self._commands.run(key, "HSET", key, "job_bytes", job_bytes, "day_bytes", day_bytes)
-        # Repeated for jobs that began meanwhile.
+        # Repeated for workflows whose jobs began meanwhile.
         self._on_settings(list_workflows(), "HSET", *fields)
 
     def bytes_today(self, workflow_ids: Sequence[str], day: int) -> dict[str, int]:
@@ -227,7 +227,7 @@ class JobCatalog:
         return {ref.workflow_id: answer for ref, answer in found.items()}
 
     def apply_retention(self, job: JobRef, own_seconds: int | None, seconds: float) -> bool:
-        """Applies the workflow's retention to a job that has begun. ``own_seconds``: the workflow's own, or None.
+        """Applies a retention of ``seconds`` to a job that has begun. ``own_seconds``: the workflow's own, or None.
 
         An ended job expires ``seconds`` after its end was first seen. Returns False if the job does not exist, or is
         archived completely.

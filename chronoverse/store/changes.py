@@ -25,7 +25,7 @@ class ChangesState(Job):
     """A workflow's stored changes, treated as a log with numbers ``first`` to ``last`` that never ends."""
 
     def to_frame(self) -> bytes:
-        """Empty: each change has its own frame."""
+        """Empty, because each change has its own frame."""
         return b""
 
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:

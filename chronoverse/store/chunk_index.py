@@ -30,7 +30,7 @@ class GarbageMark(NamedTuple):
 
 
 class ChunkIndex:
-    """The ``archive``, ``audit``, ``sealer`` and ``garbage`` keys of jobs (docs/redis.md). Raises like Store."""
+    """Jobs' ``archive``, ``audit``, ``sealer`` and ``garbage`` keys (docs/redis.md). Raises the errors of Store."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
@@ -62,7 +62,7 @@ class ChunkIndex:
     def chunks(self, job: JobRef) -> list[Chunk]:
         """All of the job's chunks, in order. Raises :class:`ArchiveDamaged` for an invalid record."""
         found: list[Chunk] = []
-        # A record takes about 10 KiB. The key can have millions of invalid values: the first one stops the read.
+        # Reads pages of 500 records of about 10 KiB. Stops at an invalid record: someone may have added millions.
         while page := self._run(job, "ZRANGE", "archive", len(found), len(found) + 499):
             found += [Chunk.from_json(job, record) for record in page]
         return found
@@ -87,7 +87,7 @@ class ChunkIndex:
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks ``names`` and all garbage for deletion, and returns them. Without the lock, only own uploads."""
+        """Marks ``names`` and all garbage for deletion. Returns what is marked. Without the lock, only own uploads."""
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)

@@ -47,7 +47,7 @@ class ClusterTopology(Topology):
     def run(self, workflow_id: str, work: Work[Result], pool: PoolKind = PoolKind.COMMANDS) -> Result:
         server = self._owner(workflow_id)
         client = self._node(server, pool)
-        # One redirect after a move, and one more if the next move has begun.
+        # A move takes one redirect, and a second one if the next move has begun. Five bound a redirect loop.
         for _ in range(5):
             if pool is PoolKind.HEALTH and self._clock() < self._silent_until.get(server, float("-inf")):
                 raise redis.ConnectionError("the node did not answer recently")
@@ -58,7 +58,7 @@ class ClusterTopology(Topology):
                 client = self._node(server, pool)
             except AskError as error:
                 if pool is PoolKind.WAITS:
-                    raise  # A write and a WAIT after it need one connection, which an AskingClient does not give.
+                    raise  # A write and its WAIT must share a connection, which an AskingClient does not provide.
                 server = error.node_addr
                 client = AskingClient(self._node(server, pool))
             except NO_ANSWER:
@@ -136,7 +136,7 @@ class ClusterTopology(Topology):
         return masters
 
     def _failed_last(self, nodes: Iterable[Address]) -> list[Address]:
-        # Failed nodes last: each failed command makes the map stale, and all callers wait for the new map.
+        # Failed nodes come last: each failed command makes the map stale, and all callers wait for the new map.
         return sorted(dict.fromkeys(nodes), key=lambda node: self._failed_at.get(node, float("-inf")))
 
     def refresh(self) -> None:
@@ -144,7 +144,7 @@ class ClusterTopology(Topology):
         if not self._is_stale:
             return
         with self._map_lock:
-            # At most one request per 0.2 s, however many errors there are.
+            # Bounds the requests to one per 0.2 s, however many errors occur.
             if not self._is_stale or self._clock() - self._asked_at < 0.2:
                 return
             self._asked_at = self._clock()

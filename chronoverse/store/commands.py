@@ -20,7 +20,7 @@ JOBS_AT_ONCE: Final = 500
 
 
 class Commands:
-    """Sends commands over the connections of ``pool``, unless a call names another pool. ``keys`` are the key names."""
+    """Sends commands over the connections of ``pool``, unless a call names another pool. ``keys`` makes key names."""
 
     def __init__(self, topology: Topology, keys: KeyMap, pool: PoolKind = PoolKind.COMMANDS) -> None:
         self.topology: Final = topology
@@ -55,19 +55,19 @@ class Commands:
         return self.work(workflow_id, lambda client: script.run(client, keys, *args), pool)
 
     def ask(self, name: str, job: JobRef, kinds: Sequence[str], *args: Any, pool: PoolKind | None = None) -> list[Any]:
-        """Runs a script on keys of a job. Returns what follows OK in its reply. Raises any other reply's error."""
+        """Runs a script on a job's keys. Returns the reply without its leading OK. Raises other replies' errors."""
         keys = [self.keys.of(job, kind) for kind in kinds]
         return accepted(self.script(name, job.workflow_id, keys, *args, pool=pool))
 
     def scripts(
         self, name: str, calls: Sequence[tuple[str, Sequence[str], Sequence[Any]]], pool: PoolKind | None = None
     ) -> list[Any]:
-        """A script's replies to ``calls`` (workflow id, keys, arguments) on one server. Includes errors."""
+        """A script's replies, or errors, for ``calls`` (workflow id, keys, arguments) on one server."""
         sha = self.script_named(name).sha
         commands = [("EVALSHA", sha, len(keys), *keys, *args) for _, keys, args in calls]
         answers = self.pipeline(calls[0][0], commands, pool) if calls else []
         for at, (workflow_id, keys, args) in enumerate(calls):
-            # The server lacks the script, or the workflow has moved to another server.
+            # Repeats the call if the server lacks the script, or the workflow has moved to another server.
             if isinstance(answers[at], NoScriptError | MovedError | AskError):
                 try:
                     answers[at] = self.script(name, workflow_id, keys, *args, pool=pool)

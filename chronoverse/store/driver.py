@@ -17,7 +17,7 @@ from redis.retry import Retry
 from chronoverse.errors import KeysMoving, NotALog, StoreError, StoreRefused, StoreUnavailable
 from chronoverse.store.keys import JOB_KEYS, WORKFLOW_KEYS
 
-#: Timeout of a command in seconds, after which the store counts as unavailable. All our commands take far less.
+#: Seconds after which a command fails and the store is considered unavailable. All our commands take far less.
 COMMAND_TIMEOUT_SECONDS: Final = 5.0
 #: Connections per pool and process. Commands take well under a millisecond, so few connections serve many callers.
 COMMAND_CONNECTIONS: Final = 6
@@ -86,7 +86,7 @@ def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[An
 def read_reply(connection: redis.Connection) -> Any:
     """The reply to a command, or the server's error.
 
-    ``push_request`` prevents the driver from recursing for each message.
+    ``push_request`` makes the driver return after each pushed message, instead of recursing.
     """
     try:
         while (answer := connection.read_response(push_request=True)) is _PUSH_CONSUMED:
@@ -106,7 +106,7 @@ def take_message(connection: redis.Connection) -> bool:
     except redis.TimeoutError:
         return False
     if answer is not _PUSH_CONSUMED:
-        # Replies no longer match commands. This also applies to a handler's error, which the driver returns.
+        # Replies no longer match commands, or the handler failed: the driver returns its error.
         raise redis.ConnectionError("unexpected message instead of an invalidation")
     return True
 
@@ -136,17 +136,17 @@ def _pool(url: str, retries: int, timeout: float, options: dict[str, Any]) -> re
         "socket_connect_timeout": 2.0,
         "decode_responses": False,
         # A retry hides the first answer, so only idempotent commands are retried. One retry is enough if the server
-        # closed a pooled connection long ago. No retry after a timeout: it would take as long again.
+        # closed a pooled connection long ago. Timeouts are not retried, because the retry would take as long again.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        # Otherwise each connection sends CLIENT SETINFO, which the documented users may not run.
+        # Otherwise each connection sends CLIENT SETINFO, which the documented ACLs forbid.
         "driver_info": None,
     }
     return redis.BlockingConnectionPool.from_url(url, **(defaults | options))
 
 
 class AskingClient(redis.Redis):
-    """A client of the node to which a slot is being moved. That node refuses commands that do not follow ASKING.
+    """A client of the node to which a slot is being moved. The node refuses commands unless ASKING precedes them.
 
     https://redis.io/docs/latest/commands/asking/
     """
@@ -176,7 +176,7 @@ def translate_errors() -> Iterator[None]:
 
 def to_store_error(error: redis.RedisError) -> StoreError:
     """Converts an error of redis-py to ours. The first word of a server's error message is its kind."""
-    text = str(error).rstrip(".")  # it becomes a part of a sentence of ours
+    text = str(error).rstrip(".")  # our messages continue after this text
     word = text.partition(" ")[0]
     if "WRONGTYPE" in text:
         return NotALog("the job's key in the store is not a log")

@@ -1,6 +1,6 @@
 """Checks whether writes are safe: on the store's disk, or on a replica.
 
-WAITAOF and WAIT cover all writes up to the last write of their own connection:
+WAITAOF and WAIT cover all writes up to the last write of the connection on which they are sent:
 https://redis.io/docs/latest/commands/waitaof/
 """
 
@@ -17,7 +17,7 @@ from chronoverse.store.driver import to_store_error
 from chronoverse.store.replies import accepted
 from chronoverse.store.server_checks import server_info
 
-#: Milliseconds for which :func:`confirm` waits for the disk or the replica: less than a command's timeout.
+#: Milliseconds that :func:`confirm` waits for the disk or the replica: less than a command's timeout.
 WAIT_MS: Final = 2_000
 
 
@@ -38,16 +38,16 @@ def confirm(
     """
     replicated = durability is Durability.REPLICATED
     if sync is not None and not replicated:
-        # If this fails, because a rewrite has replaced a file or this user cannot open it, the server is asked below.
+        # This fails if a rewrite has replaced a file, or this user cannot open it. The server is then asked below.
         with contextlib.suppress(EmbeddedError):
             next_number: int = accepted(client.execute_command(*write))[0]
-            # A separate command, because a server writes its files only after executing all commands it has read. With
-            # ``everysec``, writes can wait in its buffer while the disk is busy.
+            # INFO is a separate command, because a server writes its files only after executing all commands it has
+            # read. With ``everysec``, writes can wait in its buffer while the disk is busy.
             info = client.execute_command("INFO", "persistence")
             if b"aof_enabled:1" in info and b"aof_buffer_length:0\r" in info:
                 sync()
                 return next_number
-    # Both on one connection, since the second command refers to the first.
+    # Both commands use one connection, since the second refers to the first.
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command(*write)
     pipeline.execute_command(*(("WAIT", 1, WAIT_MS) if replicated else ("WAITAOF", 1, 0, WAIT_MS)))
@@ -79,7 +79,7 @@ def is_permanent(client: redis.Redis, *write: Any) -> bool | None:
         return False
     pipeline = client.pipeline(transaction=False)
     pipeline.execute_command(*write)
-    # Milliseconds; together less than a command's timeout.
+    # The two waits, in milliseconds, are together shorter than a command's timeout.
     pipeline.execute_command("WAITAOF", 1, 0, 2_000)
     pipeline.execute_command("WAIT", replicas, 1_500)
     written, on_disk, on_replicas = pipeline.execute(raise_on_error=False)

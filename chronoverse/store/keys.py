@@ -5,11 +5,11 @@ from typing import Final
 
 from chronoverse.joblog.model import JobRef
 
-#: The kind of the archive lock. Key names are a contract with users, so this old name stays.
+#: The archive lock's kind of key. The name is old, but stays, because users rely on the names of keys.
 ARCHIVE_LOCK: Final = "sealer"
-#: A job's kinds of keys (the last part of a key's name, only letters), and their types. ``check_types`` in common.lua
-#: uses them. A deletion removes all except the tombstone. Without an archive, an ended job's keys expire:
-#: ``end_job`` in common.lua decides which.
+#: A job's kinds of keys (the last part of a key's name, only letters), and their types, which ``check_types`` in
+#: common.lua checks. A deletion removes all of these keys except the tombstone. Without an archive, an ended job's keys
+#: expire: ``end_job`` in common.lua decides which.
 JOB_KEYS: Final[Mapping[str, str]] = {
     "log": "stream",
     "job": "hash",
@@ -38,14 +38,14 @@ class KeyMap:
 
     def __init__(self, prefix: str) -> None:
         self.prefix: Final = prefix
-        #: The sorted set of all workflows, the one with the age mark, and the hash of quotas. Each has its own slot.
+        #: The sorted set of workflows, the sorted set with the age mark, and the hash of quotas. Each has its own slot.
         self.workflows: Final = f"{prefix}:workflows"
         self.mark: Final = f"{prefix}:mark"
         self.limits: Final = f"{prefix}:limits"
-        #: The audit trail's stream. Runners have no rights for its name.
+        #: The audit trail's stream. Runners' ACLs do not include its name.
         self.audit_trail: Final = f"{prefix}-audit"
 
-        #: The set of workflows with watches. Runners have no rights for it, nor for the keys of watches.
+        #: The set of workflows with watches. Runners' ACLs include neither this key nor the keys of watches.
         self.watched: Final = f"{prefix}-watches"
 
     def watches(self, workflow_id: str) -> str:

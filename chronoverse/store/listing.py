@@ -15,7 +15,7 @@ from chronoverse.store.commands import Commands
 
 
 class ListedJob(NamedTuple):
-    """A listed job. ``job`` is None if it is gone or unreadable."""
+    """A listed job. ``job`` is None if it was deleted or cannot be read."""
 
     created_ms: float
     ref: JobRef
@@ -43,9 +43,9 @@ class JobListing:
             before = page[-1]
 
     def newest(self, before: Mapping[str, ListingPosition | None]) -> dict[str, ListingPosition | None]:
-        """Each workflow's newest position below the given one, in few round trips. None if there is no job below.
+        """Each workflow's newest position below the given one, in few round trips. None if no job is left.
 
-        Omits workflows that cannot be read, and those whose newest position only :meth:`positions` can find.
+        Omits workflows that cannot be read, and those that need a search by :meth:`positions`.
         """
         name = self._commands.keys.of_workflow
         tops = {each: "+inf" if at is None else repr(at[0]) for each, at in before.items()}
@@ -66,7 +66,7 @@ class JobListing:
         return found
 
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
-        """The jobs that have ended, but not with this status. Omits foreign jobs. Faster than reading the jobs."""
+        """The jobs that have ended with another status. Omits foreign jobs. Faster than reading the jobs."""
         keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]
         return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 
@@ -92,7 +92,7 @@ class JobListing:
         ]
         with contextlib.suppress(StoreError):
             scores = self._commands.scripts("list_foreign", calls)
-            # An error if the listing is of another type, None if the job is gone.
+            # A score is an error if the listing's key has another type, and None if the job is gone.
             known = zip(jobs, scores, strict=True)
             return {job.ref: float(score) for job, score in known if isinstance(score, bytes)}
         return {}
@@ -137,9 +137,10 @@ def newest_first(
         if len(page) < size:
             break
         if not found or wanted is not None:
-            # Millions of members can be invalid or unwanted. 5,000 take the server about 2 ms.
+            # Millions of members can be invalid or unwanted. Reading 5,000 of them takes the server about 2 ms.
             size = min(2 * size, 5_000)
             if not is_after(page):
-                # Millions can have this score. A binary search finds the first member after ``before`` in 31 commands.
+                # Millions of members can have this score. A binary search finds the first one after ``before`` in 31
+                # commands.
                 skip = bisect_left(range(2**31), True, lo=skip, key=lambda at: is_after(members(at, 1)))
     return found[:count]

@@ -36,8 +36,8 @@ from chronoverse.store.driver import (
 from chronoverse.store.topology import Topology
 
 READ_LOGS: Final = 500
-#: If a change is reported within half of these seconds after a read, the next read waits until all of them have passed,
-#: to include later changes. Any other change is read immediately.
+#: If a change is reported within half of this time after a read, the next read waits for the rest of the time, to
+#: include later changes. Any other change is read immediately.
 GATHER_SECONDS: Final = 0.004
 #: Minimum seconds between two reads of a log whose changes the server does not report.
 POLL_SECONDS: Final = 0.05
@@ -61,8 +61,8 @@ class WatchedLog:
 class NodeReader:
     """One connection to ``server``, and the logs read over it.
 
-    One thread reads; any thread can add and remove logs. Each log is either queued, or was read after the last change
-    that the server reported, because replies and reports arrive in order. A new connection queues all logs.
+    One thread reads; any thread can add and remove logs. Each log is queued, unless it was read after the last change
+    that the server reported; replies and reports arrive in order. A new connection queues all logs.
     """
 
     def __init__(self, server: Hashable, live: "LiveReader") -> None:
@@ -78,16 +78,16 @@ class NodeReader:
         self._tracks = self._has_warned = False
         #: Logs that the server refused to read, for example while their slot is moved.
         self._refused: list[WatchedLog] = []
-        #: When the refused logs (all, if the server reports no changes) are queued next; and the seconds spent reading.
+        #: When the refused logs (all logs, if the server reports no changes) are queued next; seconds spent reading.
         self._poll_at = float("inf")
         self._poll_took = 0.0
         self._read_at = float("-inf")
-        #: The topology's version when the logs were last compared with it, and the time.
+        #: The topology's version at the last check for moved logs, and the time of this check.
         self._version = live.topology.version
         self._compared_at = float("-inf")
         #: The time since which this reader has waited for the server's reply. None if it is not waiting.
         self._asked_at: float | None = None
-        #: :meth:`queue` writes to the second socket to wake the reader, which waits for the first.
+        #: :meth:`queue` writes to the second socket, to wake the reader, which waits for data on the first.
         self._wakeup = socket.socketpair()
         self._is_waiting = False
         for end in self._wakeup:
@@ -110,7 +110,7 @@ class NodeReader:
     def queue(self, watched: WatchedLog) -> None:
         self._queue.append(watched)
         if self._is_waiting:
-            # Errors are harmless: the socket is full and wakes the reader anyway, or it is closed.
+            # Errors are harmless: the socket is full, which wakes the reader anyway, or it is closed.
             with contextlib.suppress(OSError):
                 self._wakeup[1].send(b"\0")
 
@@ -125,7 +125,7 @@ class NodeReader:
             try:
                 return self._read(count, time.monotonic() + self._live.block_seconds)
             except redis.RedisError as error:
-                # Reopened by the driver, the connection would get no reports about keys that were read before.
+                # If the driver reopened the connection, it would get no reports about keys that were read before.
                 if not isinstance(error, redis.ResponseError):
                     self._disconnect()
                 for each in islice(self.logs.values(), 1):
@@ -211,7 +211,7 @@ class NodeReader:
         """
         now = time.monotonic()
         if self._poll_at == float("inf") and (self._refused or not (self._tracks or self._queue)):
-            # Polling takes at most a quarter of the time.
+            # Waits three times as long as the last poll took, so that polling takes at most a quarter of the time.
             self._poll_at = now + max(self._live.poll_seconds, 0.0 if self._tracks else 3 * self._poll_took)
         if not self._queue:
             if not has_buffered(connection):
@@ -235,7 +235,7 @@ class NodeReader:
         return list(found.values())
 
     def _ask(self, connection: redis.Connection, watched: Sequence[WatchedLog], count: int) -> list[Found]:
-        """The entries after the cursors. Raises the driver's error if the server refused and nothing was found."""
+        """The entries after the cursors. If nothing was found, raises the error of a refused log, if any."""
         asked = [(each, each.cursor) for each in watched]
         self._read_at = began = time.monotonic()
         answers = self._request(
@@ -302,7 +302,7 @@ class LiveReader:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _logs: dict[JobRef, WatchedLog] = field(default_factory=dict)
     _nodes: dict[Hashable, NodeReader] = field(default_factory=dict)
-    #: Results of the nodes' threads. A thread waits until its last result was taken.
+    #: Results of the nodes' threads. A thread waits until the previous result was taken.
     _results: queue.Queue[list[Found]] = field(default_factory=lambda: queue.Queue(1))
     #: The ``count`` of the last :meth:`read`: how many entries of each job a node's thread requests.
     _count: int = 100
@@ -312,7 +312,7 @@ class LiveReader:
     def watch(self, job: JobRef, cursor: int, *, again: bool = False) -> None:
         """Starts reading a job after line ``cursor``, or moves the cursor of a watched job.
 
-        ``again`` reads the job immediately: it may have entries that the server did not report.
+        ``again`` reads the job immediately, because it may have entries that the server did not report.
         """
         with self._lock:
             watched = self._logs.get(job)

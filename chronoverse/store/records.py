@@ -17,9 +17,9 @@ MISSING_SECONDS: Final = 5
 
 
 class RecordRun(NamedTuple):
-    """Consecutive lines with the same time and stream, from records of one file, or of no file (``source`` 0).
+    """Consecutive lines with the same time and stream, from records of one file. ``source`` 0: not from a file.
 
-    ``number`` is the first record's number. If ``step`` is 1, each message is the next record; if 0, all messages are
+    ``number`` is the first record's number. If ``step`` is 1, each message is a record; if 0, all messages are the
     lines of one record. ``messages`` are UTF-8; ``time`` is Unix µs.
     """
 
@@ -36,7 +36,7 @@ class RecordRun(NamedTuple):
 class RecordBatch(NamedTuple):
     """A batch of lines, appended by one script. ``digest`` identifies it.
 
-    ``sources``: for each file of numbered records, its id, and the digest of record 1 ("" if that is not in the batch).
+    ``sources``: for each file of numbered records, its id, and the digest of record 1 ("" if the batch lacks it).
     ``end``: how the job ends after the batch.
     """
 
@@ -87,7 +87,7 @@ class RecordAppender:
     def _run(self, job: JobRef, batch: RecordBatch, idle_seconds: int, begin: Sequence[Any]) -> list[Any]:
         now = self._clock()
         status, code = batch.end or ("", None)
-        # A batch's digest is kept for ten minutes. Exporters give up earlier.
+        # A batch's digest is kept for ten minutes. Exporters stop retrying earlier.
         args: list[Any] = [iso_timestamp(now), round(1000 * now), job.job_id, batch.digest, 600_000]
         args += (1000 * MISSING_SECONDS, 1000 * idle_seconds if idle_seconds else "", status)
         args += ("" if code is None else code, self._retention_ms, *begin, len(batch.sources))

@@ -35,7 +35,7 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 def id_after(number: int) -> str:
-    """The highest possible entry id of line ``number``. Only line ``number`` + 1 can follow."""
+    """The highest possible entry id of line ``number``. The next higher id belongs to line ``number`` + 1."""
     return f"{number}-{2**64 - 1}"
 
 
@@ -48,7 +48,7 @@ def stream_entries(reply: Any) -> Iterator[tuple[bytes, Sequence[RawEntry]]]:
 
 
 def entry_fingerprint(entry: RawEntry | None) -> tuple[bytes, str]:
-    """An entry's id and the SHA-1 of its fields, with which scripts compare entries. Both are empty for None."""
+    """An entry's id and the SHA-1 of its fields, for scripts to compare. Both are empty for None."""
     return (b"", "") if entry is None else (entry[0], sha1(b"\0".join(entry[1]), usedforsecurity=False).hexdigest())
 
 
@@ -58,10 +58,10 @@ def is_unlisted(reply: Any) -> bool:
 
 
 def parse_job(ref: JobRef, reply: list[Any] | None) -> Job | None:
-    """Parses a reply of ``settle_job.lua``. Only this function decides a job's reported state.
+    """Parses a reply of ``settle_job.lua``. Every reported state of a job comes from this function.
 
-    The terminal entry takes precedence, then the hash, then the stream. A foreign job started when it was listed, or at
-    its first entry's time.
+    The terminal entry takes precedence, then the hash, then the stream. The start of a foreign job is the time at which
+    it was listed, or its first entry's time.
     """
     if reply is None:
         return None
@@ -132,7 +132,7 @@ def _text(value: bytes) -> str:
 
 
 def accepted(answer: list[Any]) -> list[Any]:
-    """A script's reply after OK. Raises the error of any other reply."""
+    """A script's reply without its leading OK. Raises the error of any other reply."""
     word = answer[0].decode()
     if word == "OK":
         return answer[1:]

@@ -13,7 +13,7 @@ from chronoverse.store.cluster import MAP_SECONDS, SLOTS, ClusterTopology
 from chronoverse.store.driver import new_client
 from chronoverse.store.topology import CHECK, PoolKind, Result, Topology, Work
 
-#: Seconds between checks for a new master. An old master that is cut off still answers.
+#: Seconds between checks for a new master. Needed, because an old master still answers while it is partitioned.
 CHECK_MASTER_SECONDS: Final = 2.0
 
 
@@ -61,7 +61,7 @@ class SentinelTopology(ClusterTopology):
         super().report_error(workflow_id, error)
 
     def server_of(self, workflow_id: str) -> Address:
-        # Represents whichever server is the master. The live reader reconnects when the version changes.
+        # Stands for the current master. The live reader reconnects when the version changes.
         return self._nodes.hosts[0]
 
     def new_connection_to(self, server: Any) -> redis.Connection:

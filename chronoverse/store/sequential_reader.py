@@ -22,8 +22,8 @@ _Request = tuple[JobRef, int, int]
 class SequentialReader:
     """Reads logs of ``server`` for one caller at a time, over its own connection, without a pool's checks.
 
-    After two reads in sequence, requests the third in advance, so that the server works while the caller encodes.
-    ``key`` returns a log's key. If the connection fails, calls ``read`` instead.
+    After two reads in sequence, requests the third in advance, so that the server works while the caller encodes lines.
+    ``key`` returns a log's key. If the connection fails, the reader calls ``read`` instead.
     """
 
     _topology: Topology
@@ -48,7 +48,7 @@ class SequentialReader:
                 continues, self._likely = request == self._likely, None
                 if len(entries) == count:
                     self._likely = job, entry_number(entries[-1][0]), count
-                    # Very long lines are not prefetched: the caller may use only some of them, and then request others.
+                    # Does not prefetch very long lines: the caller may use only a few, and then continue after these.
                     if continues and count * max(map(len, entries[-1][1])) < 2**20:
                         self._send(self._likely)
             except redis.TimeoutError:
@@ -76,7 +76,7 @@ class SequentialReader:
             self._version = self._topology.version
         if self._pending is not None:
             entries, pending = self._answer()
-            # If the reply was not full, the log may have grown since.
+            # If the reply has fewer entries than requested, the log may have grown since.
             if pending == request and len(entries) == request[2] and self._clock() - self._sent_at < AHEAD_SECONDS:
                 return entries
         self._send(request)

@@ -14,7 +14,7 @@ UNKNOWN_POLICY: Final = "cannot check the store's eviction policy: the user lack
 
 
 def loss_warnings(client: redis.Redis, prefix: str) -> Iterator[str]:
-    """Warnings if the server can evict keys, or would drop at a restart what our scripts have written.
+    """Warnings if the server can evict keys, or if a restart would discard what our scripts have written.
 
     Raises the driver's errors. A server replays its append-only file with the rights of its user ``default``:
     https://github.com/redis/redis/issues/14541 https://github.com/valkey-io/valkey/issues/3983

@@ -51,8 +51,8 @@ from chronoverse.store.topology import PoolKind, Topology
 from chronoverse.store.watches import WatchStore
 from chronoverse.store.workflows import WorkflowList
 
-#: Minimum pause in seconds after an append while an archiver asks for it; meanwhile lines wait in the spool. Large
-#: appends pause longer, so that at most ``SLOW_BYTES_PER_SECOND`` pass. An archiver moves 30 MB/s to files.
+#: Minimum pause in seconds after an append while an archiver throttles the runner; lines wait in the spool. Pauses
+#: after large appends are longer, for at most ``SLOW_BYTES_PER_SECOND``. An archiver moves 30 MB/s to files.
 SLOW_SECONDS: Final = 0.1
 SLOW_BYTES_PER_SECOND: Final = 4 * 2**20
 
@@ -85,7 +85,7 @@ class Store:
 
     @classmethod
     def of(cls, settings: Settings, url: str, sync: Callable[[], None] | None = None) -> Self:
-        """Raises :class:`SettingsError` if an option of ``url`` is invalid."""
+        """The store at ``url``. Raises :class:`SettingsError` if an option of ``url`` is invalid."""
         try:
             return cls(
                 url,
@@ -100,7 +100,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self._lease_ms, self._retention_ms = round(self.lease_seconds * 1000), round(self.retention_seconds * 1000)
-        # From finding a lease expired to declaring its job LOST. A live runner pauses for less than 1 s.
+        # The time from finding a lease expired to declaring its job LOST. A live runner pauses for less than 1 s.
         self._grace_ms = max(1, round(min(self.lease_seconds / 3, 1) * 1000))
         self._topology = _topology_of(self.url)
         self._keys = KeyMap(self.prefix)
@@ -113,7 +113,7 @@ class Store:
         self.catalog = JobCatalog(commands, self.clock)
         self.chunks = ChunkIndex(commands)
         self.audit_trail = AuditTrail(commands, self.clock)
-        # Archived together with the settings.
+        # A workflow's watches are archived together with its settings, so a change marks the settings as changed.
         self.watches = WatchStore(commands, self.catalog.change_settings)
         self.records = RecordAppender(commands, self.catalog, self.workflows, self._retention_ms, self.clock)
 
@@ -128,7 +128,7 @@ class Store:
         return self._topology.is_single
 
     def server_of(self, job: JobRef) -> Hashable:
-        """The server that has the job. Wait for each server separately: a slow one must not delay jobs on others."""
+        """The server that has the job. Callers wait for each server separately, so that a slow one delays no others."""
         return self._topology.server_of(job.workflow_id)
 
     def get_job(self, job: JobRef) -> Job | None:
@@ -137,7 +137,7 @@ class Store:
         The first call that finds the lease expired waits for the grace period, in which the runner can return.
         """
         reply = self._get_job(job)
-        if reply and reply[5] == 1:  # The lease has expired, and its grace period is not yet over.
+        if reply and reply[5] == 1:  # The lease has expired, but the grace period is not over.
             self.sleep(self._grace_ms / 1000)
             reply = self._get_job(job)
         found = replies.parse_job(job, reply)
@@ -174,7 +174,7 @@ class Store:
         return self.listed_jobs(((created, JobRef(workflow_id, job_id)) for created, job_id in positions), count)
 
     def listed_jobs(self, positions: Iterator[tuple[float, JobRef]], count: int = 20) -> Iterator[ListedJob]:
-        """Reads the jobs at ``positions``, ``count`` at a time. Raises :class:`StoreUnavailable`."""
+        """Yields the jobs at ``positions``, read ``count`` at a time. Raises :class:`StoreUnavailable`."""
         while listed := list(islice(positions, count)):
             jobs = self.get_jobs([ref for _, ref in listed])
             for (created_ms, ref), found in zip(listed, jobs, strict=True):
@@ -202,7 +202,7 @@ class Store:
         return [listed.get(ref, job) for ref, job in zip(jobs, found, strict=True)]
 
     def relist(self, jobs: Sequence[JobRef]) -> None:
-        """Adds ``jobs`` that exist, but are missing in their listings."""
+        """Adds those of ``jobs`` that exist, but are missing from their listings."""
         self._commands.by_server(jobs, self._relist)
 
     def _relist(self, jobs: Sequence[JobRef]) -> Sequence[None]:
@@ -217,7 +217,7 @@ class Store:
         newest = {ref.workflow_id: created_ms for ref, created_ms in sorted(scores.items(), key=itemgetter(1))}
         for workflow_id, created_ms in newest.items():
             if self._commands.pool is PoolKind.TAIL:
-                # The list can be on another server, which may be away; the tail must not wait for it.
+                # The list can be on another server, which may be unreachable. The tail reader must not wait for it.
                 threading.Thread(target=self.workflows.add, args=(workflow_id, created_ms), daemon=True).start()
             else:
                 self.workflows.add(workflow_id, created_ms)
@@ -238,13 +238,13 @@ class Store:
 
     def is_deleted(self, job: JobRef) -> bool:
         """Whether the job has a tombstone, which blocks its id."""
-        # A key of another type is not our tombstone.
+        # A key of another type is not a tombstone.
         with contextlib.suppress(NotALog):
             return self._commands.run(job.workflow_id, "GET", self._keys.of(job, "deleted")) is not None
         return False
 
     def retention_ms(self, workflow_id: str) -> int:
-        """Milliseconds for which the workflow's ended jobs, and the tombstones of deleted ones, are kept."""
+        """Milliseconds for which the workflow's ended jobs, and the tombstones of deleted jobs, are kept."""
         return 1000 * (self.catalog.settings_of(workflow_id).retention_seconds or 0) or self._retention_ms
 
     def read(self, job: JobRef, after: int, count: int) -> Sequence[RawEntry]:
@@ -268,7 +268,7 @@ class Store:
         return SequentialReader(self._topology, server, self._keys.log, self.read)
 
     def redactions(self, job: JobRef, count: int) -> list[tuple[int, int]]:
-        """The first and last line of each of the newest ``count`` redactions, as far as stored."""
+        """The first and last line of each of the newest ``count`` redactions that the store still has."""
         return [(each["from"], each["to"]) for each in self.chunks.redactions(job, count)]
 
     def live_reader(self, block_seconds: float, poll_seconds: float = POLL_SECONDS) -> LiveReader:
@@ -295,7 +295,7 @@ class Store:
     def append(self, attempt: Attempt, lines: Sequence[Line]) -> int:
         """Appends consecutive ``lines``, skips those already in the log, and renews the lease. Returns the next number.
 
-        Stores 500 lines at a time atomically, except those over quota. Pauses if an archiver asks for it. Raises
+        Stores up to 500 lines per atomic step; drops lines over quota. Pauses if an archiver throttles the job. Raises
         :class:`SequenceGap`, :class:`QuotaReached`, :class:`Fenced`, :class:`Closed`, :class:`Deleted`,
         :class:`CorruptLog`.
         """
@@ -329,7 +329,7 @@ class Store:
         return first
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Returns a function that calls :meth:`append_runs`. With a nearby store, sending ahead gains nothing."""
+        """A function that calls :meth:`append_runs`. With a nearby store, sending ahead would gain nothing."""
         return partial(self.append_runs, attempt, first, runs)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
@@ -370,7 +370,7 @@ class Store:
     ) -> None:
         """Ends the job after its last line, ``next_number`` - 1. All lines must already be safe.
 
-        With PENDING, ends only the attempt. With ``counts``, the job's exit code is then at least the attempt's, unless
+        With PENDING, ends only the attempt. ``counts`` makes the job's final exit code at least this attempt's, unless
         the job becomes CANCELED or LOST. Raises :class:`Fenced`, :class:`SequenceGap`, :class:`Deleted`.
         """
         code = "" if exit_code is None else exit_code
@@ -387,7 +387,7 @@ class Store:
         Raises :class:`JobNotFound`, :class:`Held`, :class:`Deleted`, and :class:`Closed` if the job has a different
         end.
         """
-        self.get_job(ref)  # Declares a job LOST whose lease has expired.
+        self.get_job(ref)  # Declares the job LOST if its lease has expired.
         code = "" if exit_code is None else exit_code
         own = self.catalog.settings_of(ref.workflow_id, PoolKind.APPENDS).retention_seconds
         end = (status, code, 0, self._retention_ms, "", 1000 * own if own else "", "")
@@ -402,7 +402,7 @@ class Store:
         return self._commands.ask(script, job, kinds, *args, pool=PoolKind.APPENDS)
 
     def load_key_set(self, name: str) -> bytes | None:
-        """The key set last saved by any node under ``name`` (:meth:`save_key_set`), or None."""
+        """The key set that a node last saved under ``name`` with :meth:`save_key_set`, or None."""
         key = self._keys.key_set(name)
         found: bytes | None = self._commands.run(key, "GET", key, pool=PoolKind.HEALTH)
         return found

@@ -12,12 +12,12 @@ from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, new_client, new_co
 Result = TypeVar("Result")
 Work = Callable[[redis.Redis], Result]
 
-#: A health check that a server rejects if it rejects writes, as this script could write. PING needs no memory.
+#: A health check that fails while the server rejects writes, because this script could write. PING would succeed.
 CHECK: Final = ("EVAL", "#!lua\nreturn 1", 0)
 
 
 class PoolKind(Enum):
-    """The purpose of a client. Each kind has its own connections, so that none uses up another's."""
+    """The purpose of a client. Each kind has its own connections, so that it cannot exhaust those of another kind."""
 
     #: Idempotent commands, for all callers.
     COMMANDS = "commands"
@@ -31,7 +31,7 @@ class PoolKind(Enum):
 
 
 class Topology:
-    """Decides which server has which keys. This class knows a single one, at ``url``. Raises the driver's errors.
+    """Decides which server has which keys. This class knows one server, at ``url``. Raises the driver's errors.
 
     ``version`` grows when workflows may have moved. Callers with their own connection pass errors to
     :meth:`report_error`.
@@ -56,7 +56,7 @@ class Topology:
         found = self._clients.get((url, pool))
         if found is None:
             retries = 0 if pool in (PoolKind.APPENDS, PoolKind.WAITS) else 1
-            # Callers of health checks, such as a kubelet, wait only seconds.
+            # Callers of health checks, such as a kubelet, wait only a few seconds.
             timeout = 1.0 if pool is PoolKind.HEALTH else COMMAND_TIMEOUT_SECONDS
             found = self._clients[url, pool] = new_client(url, retries=retries, timeout=timeout, **self._options)
         return found

@@ -13,7 +13,7 @@ from chronoverse.joblog.model import IDENTIFIER, JobRef, iso_or_none
 from chronoverse.joblog.watches import RETRY_SECONDS, Event, Watch
 from chronoverse.store.commands import Commands
 
-#: Maximum watches per workflow, and waiting events per watch (2 MB).
+#: Maximum watches per workflow, and maximum waiting events per watch (2 MB).
 MAX_WATCHES: Final = 20
 MAX_WAITING: Final = 10_000
 #: Seconds for which a process claims a watch. A delivery can take almost as long.
@@ -26,7 +26,7 @@ _GROUP: Final = "notify"
 class KeptWatch(NamedTuple):
     """A stored watch, and the state of its deliveries.
 
-    ``failures``: failures in a row, since ``failing_since_ms``. ``error``: the last one. ``delivered_ms``: the last
+    ``failures``: consecutive failures since ``failing_since_ms``; ``error``: the last one. ``delivered_ms``: the last
     success. ``waiting``: events not yet delivered. ``dropped``: events that were given up. Times are Unix times.
     """
 
@@ -53,7 +53,7 @@ class KeptWatch(NamedTuple):
 
 
 class WatchStore:
-    """Reads and writes watches. Raises like :class:`Store`. Calls ``changed`` with a workflow's id after changes."""
+    """Reads and writes watches. Raises the errors of :class:`Store`. After changes, calls ``changed(workflow_id)``."""
 
     def __init__(self, commands: Commands, changed: Callable[[str], object]) -> None:
         self._commands = commands
@@ -88,7 +88,7 @@ class WatchStore:
         """Adds or replaces a watch."""
         workflow_id = watch.workflow_id
         self._change(workflow_id, "HSET", watch.id, _encode_now(watch), f"{watch.id}:state", "[]")
-        # Last, because a concurrent deletion checks for watches after it removes the workflow.
+        # This comes last, because a concurrent deletion checks for watches after it removes the workflow.
         self._commands.run(self.slot, "SADD", self.slot, workflow_id)
         self.retry(watch)
         self._changed(workflow_id)
@@ -133,7 +133,7 @@ class WatchStore:
 
         found = dict[JobRef, tuple[KeptWatch, Event]]()
         for ref, reply in self._commands.by_server(refs, ask).items():
-            # Nothing is due, or a process of a later version must read it.
+            # An error means that nothing is due, or that only a later version can read the event.
             with contextlib.suppress(ValueError, TypeError):
                 event, watch, state = orjson.loads(reply if isinstance(reply, bytes) else b"")
                 found[ref] = KeptWatch(Watch(**watch), *state), Event(*event)
@@ -152,10 +152,9 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], known: Mapping[str, int]
     ) -> list[tuple[str, Sequence[RawEntry], int]]:
-        """Each workflow's id, its next changes, and 0. Changes read IDLE_SECONDS ago but not :meth:`done` come first.
-
-        If changes after the number in ``known`` were dropped before they were done: the workflow's id, no changes, and
-        the number of its last change.
+        """Each workflow's id, its next changes, and 0. Changes that were read IDLE_SECONDS ago but are not yet
+        :meth:`done` come first. If changes after the number in ``known`` were dropped before they were done, returns
+        the workflow's id, no changes, and the number of its last change.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

@@ -36,7 +36,7 @@ class Workflow(NamedTuple):
 
 
 class WorkflowList:
-    """Reads and repairs the list of workflows. Raises what :class:`Store` raises."""
+    """Reads and repairs the list of workflows. Raises the errors of :class:`Store`."""
 
     def __init__(
         self,
@@ -70,14 +70,13 @@ class WorkflowList:
             self.read([workflow_id])
 
     def read(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
-        """The workflows: None in place of one without jobs, an error in place of one that cannot be read. Repairs the
-        list.
+        """The workflows: None for a workflow without jobs, an error for one that cannot be read. Repairs the list.
 
         Raises :class:`StoreUnavailable` if no server answers.
         """
         refs = [JobRef(workflow_id, "") for workflow_id in workflow_ids]
         found = self._commands.by_server(refs, self._read)
-        # The list's server may be away; the workflows are still known.
+        # The list's server may be unreachable. The workflows were still read.
         with contextlib.suppress(StoreError):
             self._repair_list(
                 {ref.workflow_id: each for ref, each in found.items() if not isinstance(each, StoreError)}
@@ -116,7 +115,7 @@ class WorkflowList:
     def _count(self, workflow_ids: Sequence[str]) -> list[Workflow | StoreError | None]:
         calls = [(each, [self._keys.of_workflow(each, "jobs")], [10]) for each in workflow_ids]
         answers = self._commands.scripts("workflow", calls)
-        # The script knows the status of our runners' jobs. Foreign jobs, and jobs that wait for a runner, must be read.
+        # The script returns the status of our runners' jobs. Foreign and pending jobs must be read.
         refs = _refs(workflow_ids, [answer[5:] if isinstance(answer, list) else answer for answer in answers])
         asked = dict(zip(refs, self._get_jobs(refs) if refs else (), strict=True))
         return [
