@@ -20,7 +20,7 @@ class ChangesFeed(Feed):
 
         Raises :class:`StoreError` for an invalid entry.
         """
-        # Any change can be the first.
+        # After change 0, there can be no gap: any change can be the first in the store.
         if not in_sequence(entries, after or entry_number(entries[0][0]) - 1):
             self.skip(entry_number(entries[-1][0]))
             return [], None
@@ -29,6 +29,6 @@ class ChangesFeed(Feed):
             number, job, _ = change = read_change(self.ref.workflow_id, entry)
             shown = change.to_json()
             frame = sse.frame(EventName.JOB, orjson.dumps(shown), number)
-            # The stream is "", because None would mean that a frame has no ``id:``.
+            # The stream is "", because None would mean that the frame has no ``id:``.
             events.append(EventFrame(number, "", frame, content=(shown["status"], job.labels)))
         return events, None

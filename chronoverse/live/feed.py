@@ -28,7 +28,7 @@ MAX_SLICES: Final = 64
 FILTER_SHARE: Final = 0.2
 #: Seconds of comparing after which other greenlets run.
 FILTER_SLICE_SECONDS: Final = 0.003
-#: Viewers woken in a row before other greenlets run. Each can cost a write (10 µs), so 4 ms in all.
+#: Viewers woken in a row before other greenlets run. Each can cause a write of 10 µs, so this takes up to 4 ms.
 WAKES_PER_YIELD: Final = 400
 
 
@@ -71,14 +71,14 @@ class Waiter(Protocol):
 
 
 class Slice(NamedTuple):
-    """Frames joined for one write, the last number they cover, and the ring position after them."""
+    """Frames joined for one write, the last line number that they cover, and the ring position after them."""
 
     frames: bytes
     cursor: int
     position: int
 
 
-#: A feed's state, as compared before and after a store query: the last line number, and the job.
+#: A feed's state, to detect changes during a store query: the last line number, and the job.
 Known = tuple[int, Job | None]
 #: Returned instead of a slice when the filter budget is used up.
 BUSY: Final = Slice(b"", -1, -1)
@@ -101,7 +101,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """Which of ``subjects`` to charge for work done for all of them. None if no subject has time left."""
+        """The one of ``subjects`` to charge for work done for all of them. None if none has time left."""
         now = self._clock()
         left = -FILTER_SHARE * self._bucket.debt_seconds(now)
         # Once a second, each subject's usage is halved.
@@ -144,7 +144,7 @@ def encode(
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
     """Returns the frames of ``entries``, and the entry that closes the log, if any.
 
-    The terminal entry closes a log; so does an entry whose number is too large. Encoding stops after the frame that
+    A log is closed by its terminal entry, or by an entry whose number is too large. Encoding stops after the frame that
     reaches ``most_bytes``.
     """
     events: list[EventFrame] = []
@@ -166,7 +166,7 @@ def encode(
 def encode_raw(
     entries: Sequence[RawEntry], cursor: int, first: int, most_bytes: int = sys.maxsize
 ) -> tuple[list[EventFrame], End | OutOfSequence | None]:
-    """Like :func:`encode`, for raw entries after line ``cursor``. Leading plain lines take a third of the time."""
+    """Like :func:`encode`, for raw entries after line ``cursor``. Plain lines at the start take a third of the time."""
     frames = plain_frames(entries, cursor, most_bytes)
     events = plain_events(entries, cursor, frames)
     if len(frames) == len(entries):
@@ -197,7 +197,7 @@ def join(events: list[EventFrame], line_filter: LineFilter | None) -> bytes:
             skipped = event.number
             continue
         if skipped and event.stream is None:
-            # Unlike lines, frames without a stream have no id that would move the cursor.
+            # Frames without a stream have no id to move the cursor, unlike lines.
             frames.append(sse.cursor(skipped))
         frames.append(event.frame)
         skipped = 0
@@ -237,13 +237,13 @@ class Feed:
         self.groups: dict[object, Any] = {}
         #: When the tail next checks the job's state, on the tail's clock. 0: immediately.
         self.check_at = 0.0
-        #: Until when the ring may be shown, on the tail's clock. Each check of the job moves it.
+        #: Until when the ring may be shown, on the tail's clock. Each check of the job extends this time.
         self.fresh_until = math.inf
         #: Whether the store has lost lines that viewers have.
         self.is_ahead = False
         self._job_version = 0
         self._lock = threading.Lock()
-        #: Number and hash of the newest line, which outlives a dropped ring. None after a gap or a redaction.
+        #: Number and hash of the newest line, kept even if the ring is dropped. None after a gap or a redaction.
         self._newest: tuple[int, int] | None = None
         self._frames: list[EventFrame] = []
         #: The position after each frame, in bytes of all frames of the feed, and the position after the newest frame.
@@ -264,7 +264,7 @@ class Feed:
         return encode_raw(entries, after, first, 8 * 2**20)
 
     def differs(self, entries: Sequence[RawEntry], cursor: int) -> bool:
-        """Whether the first of ``entries`` is line ``cursor`` (the newest published one), with another text or time."""
+        """Whether the first of ``entries`` has the newest published number, ``cursor``, but another text or time."""
         events, _ = self.encode(entries[:1], cursor - 1)
         if self._newest is None or not events or not events[0].stream:
             return False
@@ -295,7 +295,7 @@ class Feed:
         with self._lock:
             if to <= self.cursor or self.final is not None:
                 return
-            # Leaves one position unused: a caught-up viewer must not already be at the position of the new lines.
+            # Leaves one position unused, so that a caught-up viewer is not already at the position of the new lines.
             self.cursor = to
             self._empty(len(self._frames) + 1)
         self.wake_all()
@@ -368,7 +368,7 @@ class Feed:
     def seek(self, cursor: int) -> int | None:
         """The position of the first frame after line ``cursor``. None if the ring begins later.
 
-        Also None if ``cursor`` is inside a gap: the ring's frame names the whole gap, but the viewer needs only the
+        Also None if ``cursor`` is inside a gap: the ring's frame names the whole gap, but the viewer needs only its
         rest.
         """
         with self._lock:
@@ -393,7 +393,7 @@ class Feed:
         With a query, the slice can have no frames and still advance the cursor. Returns :data:`BUSY` if the filter
         budget has no time left for ``subjects``, the subjects of all who want the slice.
         """
-        # No lock needed: an outdated slice is still a valid prefix of the ring.
+        # This needs no lock, because an outdated slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))
         if found is not None:
             return found
@@ -419,7 +419,7 @@ class Feed:
         until = (before + SLICE_BYTES) // SLICE_STEP_BYTES * SLICE_STEP_BYTES
         stop = max(bisect_right(self._ends, until), start + 1)
         if line_filter is not None and line_filter.q is not None:
-            # Limits comparing to a millisecond. A regular expression can need 0.3 µs per byte.
+            # Limits the time for comparing to about 1 ms. A regular expression can need 0.3 µs per byte.
             stop = min(stop, start + 250)
             if line_filter.regex:
                 stop = min(stop, bisect_right(self._ends, before + 16 * 2**10, start) + 1)
@@ -427,6 +427,6 @@ class Feed:
         frames = join(events, line_filter)
         cursor, position = events[-1].number, self._first_position + stop
         if line_filter is not None and line_filter.q is not None and frames == sse.cursor(cursor):
-            # One ``id:``-only block per slice would be too many writes.
+            # Nothing matched. Writing an ``id:``-only block for each slice would take too many writes.
             frames = b""
         return Slice(frames, cursor, position)

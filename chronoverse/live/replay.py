@@ -34,7 +34,7 @@ class Replay:
     def step(self, cursor: int, seconds_left: float) -> tuple[bytes | None, int]:
         """Returns the frames after line ``cursor`` (None if nothing follows yet), and the last number that they cover.
 
-        Sets ``reason`` if the stream ends with these frames. The stream must end in ``seconds_left``. Raises
+        Sets ``reason`` if the stream ends with these frames. The stream must end within ``seconds_left``. Raises
         :class:`StoreError`. If a scan is refused, raises :class:`AtCapacity`, :class:`ShareExceeded` or
         :class:`ScansUnavailable`. After an error, the same step can be retried.
         """
@@ -67,8 +67,8 @@ class Replay:
     def _read_after(self, cursor: int, seconds_left: float) -> ReplaySegment | None:
         """The segment after line ``cursor``.
 
-        With a query, the scan server reads it. If only a few lines are left, the worker reads it: this is faster than a
-        request, and works while the scan server is down. For a regular expression, the filter budget must allow this;
+        If the filter has a query, the scan server reads the segment. A few last lines are read by the worker, which is
+        faster and works while the scan server is down. For a regular expression, this needs time in the filter budget;
         plain text takes less than a millisecond.
         """
         feed, line_filter = self.feed, self.line_filter
@@ -95,7 +95,7 @@ class Replay:
         return job
 
     def _nothing_follows(self, cursor: int) -> tuple[bytes | None, int]:
-        """Like :meth:`step`, if nothing could be read: ``cursor`` is before a gap, or nothing follows yet."""
+        """The result of :meth:`step` if nothing could be read: a gap follows ``cursor``, or nothing follows yet."""
         feed, job = self.feed, self._get_job()
         ended = feed.job and feed.job.end
         if ended and (job.end is None or job.end.sequence_num != ended.sequence_num):

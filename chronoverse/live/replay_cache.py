@@ -34,7 +34,7 @@ SEGMENT_LINES: Final = (4, 512)
 READ_BYTES: Final = 32 * 2**20
 #: Lines of the first segment, when the average line length is still unknown.
 FIRST_LINES: Final = 32
-#: Seconds for which a segment is cached. The tail, too, can take that long to notice that a log is gone.
+#: Seconds for which a segment is cached. The tail can also take this long to notice that a log is gone.
 CACHE_SECONDS: Final = 1.0
 
 #: Requests a scan for a subject. Returns the frames, and the last line number that they cover.
@@ -46,8 +46,8 @@ _Key = tuple[JobRef, Any, int]
 class ReplaySegment(NamedTuple):
     """Part of a log as event frames, up to line ``cursor``. ``closing``: the entry after it, if it closes the log.
 
-    ``next_count``: entries to request next. ``size``: bytes of the frames before filtering. ``complete``: it has all
-    requested lines, or as many as fit. ``job`` is set if it had to be fetched.
+    ``next_count``: entries to request next. ``size``: bytes of the frames before filtering. ``complete``: the segment
+    has all requested lines, or as many as fit. ``job`` is set if it had to be fetched.
     """
 
     frames: bytes
@@ -85,7 +85,7 @@ class ReplayCache:
     _cached_bytes: int = 0
 
     def __post_init__(self) -> None:
-        #: Viewers that need the same segment wait for one another: the first one's segment serves all.
+        #: Viewers that need the same segment wait until the first of them has read it for all.
         self._loading = FairLock(0, ShareExceeded, at_once=math.inf, each=1)
         #: One lock per store server: a server that does not answer blocks only the viewers of its own jobs.
         self._locks: dict[Hashable, FairLock] = defaultdict(lambda: FairLock(5.0, StoreUnavailable, self.pause))
@@ -106,8 +106,8 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """The segment after line ``cursor``, filtered by ``line_filter``. None if no line follows.
 
-        The segment has up to ``lines`` lines (a power of two) and ends at a multiple of that, so that viewers share it.
-        Lines are filtered in a ``with comparing()`` block. Raises :class:`StoreError`.
+        The segment has up to ``lines`` lines (a power of two), and ends at a multiple of ``lines``, so that viewers
+        share it. Lines are filtered in a ``with comparing()`` block. Raises :class:`StoreError`.
         """
         lines = min(lines, self.most_lines)
         count = lines - cursor % lines
@@ -133,7 +133,7 @@ class ReplayCache:
                     self._remember(key, segment, asked)
                 return segment, None
 
-        # Fetches the job without the lock, because that can take a whole grace period.
+        # Fetches the job without holding the lock, because this can take a whole grace period.
         found, incomplete, job = read_tiers(
             known,
             cursor,
@@ -158,8 +158,8 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """Like :meth:`read_after`, but the scan server reads and filters, for 0.1 s or up to the log's end.
 
-        None without a scan server, or if there is nothing to send or skip. Waits up to ``patience`` seconds.
-        ``is_redacted``: whether the log was redacted a moment ago, asked after that wait. Raises what
+        None without a scan server, or if there is nothing to send or skip. Waits up to ``patience`` seconds for a turn,
+        then calls ``is_redacted``: if the log was redacted a moment ago, the scan ignores caches. Raises what
         :meth:`ScanClient.replay` raises.
         """
         if (scan := self.scan) is None:
@@ -190,7 +190,7 @@ class ReplayCache:
         load: Callable[[], _Segment],
         is_valid: Callable[[ReplaySegment], bool] = lambda _: True,
     ) -> ReplaySegment | _Segment:
-        """The cached segment if ``is_valid``, else what ``load`` returns. One caller at a time loads a key.
+        """The cached segment if ``is_valid``, else the result of ``load``, called by one caller per key at a time.
 
         Raises :class:`ShareExceeded` after waiting for ``seconds``, and what ``load`` raises.
         """
@@ -208,7 +208,7 @@ class ReplayCache:
     ) -> ReplaySegment | None:
         """The segment from the archive. None if the archive has no lines after the cursor."""
         ref, line_filter, cursor = key
-        # Without the lock: fetching an object can be slow. Concurrent callers share one fetch.
+        # Fetches the object before taking the lock, because this can be slow. Concurrent callers share one fetch.
         if not self._find_complete(key):
             self.archive.entries(ref, cursor, 1)
         with self._locks[self.store.server_of(ref)].hold():
@@ -270,7 +270,7 @@ class ReplayCache:
         self._segments[key] = asked[1], segment
         self._cached_bytes += len(segment.frames)
         now = self.clock()
-        # This can empty the cache: a single line of a foreign runner can be larger than the whole cache.
+        # This can empty the cache, as a single line of a foreign runner can be larger than the whole cache.
         while self._segments:
             oldest = next(iter(self._segments))
             if self._cached_bytes <= self.most_bytes and now < self._segments[oldest][0] + CACHE_SECONDS:
@@ -304,8 +304,8 @@ def make_segment(entries: Sequence[RawEntry], cursor: int, first: int, line_filt
 def read_frames(cache: ReplayCache, scan: ReplayScan, budget: PageBudget) -> tuple[bytes, int]:
     """The event frames that ``scan`` requests, and the last line number that they cover. Runs in the scan server.
 
-    Stops before the entry that closes the log, or where no line follows. If it returns no frames, the worker reads
-    on by itself to find out why. Raises what :meth:`ReplayCache.read_after` raises.
+    Stops before the entry that closes the log, or where no line follows. If no frames are returned, the worker reads
+    the log itself to find out why. Raises what :meth:`ReplayCache.read_after` raises.
     """
     ref, line_filter = scan.ref, LineFilter(scan.stream, scan.q, scan.regex)
     if scan.is_redacted:

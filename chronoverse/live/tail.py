@@ -1,7 +1,7 @@
 """Reads the new lines of all watched jobs, once for all viewers of a worker.
 
-Has two threads, which survive any error: the *reader* publishes new entries into feeds; the *housekeeper* checks quiet
-jobs, and wakes viewers that are due.
+Two threads, which survive any error, do this: the *reader* publishes new entries into feeds; the *housekeeper* checks
+quiet jobs, and wakes viewers that are due.
 """
 
 import logging
@@ -26,15 +26,15 @@ from chronoverse.live.feed import Feed, FilterBudget, Known, Waiter, encode
 from chronoverse.store import Store
 from chronoverse.store.adaptive_batch import AdaptiveBatch
 
-#: Seconds for which one read blocks. A stop, and noticing that a store does not answer, can take that long.
+#: Seconds for which one read blocks. Stopping, or noticing that a store does not answer, can take this long.
 BLOCK_SECONDS: Final = 1.0
-#: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by that much.
+#: Seconds between two rounds of the housekeeper. Heartbeats and deadlines can be late by this much.
 TICK_SECONDS: Final = 0.5
-#: Maximum jobs checked per round. Each takes the worker 0.05 ms.
+#: Maximum jobs checked per round. Each check takes the worker 0.05 ms.
 ROUND_JOBS: Final = 250
 #: Seconds between two checks of a job: the delay in noticing a lost runner, a deleted log or a redaction.
 CHECK_SECONDS: Final = 1.0
-#: Seconds for which a ring is shown after a check, however many jobs there are: later, lines may be redacted.
+#: Seconds for which a ring is shown after a check, however many jobs there are: lines may be redacted after it.
 RING_SECONDS: Final = CHECK_SECONDS + 2 * TICK_SECONDS
 #: Bytes of frames and contents in all rings of a worker, and the minimum and maximum in one ring.
 RINGS_BYTES: Final = 256 * 2**20
@@ -74,7 +74,7 @@ class Tail:
         self._yield_to_loop = partial(self.sleep, 0)
         self._reader = self.store.live_reader(self.block_seconds)
         self._feeds: dict[JobRef, Feed] = {}
-        #: Closed feeds with viewers that another feed has replaced.
+        #: Closed feeds that other feeds have replaced, but that still have viewers.
         self._replaced: list[Feed] = []
         self._filter_budget = FilterBudget(yield_to_loop=self._yield_to_loop)
         self._lock = threading.Lock()
@@ -89,13 +89,13 @@ class Tail:
         self._backoff = Backoff(RetryPolicy(first=0.05, longest=1.0))
 
     def join(self, ref: JobRef, job: Job | None, viewer: Waiter) -> Feed:
-        """Returns the job's feed. It is kept current, and wakes ``viewer`` on changes. ``job`` was just fetched."""
+        """Returns the job's feed, and keeps it current. Changes wake ``viewer``. ``job`` was just fetched."""
         with self._lock:
             if not self._feeds:
                 self._read_at = self.clock()
             feed = self._feeds.get(ref)
             is_same = feed and feed.job and job and job.end and (feed.cursor, feed.job.end) == (job.last, job.end)
-            # An error closed this feed, or the log was replaced. The feed's viewers leave once they have read it.
+            # This feed was closed by an error, or its log was replaced. Its viewers leave once they have read it.
             if feed is None or (feed.final is not None and not is_same):
                 if feed is not None:
                     self._replaced.append(feed)
@@ -131,7 +131,7 @@ class Tail:
     def drop_stale_ring(self, feed: Feed) -> None:
         """Empties the feed's ring if the last check is too long ago: the store hangs, or there are thousands of jobs.
 
-        Keeps the ring of a log that was lost or replaced: its viewers could not read its lines elsewhere.
+        Keeps the ring if the log was lost or replaced, because its viewers could not read these lines elsewhere.
         """
         now = self.clock()
         if now <= feed.fresh_until or self._feeds.get(feed.ref) is not feed:
@@ -141,7 +141,7 @@ class Tail:
             feed.fresh_until = now + RING_SECONDS
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job, perhaps seconds old, if its feed is current. Saves many reconnecting viewers a store read."""
+        """The job, perhaps seconds old, if its feed is current. Saves a store read when many viewers reconnect."""
         feed = self._feeds.get(ref)
         is_current = not self._backoff.failures and self.healthy(ref)
         if not is_current or feed is None or feed.job is None or feed.final is not None:
@@ -168,7 +168,7 @@ class Tail:
     def count_replayed(self, ref: JobRef, lines: int, size: int) -> None:
         """Counts a replay's read of ``lines`` lines."""
         self._replays += 1
-        # Negative when a viewer of changes moves back because the store lost some.
+        # Negative if a viewer of changes moves back, because the store has lost changes.
         self.count_delivered(ref, max(lines, 0), size)
 
     def report_metrics(self) -> None:
@@ -198,7 +198,7 @@ class Tail:
         arrivals: list[tuple[Feed, Job | None, int, Sequence[RawEntry]]] = []
         for ref, after, entries in found:
             feed = self._feeds.get(ref)
-            # Skip jobs that are no longer watched, or whose cursor the housekeeper moved during the read.
+            # Skips jobs that are no longer watched, or whose cursor the housekeeper moved during the read.
             if feed is None or feed.cursor != after or feed.final is not None:
                 continue
             with _closing_on_error(feed):
@@ -210,14 +210,14 @@ class Tail:
         )
         ended: list[tuple[Feed, End]] = []
         for feed, job, after, entries in arrivals:
-            # Entries read before the job was fetched can be from a replaced server or log: these are read again.
+            # If the job was replaced, the entries can be from its old log or server, and are read again.
             is_replaced = job and feed.job and job.created_at != feed.job.created_at
             if feed not in unchecked and not is_replaced and not _lacks(feed, entries, after):
                 with _closing_on_error(feed):
                     self._publish(feed, entries, after, ended)
         self._check([feed for feed, _ in ended])
         for feed, end in ended:
-            # An entry after the end can hide the end from the check. The log has still ended.
+            # The log has ended, even if the check did not see the end, because an entry was added after it.
             job = (feed.job or Job(feed.ref, end.status)).ended(end)
             feed.reconcile(job)
             feed.close(job.closing_frames(end, self.lease_seconds))
@@ -226,7 +226,7 @@ class Tail:
         with self._lock:
             feed = self._feeds.get(ref)
             if feed is not None and feed.final is None:
-                # Reports can be lost, for example when a Cluster moves a slot. The job's next check finds the lines.
+                # A report can be lost, for example when a Cluster moves a slot. The job's next check finds the lines.
                 is_late = feed.job is not None and feed.job.last > feed.cursor
                 self._reader.watch(ref, feed.cursor, again=is_late)
             else:
@@ -235,9 +235,9 @@ class Tail:
     def check_jobs(self, feeds: Sequence[Feed]) -> None:
         """Fetches the jobs of ``feeds``, updates the feeds, and closes those that ended. Raises :class:`StoreError`."""
         jobs = [feed for feed in feeds if feed.ref.job_id]
-        # In parts: 250 jobs at once would delay all lines by 8 ms, and 25 delay them by 2 ms.
+        # In parts, because 250 jobs at once would delay all lines by 8 ms. 25 jobs delay them by 2 ms.
         parts = [jobs[start : start + 25] for start in range(0, len(jobs), 25)]
-        # A workflow's changes take several round trips. Meanwhile the answers about jobs would become outdated.
+        # Workflows' changes are a part of their own, as several round trips would make answers about jobs outdated.
         for part in (*parts, [feed for feed in feeds if not feed.ref.job_id]):
             self._check(part)
             for feed in part:
@@ -264,7 +264,7 @@ class Tail:
                 elif found is not None:
                     self._reconcile(feed, known, found, arriving)
                 elif feed.job is not None:
-                    # Also if it had ended: not all of its viewers have the end.
+                    # The job was deleted. This closes even a closed feed, as not all viewers may have the end.
                     feed.job, feed.final = None, error_frame(LOG_IS_GONE)
                     feed.wake_all()
                 if feed.check_at:
@@ -280,7 +280,7 @@ class Tail:
         cursor, before = known
         closed = feed.final is not None
         if closed and (before is None or job.end is None):
-            # The old log was deleted; this job is a new one with the same id.
+            # The old log was deleted, and this is a new job with the same id.
             return
         ranges = redacted_since(self.store, before, job) if before else ()
         gone = not (closed or arriving) and lines_are_gone(self.store, job, cursor)
@@ -310,7 +310,7 @@ class Tail:
             entries, before = _skip_archived(feed, entries, before)
         events, closing = feed.encode(entries, before)
         if events:
-            # First, so that a drop spares the new lines. Otherwise each viewer would read them from the store.
+            # Dropped before publishing, to keep the new lines: otherwise each viewer would read them from the store.
             self.drop_stale_ring(feed)
             if not feed.publish(events, before, ring_bytes(self.watched, self.ring_bytes)):
                 return
@@ -343,7 +343,7 @@ class Tail:
         for feed in due:
             servers.setdefault(self.store.server_of(feed.ref), []).append(feed)
         for server, theirs in servers.items():
-            # One thread per server, so that a hanging server does not delay the others.
+            # One thread checks the jobs of one server, so that a hanging server does not delay the others.
             before = self._checkers.get(server)
             if before is None or not before.is_alive():
                 check = partial(_logging_errors, "the tail reader cannot check some jobs", self.check_jobs, theirs)
@@ -409,7 +409,7 @@ def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
 
 
 def _lacks(feed: Feed, entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether line numbers after ``after`` are missing, and the job as fetched since then lacks the ``entries``."""
+    """Whether line numbers after ``after`` are missing, and the job, fetched later, does not include ``entries``."""
     job = feed.job
     return job is not None and not in_sequence(entries, after) and not job.includes(entry_number(entries[-1][0]))
 
@@ -428,28 +428,28 @@ def _skip_archived(feed: Feed, entries: Sequence[RawEntry], before: int) -> tupl
 def _observe_delay(entry: RawEntry) -> None:
     fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
     written = seconds_of(fields.get(b"timestamp", b"").decode("ascii", "replace"))
-    # Older lines do not count: their runner was cut off and appended them late.
+    # Older lines are not observed: their runner was disconnected, and appended them late.
     if written is not None and time.time() - written < 3_600:
         # The runner's clock can be ahead of ours.
         metrics.DELIVERY_DELAY.observe(max(time.time() - written, 0.0))
 
 
 def _needs_check(feed: Feed, after: int, entries: Sequence[RawEntry]) -> bool:
-    """Whether to fetch the job first: it is new, numbers are missing, the store lost lines, or a check is due."""
+    """Whether to fetch the job first: if it is new, numbers are missing, the store lost lines, or a check is due."""
     is_new = feed.job is None or feed.job.status is Status.PENDING
     return is_new or feed.is_ahead or not feed.check_at or not in_sequence(entries, after)
 
 
 @contextmanager
 def _closing_on_error(feed: Feed) -> Iterator[None]:
-    """Closes ``feed`` if the block fails. Passes on StoreUnavailable and StoreRefused: they are not the job's fault."""
+    """Closes ``feed`` if the block fails. Re-raises StoreUnavailable and StoreRefused, which do not concern the job."""
     try:
         yield
     except (StoreUnavailable, StoreRefused):
         raise
     except Exception as error:
         ours = isinstance(error, StoreError)
-        # Logged once: a closed feed is still checked while it has viewers, and fails each time.
+        # Logged only once: a closed feed is checked while it has viewers, and fails each time.
         if feed.final is None:
             log.warning("the log of %s cannot be read: %s", feed.ref, error, exc_info=not ours)
         feed.close(error_frame(str(error) if ours else "the log cannot be read"))

@@ -22,7 +22,7 @@ from chronoverse.live.tail import Tail, count_store_error
 #: Seconds without an answer from the store before a stream ends with an error.
 STORE_PATIENCE_SECONDS: Final = 30.0
 RETRY_READ_SECONDS: Final = 0.5
-#: Seconds between cursor updates while no line passes the filter. An update can be half a second late.
+#: Seconds between cursor updates while no line passes the filter. An update can come half a second late.
 CURSOR_SECONDS: Final = 0.4
 
 
@@ -56,12 +56,12 @@ class Viewer:
     reason: str = ""
     #: Whether :meth:`try_next` returned None because a store read is needed.
     needs_store_read: bool = False
-    #: Called when there may be more to send.
+    #: Called when the viewer may have more to send.
     on_wake: Callable[[], object] | None = None
     #: When the viewer last sent something, and when to wake it, on the tail's clock.
     sent_at: float = field(init=False)
     due: float = 0.0
-    #: Whether the cursor has passed filtered-out lines, but the client has not received it yet.
+    #: Whether the cursor has moved past filtered-out lines, and the client has not received the new cursor yet.
     has_skipped: bool = False
     #: The job's feed, shared with its other viewers.
     feed: Feed = field(init=False)
@@ -81,7 +81,7 @@ class Viewer:
         self._pending = connected_frame(self.retry_ms) + (job.to_frame() if job else b"")
         self.feed = feed = self._tail.join(self._ref, job, self)
         self._ref, self._version = feed.ref, feed.version
-        # The feed can have a newer state of the job. An ended job's frame is sent after the last line instead.
+        # The feed can have a newer state of the job. If that is the end, its frame follows the last line instead.
         if feed.job and (job is None or (feed.job.age > job.age and not feed.job.status.terminal)):
             self._pending += feed.job_frame or b""
 
@@ -104,7 +104,7 @@ class Viewer:
     def close_with_retry(self, retry_ms: int) -> None:
         """Ends the stream before the log ends. The client reconnects to another process after ``retry_ms``."""
         self.retry_ms = retry_ms
-        # Order matters: a concurrent call of next computes due from closes_at.
+        # Sets ``closes_at`` before ``due``: a concurrent call of ``next`` computes ``due`` from it.
         self.closes_at = self.due = -math.inf
         self.wake()
 
@@ -120,7 +120,7 @@ class Viewer:
             self._tail.leave(self.feed, self)
 
     def next(self) -> bytes | None:
-        """Returns the next bytes. If they are empty, call again at once. None: there is nothing until the next wake."""
+        """Returns the next bytes. If empty, call again immediately. None if there is nothing until the next wake."""
         chunk = self.try_next()
         if chunk is None and self.needs_store_read:
             now = self._tail.clock()
@@ -140,7 +140,7 @@ class Viewer:
         return frames
 
     def try_next(self, subjects: Iterable[str] | None = None) -> bytes | None:
-        """Like :meth:`next`, but never queries the store. If it must, sets ``needs_store_read`` and returns None."""
+        """Like :meth:`next`, without store queries. If one is needed, sets ``needs_store_read`` and returns None."""
         now = self._tail.clock()
         self.needs_store_read = False
         if self.done:
@@ -193,7 +193,7 @@ class Viewer:
             self.due = min(self.due, self._awaited_until)
 
     def _retry(self, at: float) -> None:
-        # A retry may follow a failed one: then ``due`` has passed, so it is computed again.
+        # Computes ``due`` again, because it has passed if the previous retry failed.
         self._schedule()
         self.due = min(self.due, at)
 
@@ -253,7 +253,7 @@ class Viewer:
         self._replay = self._failing = None
         self._tail.count_delivered(self._ref, found.position - position, len(found.frames))
         frames = self._with_cursor(found.frames)
-        # If the store has lost lines, a viewer can be ahead of the ring. It then looks up its position each time.
+        # If the store has lost lines, a viewer can be ahead of the ring, and then looks up its position each time.
         self._position = found.position if found.cursor >= self.cursor else None
         if found.cursor > self.cursor:
             self.cursor = found.cursor
@@ -277,7 +277,7 @@ class Viewer:
         return self._replay.step(self.cursor, self.ends_at - now)
 
     def _read_older(self, now: float) -> bytes | None:
-        """Reads the next older lines. None if there are none yet, or the read failed and will be retried."""
+        """Reads the next older lines. None if no line follows yet, or if the read failed and will be retried."""
         try:
             found, cursor = self._step(now)
             if self.feed.final is not None and cursor >= self.feed.cursor:

@@ -16,8 +16,8 @@ class WorkflowViewer(Viewer):
     """A viewer whose lines are a workflow's changes. It never ends by itself. See :class:`Viewer`.
 
     ``jobs(first, last)`` returns the frames of the newest jobs, and the newest change that they reflect (a number from
-    ``first`` to ``last``). ``opening`` is a pair: the bytes to send before these frames, and ``first``. If None,
-    starts with changes.
+    ``first`` to ``last``). ``opening`` is a pair: the bytes to send before these frames, and ``first``. If ``opening``
+    is None, the stream starts with changes.
     """
 
     jobs: Callable[[int, int], tuple[bytes, int]]
@@ -44,7 +44,7 @@ class WorkflowViewer(Viewer):
         try:
             frames, cursor = self.jobs(opening[1], cursor)
         except ShareExceeded as error:
-            # Viewer would answer with a cursor, which the client must not get before the jobs.
+            # Viewer answers ShareExceeded with a cursor, which the client must not get before the jobs.
             raise AtCapacity(str(error)) from error
         self.opening = None
         return opening[0] + frames + sse.cursor(cursor), cursor
