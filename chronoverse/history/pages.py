@@ -23,9 +23,9 @@ MAX_LINE_CHARACTERS: Final = 2**20
 ENVELOPE_BYTES: Final = 1024
 #: Maximum entries read per page, if a filter passes few of them.
 MAX_ENTRIES: Final = 200_000
-#: Maximum seconds per page, far below any proxy's timeout. Also limits the CPU time of its thread.
+#: Maximum seconds per page, far below any proxy's timeout. Also limits the CPU time of the page's thread.
 PAGE_SECONDS: Final = 1.0
-#: Maximum seconds per page once its client has closed its sending side. It may have left, or may still read.
+#: Maximum seconds per page once the client has closed its sending side: it has left, or only reads.
 CLIENT_GONE_SECONDS: Final = 0.25
 
 
@@ -67,7 +67,7 @@ class PageBudget:
 
 
 class Page(NamedTuple):
-    """The JSON of lines in the requested order, up to number ``position``. ``match_count`` excludes context lines."""
+    """The JSON of lines, in the requested order, up to line ``position``. ``match_count`` excludes context lines."""
 
     lines: list[bytes]
     position: int

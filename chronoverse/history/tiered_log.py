@@ -1,6 +1,6 @@
 """Reads a job's entries from store and archive as one log, ascending or descending.
 
-If both have a line, reads it from the store. An archiver can move lines during a read. So if numbers are missing, this
+Lines that both have are read from the store. An archiver can move lines during a read: if numbers are missing, this
 module fetches the job again and reads the archive before it reports a gap.
 """
 
@@ -45,12 +45,12 @@ def read_tiers(
     read_store: Callable[[], tuple[_Result | None, Sequence[RawEntry] | None]],
     get_job: Callable[[], Job | None],
 ) -> tuple[_Result | None, Sequence[RawEntry], Job | None]:
-    """Reads what follows line ``after`` from the right tier.
+    """Reads what follows line ``after`` from the archive or the store.
 
     ``known`` is the job as fetched some time ago. ``read_archive`` returns None if the archive has nothing there;
-    ``read_store`` returns None and raw entries if numbers are missing. Returns three values: the result of either, else
-    None; raw entries with gaps in the latter case; and the job, if it was fetched again. Raises :class:`JobNotFound` if
-    the job is gone, because an import can restore archived lines.
+    ``read_store`` returns None and raw entries if numbers are missing. Returns three values: the result of one of them;
+    raw entries with real gaps, if the result is None; and the job, if it was fetched again. Raises :class:`JobNotFound`
+    if the job is gone, because an import can restore archived lines.
     """
     if known and only_in_archive(known, after + 1) and (found := read_archive()) is not None:
         return found, (), None
@@ -64,7 +64,7 @@ def read_tiers(
             raise JobNotFound(LOG_IS_GONE)
         if in_archive(job, after + 1) and (found := read_archive()) is not None:
             return found, (), job
-        # Entries read before the job was fetched can be from a log or a server that was replaced in between.
+        # The entries were read before the job was fetched, so they can be from a replaced log or server.
         is_same = before and (before.archived, before.created_at) == (job.archived, job.created_at)
         if is_same and (not incomplete or job.includes(entry_number(incomplete[-1][0]))):
             return None, incomplete, job
@@ -120,17 +120,17 @@ class TieredLog:
         complete = numbers == list(range(lowest + len(numbers) - 1, lowest - 1, -1))
         if not complete or (numbers[0] if numbers else 0) < top:
             self._refresh_job()
-            # Drop what the archive also has: a read of the archive returns it, and no number is missing there.
+            # Drops what the archive also has: a later read of the archive returns these lines without gaps.
             entries = [each for each, number in zip(entries, numbers, strict=True) if not in_archive(self.job, number)]
             if not entries and self.job.archived:
                 return self._archived_before(min(position, self.job.archived + 1), count)
         shown = list(read_entries(reversed(entries), 0, self.job.first))
         if entries:
-            # Only this read can report the numbers missing between its newest entry and ``position``.
+            # No other read reports the numbers missing between this read's newest entry and ``position``.
             shown += missing_numbers(entry_number(entries[0][0]), top + 1, self.job.first)
         shown.reverse()
         lowest = entry_number(entries[-1][0]) if entries else position
-        # Numbers below this read's oldest entry are not missing: the next read has them.
+        # Drops gaps below this read's oldest entry: the next read has these lines.
         shown = [each for each in shown if isinstance(each, OutOfSequence) or _first_number(each) >= lowest]
         return Batch(shown, lowest, lowest <= self.job.first or not entries)
 
@@ -142,7 +142,7 @@ class TieredLog:
     def _page_before(self, position: int, count: int) -> list[RawEntry]:
         entries = list(self.store.page(self.job.ref, before=position, count=count))
         if entries and not entries[-1][0].endswith(b"-0"):
-            # If several entries share a number, the first is the line, and this read may have missed it.
+            # If several entries share a number, the first of them is the line, which this page may lack.
             entries += self.store.page(self.job.ref, after=entry_number(entries[-1][0]) - 1, count=1)
         return entries
 
@@ -176,11 +176,11 @@ class LogReader:
         """
         log = TieredLog(self.store, self.archive, job)
         max_count = max(1, min(MAX_BATCH, READ_BYTES // self.max_line_bytes))
-        # The length of the lines is not yet known.
+        # Starts with few lines, because their length is not yet known.
         count = min(8, max_count)
         while True:
             next_number = position - 1 if descending else position + 1
-            # Searching the archive is ten times as fast, so it is preferred if both have the lines.
+            # If store and archive have the lines, searches the archive, which is ten times as fast.
             is_archived = in_archive(log.job, next_number) and not (descending and next_number < log.job.first)
             if search and is_archived:
                 frame_filter, time_range = search
@@ -195,7 +195,7 @@ class LogReader:
                     if descending:
                         return
                 except ArchiveUnavailable:
-                    # The store may have the following lines, too. If not, the request fails.
+                    # The store may still have the next lines. Otherwise the request fails.
                     if only_in_archive(log.job, position - 1 if descending else position + 1):
                         raise
                 search = None
@@ -205,10 +205,10 @@ class LogReader:
             came = max(len(read.entries), 1)
             size = sum(len(line.message) for line in read.lines) + came
             batch = _first_lines(read)
-            # A download clears the batch's entries to free memory, so keep no reference to them.
+            # A download clears the batch's entries to free memory, so this generator keeps no reference to them.
             del read
             position = batch.position
-            # A log that ends early may have been deleted.
+            # If the log ends earlier than expected, it may have been deleted.
             if batch.is_last and has_lines_after(job, position, descending) and self.store.get_job(job.ref) is None:
                 raise JobNotFound("no such job")
             if limit is not None:
@@ -220,7 +220,7 @@ class LogReader:
 
 
 def _first_lines(read: Batch) -> Batch:
-    """About ``2 * BATCH_CHARACTERS`` characters of ``read``. The rest does not wait in memory for a slow client."""
+    """About ``2 * BATCH_CHARACTERS`` characters of ``read``. Drops the rest, which would wait for a slow client."""
     found: list[Entry] = []
     characters, position = 2 * BATCH_CHARACTERS, read.position
     for line in read.lines:

@@ -10,5 +10,5 @@ matches        makes the JSON of matching lines, with highlights and context
 app            answers scans: the scan server's WSGI application
 server         the scan server: a gunicorn with low-priority processes, each of which handles one scan at a time
 client         sends a worker's scans to the scan server, over a Unix socket
-endpoint       the scan server's socket, and the locks shared with workers: one scan per subject at a time
+endpoint       the scan server's socket, and locks that limit each subject to one scan at a time
 """

@@ -78,7 +78,7 @@ class ScanApp:
         self._read = LogReader(self.store, self.archive, self.max_line_bytes)
         self._hasher = ShapeHasher()
         self._runs = DerivedReader(self.archive, self._read, self._hasher)
-        # Reads several files at once: for each, S3 takes about 20 ms, and this process about 2 ms.
+        # Threads to read several objects at once: for each, S3 takes about 20 ms, and this process about 2 ms.
         self._pool = ThreadPoolExecutor(12, "archive")
         self._past_runs = PastRunReader(self.archive, self._runs, self._pool)
         self._summaries = SummaryReader(self._read, self._hasher, self.progress)
@@ -90,7 +90,7 @@ class ScanApp:
             head, found = self._answer(environ["PATH_INFO"], data, lambda: _has_closed(sock))
             status, body = "200 OK", b"\n".join([orjson.dumps(head, default=tuple), *found])
         except MemoryError:
-            # Without the text searched for, which can be a secret.
+            # The text searched for can be a secret, so it is not logged.
             asked = {**orjson.loads(data), "q": None}
             log.error("a scan exceeded its memory limit: %s", orjson.dumps(asked).decode())
             body = error_to_json(ScansUnavailable("the scan exceeded its memory limit"))
@@ -212,7 +212,7 @@ class ScanApp:
 
         listed = self._with_records(self._listed(scan))
         first = [*islice(listed, 1)]
-        # Finding the newest jobs of 100,000 workflows takes seconds. Even then, a page searches many jobs.
+        # Finding the newest jobs of 100,000 workflows takes seconds, which must not reduce the time for searching.
         budget.restart_time()
         return read_jobs_page(scan, chain(first, listed), search, budget, read_ahead)
 
@@ -228,7 +228,7 @@ class ScanApp:
         new_lines = None if known is None else NewLines(known, self._hasher)
 
         def read_past(looked_for: Collection[int]) -> PastRuns | None:
-            # This job, and older ones with all ``labels`` or on this job's branch. With labels, searches 1,000 jobs.
+            # Reads this job, and older jobs with all ``labels`` or on its branch. With labels, searches 1,000 jobs.
             own = () if scan.labels is not None else [each for each in job.labels if each[0] == "branch"]
             looked_at = islice(self._up_to(job), LABELLED_JOBS) if labels else self._up_to(job)
 
@@ -243,7 +243,7 @@ class ScanApp:
                 return past._replace(own=own)
             return None
 
-        # The comparison and the new lines can use up ``budget``, so the errors get a new one.
+        # The comparison and the search for new lines can use up ``budget``, so the search for errors gets its own.
         renew = partial(self._page_budget, scan, client_is_gone)
         found = self._summaries.find(job, new_lines, compared_with, budget, renew)
         with contextlib.suppress(StoreError):
@@ -315,7 +315,7 @@ class ScanApp:
         """Yields ``listed`` unchanged. Before that, reads the chunk records of its jobs, twenty at once."""
         while some := [*islice(listed, 20)]:
             archived = [each.ref for each in some if each.job and in_archive(each.job, 1)]
-            # An error concerns one job: its search reads the record again, and the page keeps what was found before.
+            # Ignores errors: the search of the job concerned reads its record again, and reports the error.
             with contextlib.suppress(StoreError):
                 self.archive.record_cache.load(partial(self.store.chunks.first_chunks, archived))
             yield from some
@@ -332,12 +332,12 @@ class ScanApp:
                 return None
             # Jobs created at the same time are ordered by workflow id, descending.
             reached = scan.start.workflow_id
-            # \x7f is greater than any id.
+            # "\x7f" is greater than any job id, and "" is less.
             job_id = scan.start.job_id if workflow_id == reached else "\x7f" if workflow_id < reached else ""
             return float(scan.start.created), job_id
 
         starts = {each: before(each) for each in workflow_ids}
-        # One read per workflow would take a second for some thousand workflows.
+        # Reads all workflows together: one read for each would take a second for some thousand workflows.
         newest = self.store.listing.newest(starts)
 
         def positions(workflow_id: str) -> Iterator[tuple[float, JobRef]]:
@@ -364,7 +364,7 @@ class ScanApp:
 
 
 class _Wanted(NamedTuple):
-    """The lines that a page shows. ``find_next``: scan past a full page, to see whether another line matches."""
+    """The lines that a page shows. ``find_next``: scan past the end of a full page, for another matching line."""
 
     scan: LineScan
     matcher: Matcher | None

@@ -36,7 +36,7 @@ class ScanClient:
 
     @contextlib.contextmanager
     def ask(self, scan: BaseScan, subject: str) -> Iterator["PendingScan"]:
-        """Waits until no worker runs another scan of ``subject``, and sends ``scan``. Closes the connection on exit.
+        """Waits until no worker runs a scan for ``subject``, then sends ``scan``. Closes the connection on exit.
 
         Raises :class:`ShareExceeded` if the scan's patience runs out, :class:`ScansUnavailable` if no server answers.
         """
@@ -54,7 +54,7 @@ class ScanClient:
     def replay(self, scan: ReplayScan, subject: str) -> tuple[bytes, int] | None:
         """The event frames that ``scan`` requests, and the last number that they cover. Raises what :meth:`ask` raises.
 
-        None if no server runs: the worker then filters by itself, so that streams continue.
+        None if no server runs: streams continue, because the worker then filters by itself.
         """
         if self._server is None or not self._server[0].is_up:
             return None
@@ -86,7 +86,7 @@ class PendingScan(NamedTuple):
         return JobsPage(jobs.split(b"\n") if jobs else [], head["position"] and WorkflowPosition(*head["position"]))
 
     def answer(self) -> tuple[dict[str, Any], bytes]:
-        """The answer's first line, and the rest. Raises the server's error, and :class:`ScansUnavailable`."""
+        """The answer's first line, parsed, and its rest. Raises the server's error, and :class:`ScansUnavailable`."""
         with _translated():
             self.sock.settimeout(_seconds_until(self.deadline))
             self.sock.recv(1, socket.MSG_PEEK)

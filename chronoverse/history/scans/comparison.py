@@ -49,7 +49,7 @@ class NewLines(NamedTuple):
 
 @dataclass(slots=True)
 class _CachedLines:
-    """Shapes and pauses up to ``position``. The version changes if the job restarts, is redacted, or drops lines."""
+    """Shapes and pauses of lines up to ``position``. A restart, a redaction or dropped lines change the version."""
 
     log_version: tuple[object, ...]
     lines: LineCollector

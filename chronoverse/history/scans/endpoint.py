@@ -43,7 +43,7 @@ class ScanEndpoint:
             os.close(handle)
             shutil.rmtree(directory)
         self.listener.listen()
-        #: The first byte is 1 while the scan server runs. :class:`ScanTurns` locks bytes beyond the end.
+        #: The file's first byte is 1 while the scan server runs. :class:`ScanTurns` locks bytes beyond the file's end.
         with tempfile.TemporaryFile() as file:
             self.file: Final = os.dup(file.fileno())
         os.pwrite(self.file, b"?", 0)
@@ -57,11 +57,11 @@ class ScanEndpoint:
 
 
 class ScanTurns:
-    """One turn at a time per subject (the user of a token): a lock on one byte of an endpoint's ``file``."""
+    """One turn at a time per subject (the user of a token): a lock on a byte of an endpoint's ``file``."""
 
     def __init__(self, file: int) -> None:
         self._file: Final = file
-        #: Kernel locks belong to a whole process. Within it, a subject's scans queue here.
+        #: A kernel lock belongs to a whole process. A subject's scans within this process queue here.
         self._queues: Final = FairLock(0, _used_up, at_once=math.inf, each=1)
 
     @contextlib.contextmanager

@@ -14,7 +14,7 @@ from chronoverse.joblog.model import Job, Line
 
 @dataclass(slots=True, eq=False)
 class MatchEncoder:
-    """Makes the JSON of a match: the line with highlights, and context lines that are not yet on the page."""
+    """Makes the JSON of a match: the line with highlights, and those context lines that are not yet on the page."""
 
     _read: BatchReader
     _job: Job
@@ -75,7 +75,7 @@ class MatchEncoder:
     def _read_context(self, number: int, budget: PageBudget) -> tuple[dict[int, bytes], bool]:
         """The context lines of line ``number`` that are not yet on the page, and whether all of them fit.
 
-        If not all fit, returns the nearest ones. In page order, those before the match get at most half of the room.
+        If not all fit, returns the nearest ones. Lines before the match (in page order) get at most half of the room.
         """
         step = -1 if self._descending else 1
         leading_count, start = self._leading_count, number

@@ -47,7 +47,7 @@ class PastRunReader:
         while batch := [*islice(jobs, 50)]:
             ended = [each.job for each in batch if each.job and each.job.end and is_wanted(each.job)]
             ended = ended[: count - len(runs)]
-            # Several jobs per task: starting a task takes ten times as long as a cached lookup.
+            # A task reads several jobs, because starting a task takes ten times as long as a cached lookup.
             parts = [ended[at : at + 7] for at in range(0, len(ended), 7)]
             stored = chain.from_iterable(self._pool.map(look_up, parts))
             for job, found in zip(ended, stored, strict=True):

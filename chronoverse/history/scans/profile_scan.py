@@ -72,7 +72,7 @@ def read_profile(job: Job, found: JobProfile, read: BatchReader, now: float, poo
 
 
 def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] | None:
-    """The first three pauses longer than usual, as JSON. None if time ran out. Raises what ``read`` raises."""
+    """The three pauses with the largest excess, as JSON. None if time ran out. Raises what ``read`` raises."""
     if not found.is_whole:
         return None
     first = found.profile.slower[:3]
@@ -102,10 +102,10 @@ def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters
 
 
 def _running_json(job: Job, found: JobProfile, read: BatchReader, now: float) -> dict[str, Any]:
-    """A running job's silence, and the estimated time left. All None if its last line has no valid time."""
+    """A running job's silence, and the estimated time left. All values are None if its last line has no valid time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
-    # 0 is the time that log records without a time have.
+    # Log records without a time have the time 0.
     if not since:
         return {"silent_seconds": None, "usual": None, "seconds_left": None}
     so_far = progress(found.timeline, found.good, max(0, round(1000 * (now - since))))

@@ -18,7 +18,7 @@ SHORT_SCAN_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseScan:
-    """The fields of all scans. A scan of all jobs of a workflow has an empty job id.
+    """The fields of all scans. If a scan covers all jobs of a workflow, its job id is empty.
 
     ``asked_at`` is on the monotonic clock, which all processes of a machine share. A scan that has waited longer than
     ``patience`` seconds is refused. The answer ends after ``page_bytes`` of JSON or ``seconds``.
@@ -41,7 +41,7 @@ class BaseScan:
         return JobRef(self.workflow_id, self.job_id)
 
     def to_json(self) -> bytes:
-        # For positions: orjson does not support named tuples.
+        # orjson does not support named tuples, which positions are.
         return orjson.dumps(self, default=tuple)
 
     @classmethod
@@ -77,7 +77,7 @@ class LineScan(BaseScan):
 
 
 class WorkflowPosition(NamedTuple):
-    """A search's position in a listing: past the job with these ids, or at a ``line`` of that job.
+    """A search's position in a listing: after the job with these ids, or at a ``line`` of this job.
 
     ``created``: Unix milliseconds as a string, because JSON has no infinity. ``found``: how many of the job's lines
     were shown.
@@ -122,7 +122,7 @@ class WorkflowScan(LineScan):
 class SummaryScan(BaseScan):
     """Requests a job's summary, compared with good runs as in a :class:`LineScan`.
 
-    The new lines and the errors get ``seconds`` each. The next request continues where this one stopped.
+    The searches for new lines and for errors get ``seconds`` each. The next request continues where this one stopped.
     """
 
     PATH: ClassVar = "/summary"
@@ -177,7 +177,7 @@ def error_to_json(error: ChronoverseError) -> bytes:
 
 
 def error_from_json(data: bytes) -> ChronoverseError:
-    """Decodes :func:`error_to_json`'s result. A class that needs more than a message becomes :class:`StoreError`."""
+    """Decodes the result of :func:`error_to_json`. Classes that need more than a message become :class:`StoreError`."""
     name, message = orjson.loads(data)
     kind = getattr(errors, name)
     has_only_message = kind.__init__ is ChronoverseError.__init__

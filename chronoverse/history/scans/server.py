@@ -25,21 +25,21 @@ from chronoverse.settings import Settings, child_environ
 NICENESS: Final = 5
 #: Address space of one process in bytes. A page takes far less, but a foreign runner can write lines of any length.
 _MEMORY_BYTES: Final = 2**30
-#: Settings of glibc. Its default reserves 64 MiB of address space per thread (see :data:`_MEMORY_BYTES`), and returns
-#: most frames' memory to the system, which doubles the CPU time of a search.
+#: Settings of glibc. Its defaults reserve 64 MiB of address space per thread (see :data:`_MEMORY_BYTES`), and return
+#: the memory of most frames to the system, which doubles the CPU time of a search.
 MALLOC: Final = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
 }
-#: Seconds after which a process still busy with one scan is killed. A page takes one second.
+#: Seconds after which a process is killed if it is still busy with one scan. A page takes one second.
 HANG_SECONDS: Final = 15
 
 
 def scan_server_process(
     endpoint: ScanEndpoint, settings: Settings, store_url: str, on_death: Callable[[int, float], None]
 ) -> SupervisedProcess:
-    """The scan server at ``endpoint``. Because it gets the store's URL, it never starts an embedded server."""
+    """The scan server at ``endpoint``. It gets the store's URL, so it never starts an embedded server."""
     changes = {
         "CHRONOVERSE_REDIS_URL": store_url,
         "CHRONOVERSE_ARCHIVE_URL": settings.archive_location or "none",
@@ -47,7 +47,7 @@ def scan_server_process(
         **MALLOC,
     }
     environ = child_environ(changes)
-    # Set for the service's own gunicorn; the scan server's gunicorn and prometheus_client must not read them.
+    # These are set for the service's gunicorn; the scan server's gunicorn and prometheus_client must not read them.
     for name in ("GUNICORN_PID", "GUNICORN_FD", "NOTIFY_SOCKET", "PROMETHEUS_MULTIPROC_DIR"):
         environ.pop(name, None)
     argv = [sys.executable, "-m", "chronoverse", "scans"]
@@ -99,10 +99,10 @@ def _answer_at_falling_priority(app: ScanApp, *request: Any) -> list[bytes]:
 
 
 def _prepare_master(server: Any) -> None:
-    # gunicorn inherits the socket, as from systemd. Without this, it would try to unlink the socket at exit.
+    # gunicorn inherits its socket, as it would from systemd. Otherwise it would try to unlink the socket at exit.
     server.systemd = True
     on_owner_end(partial(os.kill, os.getpid(), signal.SIGTERM))
-    # Existing objects are in shared memory, which the garbage collector would write to.
+    # Keeps existing objects in memory shared with forks: the garbage collector would write to it.
     gc.freeze()
 
 

@@ -36,7 +36,7 @@ class SummaryProgress:
         """The value last stored under ``key`` (16 bytes), or None."""
         data = os.pread(self._file, 2**18, self._offset(key))
         json = data[20 : 20 + int.from_bytes(data[16:20], "big")]
-        # The digest also detects that two processes have written at the same time.
+        # The digest also detects simultaneous writes by two processes.
         return orjson.loads(json) if data[:16] == _digest(key + json) else None
 
     def put(self, key: bytes, value: Any) -> None:
@@ -70,7 +70,7 @@ class SummaryReader:
         budget: PageBudget,
         renew: Callable[[], PageBudget],
     ) -> Findings:
-        """The findings in the log so far, except pauses. The next request continues here. Raises what ``read`` raises.
+        """The findings in the log so far, except pauses. The next call continues. Raises what ``read`` raises.
 
         ``budget`` is for new lines; ``renew`` makes the budget for errors. ``new_lines`` is None if there was nothing
         to compare with, or no time.
@@ -78,7 +78,7 @@ class SummaryReader:
         new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
         errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)
         clues, reader = Clues(), self.lines
-        # A new version if the job restarts, is redacted, or drops lines.
+        # The version changes if the job restarts, is redacted, or drops lines. The scan then starts over.
         version = job.created_at, job.started_at, job.redactions, job.first
         key = _digest(orjson.dumps([*job.ref, *version, compared_with]))
         if (kept := self.progress.get(key)) is not None:
@@ -118,7 +118,7 @@ def _lines(
 ) -> Iterator[tuple[Line, bool]]:
     """The lines not yet scanned, and whether each matches ``search``, until time runs out.
 
-    First the lines written since the last request, then older ones, backwards from where that request stopped.
+    Begins with the lines written since the last request, then continues backwards from where that request stopped.
     """
     if found.high < job.last:
         for batch in read(job, found.high, search=search):

@@ -16,7 +16,7 @@ from chronoverse.store.listing import ListedJob
 
 
 class JobsPage(NamedTuple):
-    """A page: the JSON of each job. ``position``: how far the search has come; None at the end."""
+    """A page: the JSON of each job. ``position``: where the search continues; None at the end."""
 
     jobs: list[bytes]
     position: WorkflowPosition | None
@@ -29,10 +29,10 @@ def read_jobs_page(
     budget: PageBudget,
     read_ahead: Callable[[Job], Future[None] | None] = lambda job: None,
 ) -> JobsPage:
-    """Searches ``listed`` until the ``budget`` is used up, but at least part of one job.
+    """Searches ``listed`` until the ``budget`` is used up, but always at least a part of one job.
 
-    ``read_ahead`` gets jobs before they are searched. ``search`` gets a job, the line after which to start, and how
-    many lines to find. Raises what ``search`` raises, except an error of a single job, which is reported in the page.
+    Calls ``read_ahead`` with jobs before they are searched. ``search`` gets a job, the line after which to start, and
+    how many lines to find. Raises what ``search`` raises, but reports the error of a single job in the page.
     """
     jobs: list[bytes] = []
     start, position = scan.start, scan.start
@@ -51,7 +51,7 @@ def read_jobs_page(
             except (ArchiveDamaged, NotALog, SearchTooExpensive) as error:
                 jobs.append(_job_json(job, [], more=False, error=str(error), **which))
             except StoreUnavailable:
-                # Return what was found so far as a page. The next page raises this error if it persists.
+                # Returns what was found so far as a page. If the error persists, the next page raises it.
                 if jobs:
                     return JobsPage(jobs, position)
                 raise
@@ -78,12 +78,12 @@ def _wanted(scan: WorkflowScan, listed: Iterable[ListedJob]) -> Iterator[ListedJ
 def _ahead(
     listed: Iterable[ListedJob], read_ahead: Callable[[Job], Future[None] | None], room: Callable[[], int]
 ) -> Iterator[ListedJob]:
-    """Yields ``listed``. Passes up to twelve jobs ahead to ``read_ahead``, but no more than fit on the page."""
+    """Yields ``listed``. Calls ``read_ahead`` for up to twelve jobs ahead, but no more than fit on the page."""
     waiting: deque[tuple[ListedJob, Future[None] | None]] = deque()
 
     def begin() -> ListedJob:
         each, reading = waiting.popleft()
-        # A read that has not begun is left to the search, so that nothing is read twice.
+        # Cancels a read that has not begun, as the search will do it. Waits for others, so that none is done twice.
         if reading is not None and not reading.cancel():
             wait([reading])
         return each
