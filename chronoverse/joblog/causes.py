@@ -1,8 +1,8 @@
 """Finds the likely cause in a failed job's log without comparing it to good runs: a linear model scores its lines.
 
-A line has two scores: ``screen`` selects the lines to show, and ``line`` the most telling one among them. Each score is
-the sum of the weights of the line's :data:`FEATURES` and of its place (:data:`BEFORE`, :data:`AFTER`). ``python -m
-bench.causes --data DIR --learn`` learns the weights.
+A line has two scores: ``screen`` selects the lines to show, and ``line`` selects the most telling one of these. A score
+is the sum of the weights of the line's :data:`FEATURES` and of its distance from the end of the failed step
+(:data:`BEFORE`, :data:`AFTER`). ``python -m bench.causes --data DIR --learn`` learns the weights.
 """
 
 import math
@@ -222,7 +222,7 @@ BEFORE: Final = (
 #: The same for lines after the end of the step.
 AFTER: Final = ((1, 10, -7), (21, -15, -17), (201, -14, -21))
 
-#: Maximum characters read of a line. Only error words are searched for in the whole line.
+#: Features are read from at most this many characters of a line, but error words are searched for in the whole line.
 MAX_CHARACTERS: Final = 1_200
 #: Times and other prefixes of log lines.
 _PREFIX: Final = re.compile(
@@ -232,7 +232,7 @@ _PREFIX: Final = re.compile(
 
 
 def shown_text(message: str) -> str:
-    """The beginning of a line as a terminal shows it, without leading times."""
+    """The beginning of a line as a terminal shows it, without leading timestamps."""
     text = strip_sequences(message[:MAX_CHARACTERS]).rstrip("\r").rpartition("\r")[2]
     found = _PREFIX.match(text)
     return text[found.end() :] if found else text
@@ -267,7 +267,7 @@ class LineReader:
             text = strip_sequences(message)
             has_word = self._words.matches(text)
         if b"\x1b" in raw:
-            # Colours are matched in the raw text: they are control sequences.
+            # Features can include colours, which are control sequences: only the raw text has them.
             features |= self._features.matches(raw)
         return Reading(features, has_word and self._is_error(text))
 
@@ -279,7 +279,7 @@ class LineReader:
         return self._words.matches(self._nothing_wrong.sub(b"", raw).decode("utf-8", "replace"))
 
 
-#: Weights for screen and line: of the features, then of places before the end of the step, then of places after it.
+#: Pairs of weights (screen, line): of the features, then of the rows of ``BEFORE``, then of the rows of ``AFTER``.
 Weights = Sequence[tuple[int, int]]
 WEIGHTS: Final[Weights] = tuple(
     (screen, line) for *_, screen, line in [each[:3] for each in FEATURES] + [*BEFORE] + [*AFTER]
@@ -296,7 +296,7 @@ def place_of(number: int, mark: int) -> int:
 
 
 class Cause(NamedTuple):
-    """Lines ``first`` to ``last``. ``telling``: the most telling one. ``share``: their share of all scores, 0 to 1."""
+    """Lines ``first`` to ``last``. ``telling``: the most telling line. ``share``: their share of all scores, 0 to 1."""
 
     first: int
     last: int
@@ -306,7 +306,7 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The candidate lines scanned so far, in any order: each line's number, and its scores before :meth:`_placed`.
+    """The candidate lines scanned so far, in any order. Their scores lack the weights of their places.
 
     If there are more than twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """
@@ -365,7 +365,7 @@ class Clues:
         self._lines = [tuple(clue) for clue in lines]
 
     def _clue(self, number: int, features: frozenset[int]) -> tuple[int, int, int]:
-        # Cached, because few different sets occur.
+        # The sums of a set of features are cached, because few different sets occur.
         if (sums := self._sums.get(features)) is None:
             screens, lines = zip((0, 0), *(self.weights[each] for each in features), strict=True)
             sums = self._sums[features] = sum(screens), sum(lines)
@@ -376,7 +376,7 @@ class Clues:
         return self._mark or self._after or last
 
     def _placed(self, clue: tuple[int, int, int], end: int) -> tuple[int, int, int]:
-        """A clue with the weights of its place added to its scores."""
+        """``clue`` with its place's weights added to the scores, if the failed step ends at line ``end``."""
         number, screen, line = clue
         more = self.weights[place_of(number, end)]
         return number, screen + more[0], line + more[1]

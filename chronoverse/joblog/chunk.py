@@ -36,7 +36,7 @@ class Frame(NamedTuple):
     """A zstd frame of ``size`` bytes at ``offset`` of its object, with lines ``first`` to ``last``.
 
     ``text_size``: bytes of its JSON Lines. ``earliest`` and ``latest``: the range of its lines' times, or empty if a
-    time is not in the format of ``iso_timestamp``. ``plain``: it has a line for each number, and nothing else.
+    time is not in the format of ``iso_timestamp``. ``plain``: the frame has a line for each number, and nothing else.
     """
 
     first: int
@@ -61,7 +61,7 @@ class Chunk(NamedTuple):
 
     @property
     def text_size(self) -> int:
-        """The size of its JSON Lines in bytes."""
+        """The size of the chunk's JSON Lines in bytes."""
         return sum(frame.text_size for frame in self.frames)
 
     @property
@@ -86,7 +86,7 @@ class Chunk(NamedTuple):
 
     @classmethod
     def from_json(cls, job: JobRef, text: bytes) -> "Chunk":
-        """Parses the record of a chunk of ``job``. Raises :class:`ArchiveDamaged`, also for another job's object."""
+        """Parses a record of ``job``. Raises :class:`ArchiveDamaged` if it is invalid or names another job's object."""
         try:
             fields: dict[str, Any] = orjson.loads(text)
             frames: list[Frame] = []
@@ -104,7 +104,7 @@ class Chunk(NamedTuple):
 
 
 def _invalidity(job: JobRef, chunk: Chunk) -> str:
-    """What is wrong with a record. Empty for a valid one."""
+    """What is wrong with a record. Empty if it is valid."""
     lasts = [frame.last for frame in chunk.frames]
     numbers = [chunk.first, chunk.last, *lasts]
     sizes = [chunk.size, *(size for frame in chunk.frames for size in (frame.size, frame.text_size))]

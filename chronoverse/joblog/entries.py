@@ -30,7 +30,7 @@ RawEntry = Sequence[Any]
 
 
 class Match(NamedTuple):
-    """A matching line: its number, its JSON as :meth:`Line.encode` returns it, and the matches in its message."""
+    """A matching line: its number, its JSON from :meth:`Line.encode`, and the matches in its message."""
 
     sequence_num: int
     json: bytes
@@ -43,8 +43,8 @@ class Match(NamedTuple):
 class Batch(NamedTuple):
     """Entries in the requested order.
 
-    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. ``matches``: lines
-    that are known to match a search, given instead of entries.
+    ``position`` is the last number read, even if it is not a line. ``is_last``: nothing follows. A search can return
+    ``matches``, lines known to match, instead of entries.
     """
 
     entries: list[Entry]
@@ -65,7 +65,7 @@ class Batch(NamedTuple):
 
 
 def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Iterator[Entry]:
-    """Decodes the raw ``entries`` after line ``after``. Only this function decides what an entry is.
+    """Decodes the raw ``entries`` after line ``after``. No other function interprets arbitrary entries.
 
     Yields every number once and in order, alone or in a Gap (see :func:`missing_numbers`). Stops after an End, or after
     an entry whose number is too large. Never raises, whatever the entries contain.
@@ -94,8 +94,8 @@ def read_entries(entries: Iterable[RawEntry], after: int, first: int = 1) -> Ite
 def plain_frames(entries: Iterable[RawEntry], after: int, most_bytes: int = sys.maxsize) -> list[bytes]:
     """The SSE frames of the plain lines at the beginning of ``entries``, which follow line ``after``.
 
-    A plain line is one that our append writes: the next number, a timestamp, a message and a stream. Has the same
-    result as ``Line.to_frame``, in a third of the time. Stops after the frame that reaches ``most_bytes``.
+    A plain line is an entry as our append writes it: the next number, a timestamp, a message and a stream. Returns the
+    same as ``Line.to_frame``, in a third of the time. Stops after the frame that reaches ``most_bytes``.
     """
     frames: list[bytes] = []
     number, stamp, stamp_json, left = after, None, b"", most_bytes

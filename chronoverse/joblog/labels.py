@@ -18,7 +18,7 @@ _VALUE: Final = re.compile("[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """Parses KEY=VALUE. Raises ValueError, which names the error."""
+    """Parses KEY=VALUE. Raises ValueError, whose message says what is invalid."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"invalid label {text[:100]!r}: expected KEY=VALUE, such as branch=main")
@@ -41,7 +41,7 @@ def _check(key: str, value: str) -> tuple[str, str]:
 
 
 def check_labels(labels: object) -> Labels:
-    """Validates a mapping of labels. Raises ValueError, which names the error."""
+    """Validates a mapping of labels. Raises ValueError, whose message says what is invalid."""
     if not isinstance(labels, Mapping) or any(type(text) is not str for pair in labels.items() for text in pair):
         raise ValueError("labels must be an object of strings")
     if len(labels) > MAX_LABELS:

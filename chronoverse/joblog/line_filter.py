@@ -43,7 +43,7 @@ class LineFilter(NamedTuple):
         messages = ["" if stream is None else content.decode("utf-8", "replace") for stream, content in contents]
         if matcher.program_size:
             messages = [message[:MAX_CHARACTERS] for message in messages]
-        # One search in all messages takes 0.1 µs per line, with decoding. Regular expressions search only short text.
+        # One search for all messages takes 0.1 µs per line, including decoding. Regular expressions could block longer.
         is_short = not matcher.program_size or sum(map(len, messages)) <= MAX_CHARACTERS
         if is_short and not matcher.may_match(messages):
             return [stream is None for stream, _ in contents]

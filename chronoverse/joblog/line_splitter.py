@@ -79,7 +79,7 @@ class LineSplitter:
         return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
     def close(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Ends the stream. Returns the last line if it had no newline: ``partial`` if a gap may have its rest."""
+        """Ends the stream. Returns the last line if it has no newline; it is ``partial`` if ``is_torn`` (by a gap)."""
         if not self.rest and not self.is_open:
             return []
         text, self.rest, self.is_open = self.mask(self.rest), b"", False
@@ -87,7 +87,7 @@ class LineSplitter:
         return [*batches, last._replace(partial=is_torn)]
 
     def _split(self, text: bytes) -> Iterator[LineBatch]:
-        """Yields batches of complete lines, and pieces of longer ones. Short lines are not processed one by one."""
+        """Yields batches of complete lines, and pieces of lines that are too long. Processes short lines in bulk."""
         start = position = 0
         while len(text) - position > self._max:
             newline = text.rfind(b"\n", position, position + self._max + 1)
@@ -105,9 +105,9 @@ class LineSplitter:
         return LineBatch(self._stream, self.timestamp, text, text.count(b"\n") + 1)
 
     def _cut_partial(self, length: int) -> Iterator[LineBatch]:
-        """Cuts up to ``length`` bytes off the rest. If they end with the possible beginning of a secret, keeps that.
+        """Cuts partial lines off the first ``length`` bytes of the rest. Keeps the possible beginning of a secret.
 
-        If they begin with it, waits until the rest is longer than any secret, which can be longer than a line.
+        If a possible secret is at the start, cuts nothing until the rest is longer than any secret and than a line.
         """
         decided = length - self.mask.undecided(self.rest[:length])
         longest = max(self._max, MAX_HELD)

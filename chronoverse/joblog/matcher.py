@@ -25,7 +25,7 @@ MAX_JOINED_PROGRAM: Final = 200
 _CONTROL_SEQUENCE = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\))")
 _STRING_SEQUENCE: Final = re.compile("\x1b[]PX^_]")
 
-#: Matches control sequences in a JSON string, and some other text. Ten times as fast with a case-sensitive beginning.
+#: Matches control sequences in a JSON string, and some other text. The case-sensitive start makes it ten times as fast.
 _JSON_SEQUENCE: Final = (
     r'(?-i:\\u001b)(?:\[[0-?]*(?:[ !#-/]|\\")*(?:[@-\[\]-~]|\\\\)'
     r'|[\]PX^_](?:[^"\\]|\\.)*?(?:\\u0007|\\u001b\\\\))'
@@ -94,12 +94,12 @@ class Matcher:
         return self._is_in(text) or ("\x1b" in text and self._is_in(strip_sequences(text)))
 
     def may_match(self, texts: Iterable[str]) -> bool:
-        """Searches all ``texts`` at once. False means that none matches; True, that one may."""
+        """Searches all ``texts`` at once. False means that none of them matches, True that one of them may."""
         joined = "\n".join(texts)
         if "\x1b" in joined:
             if _STRING_SEQUENCE.search(joined):
                 return True
-            # Other sequences end within a line.
+            # All other sequences end within their line, so they can be stripped from the joined text.
             joined = f"{joined}\n{strip_sequences(joined)}"
         if self._lowercase is not None and joined.isascii():
             return self._lowercase in joined.lower()
@@ -120,12 +120,12 @@ class Matcher:
 
     @cached_property
     def in_json(self) -> SpanFinder | None:
-        """Finds the text in a line's JSON, even outside the message, unless it is interrupted. None for a regex."""
+        """Finds the text in a line's JSON, also outside the message. Not across control sequences. None for a regex."""
         return None if self._regex else self._in_lines("".join(self._in_json))
 
     @cached_property
     def in_interrupted_json(self) -> SpanFinder:
-        """Finds a control sequence and the rest of the text. With false positives, as the rest can be one character."""
+        """Finds a control sequence, then the rest of the text. Has false positives: the rest can be one character."""
         *others, last = self._in_json or [""]
         rest = ""
         for each in others[1:]:
@@ -139,12 +139,12 @@ class Matcher:
 
     @property
     def is_whole_in_json(self) -> bool:
-        """Whether :meth:`in_json` and :meth:`in_any_json` search for the whole text, not only for its beginning."""
+        """Whether :meth:`in_json` and :meth:`in_any_json` search for the whole text, not just its beginning."""
         return len(self._query) <= 40
 
     @property
     def _in_json(self) -> list[str]:
-        """Expressions for the JSON of the text's first 40 characters. Few lines match these but not the whole text."""
+        """Expressions for the text's first 40 characters in JSON. Few lines match these but not the whole text."""
         return [re2.escape(orjson.dumps(each)[1:-1].decode()) for each in self._query[:40]]
 
     @cached_property
@@ -162,9 +162,9 @@ class Matcher:
         return self._in_lines(self._query) if _ANCHORS.isdisjoint(_TOKENS.findall(self._query)) else None
 
     def _in_lines(self, expression: str) -> SpanFinder:
-        """Searches ASCII text as Latin-1: the Unicode case variants of `k` and `s` would double RE2's time."""
+        """Searches ASCII lines as Latin-1, because the Unicode case variants of `k` and `s` would double RE2's time."""
         find = _finder(_compiled(expression, False, self._max_bytes))
-        # Latin-1 has no \x{17f}, for example: then only the Unicode pattern is used.
+        # If the expression has a character that Latin-1 lacks, such as \x{17f}, only the Unicode pattern is used.
         with contextlib.suppress(ValueError):
             find_in_ascii = _finder(_compiled(expression.encode("ascii"), False, self._max_bytes))
             return lambda text: (find_in_ascii if text.isascii() else find)(text)
@@ -247,7 +247,7 @@ def _compiled(
     if isinstance(query, bytes):
         options.encoding = re2.Options.Encoding.LATIN1
     try:
-        # Purged, because re2 caches the last 128 patterns with their automata. Callers keep patterns for reuse.
+        # Purges the cache of re2, which would keep the last 128 patterns with their automata. Callers keep their own.
         compiled = re2.compile(query, options)
         re2.purge()
         return compiled

@@ -216,8 +216,8 @@ def lines_of(runs: Iterable[LineRun], first: int) -> list[Line]:
 class Gap(NamedTuple):
     """Numbers ``first`` to ``last``, inclusive, whose lines cannot be shown.
 
-    ``reason``: ``trimmed`` (deleted by the store), ``missing`` (never written, or deleted by someone), ``lost`` (by
-    both the store and the runner), ``quota`` (dropped by a quota) or ``malformed`` (an entry without a message).
+    ``reason``: ``trimmed`` (deleted by the store), ``missing`` (never written, or deleted by someone), ``lost`` (both
+    the store and the runner lost them), ``quota`` (dropped by a quota) or ``malformed`` (entries without a message).
     """
 
     first: int
@@ -248,7 +248,7 @@ class End(NamedTuple):
 class OutOfSequence(NamedTuple):
     """An entry without a number of its own, such as ``5-1`` after ``5-0``. Readers get its id, but not its text.
 
-    ``last``: the log ends here, because the entry's number is too large.
+    ``last``: reading stops here, because the entry's number is too large.
     """
 
     entry_id: str
@@ -300,7 +300,7 @@ class Job:
 
     @property
     def age(self) -> tuple[int, bool]:
-        """The attempt, and whether it has started. Of a running job's states, the one with the larger age is newer."""
+        """The attempt, and whether it has started. A larger age means a newer state of a running job."""
         return self.attempt, self.status is not Status.PENDING
 
     @property
@@ -310,7 +310,7 @@ class Job:
 
     @property
     def position(self) -> ListingPosition | None:
-        """The job's position in its workflow's listing. None (its start) for a foreign job without any time."""
+        """The job's position in its workflow's listing. None (the listing's start) for a foreign job without times."""
         created = self.created_seconds
         return None if created is None else (round(1000 * created), self.ref.job_id)
 

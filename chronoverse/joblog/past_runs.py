@@ -11,7 +11,7 @@ from chronoverse.joblog.model import Job, Status
 MAX_LISTED: Final = 20
 
 _ENDS: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.LOST)
-#: Statuses whose counts are always in a summary's entry. Other counts are omitted if 0.
+#: Statuses that a summary's entry always counts. The counts of other statuses are omitted if 0.
 _ALWAYS: Final = (Status.COMPLETED, Status.FAILED)
 _RED: Final = (Status.FAILED, Status.LOST)
 
@@ -44,8 +44,8 @@ class Run(NamedTuple):
 class PastRuns(NamedTuple):
     """A workflow's ended runs up to one job, newest first.
 
-    ``is_whole`` is False if there was no time to read all requested runs. With ``own`` labels, such as the job's
-    branch, the verdict uses the runs with these labels first.
+    ``is_whole`` is False if there was no time to read all requested runs. If ``own`` labels are given, such as the
+    job's branch, the verdict first considers only the runs with these labels.
     """
 
     runs: Sequence[Run]

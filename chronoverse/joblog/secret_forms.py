@@ -1,7 +1,7 @@
 """Masks secrets in known formats: keys of clouds and code hosts, tokens, passwords in URLs, private keys. Pure.
 
 Each secret is replaced by :data:`_MASKED` before a line is stored. One RE2 pass finds the few lines that can contain
-one.
+secrets.
 """
 
 import re
@@ -18,7 +18,7 @@ from chronoverse.joblog.matcher import ENDS, ExpressionSet, compile_groups, stri
 _MASKED: Final = b"[masked]"
 #: Maximum bytes at the end of a text that are held back as the possible beginning of a secret.
 MAX_HELD: Final = 8_192
-#: Maximum secrets of a line. A line with more is masked as a whole: each secret takes some microseconds.
+#: Maximum secrets masked individually in a line, at some microseconds each. A line with more is masked as a whole.
 MAX_SECRETS: Final = 1_000
 
 #: Each row is a form of two RE2 expressions. The first finds candidates; the second matches the secret, or captures it
@@ -62,9 +62,9 @@ Span = tuple[int, int]
 
 
 class SecretForms:
-    """The built-in forms, and ``more``, named RE2 expressions.
+    """The built-in forms, and ``more``: pairs of a name and an RE2 expression.
 
-    If ``more`` is None, there are no forms, not even built-in ones. Raises :class:`SettingsError` for an invalid
+    If ``more`` is None, masks nothing: the built-in forms are off, too. Raises :class:`SettingsError` for an invalid
     expression.
     """
 
@@ -79,7 +79,7 @@ class SecretForms:
                 self._forms.append(compile_groups(expression))
                 if self._forms[-1].search(b""):
                     raise ValueError("matches the empty string")
-                # Several lines are searched at once. An empty expression matches them all.
+                # Several lines are searched at once. If the expression does not allow this, "" accepts all lines.
                 hints.append("" if ENDS.search(expression) else f"(?m){expression}")
             where = "the forms together"
             self._candidates: Final = ExpressionSet([*hints, "PRIVATE KEY"] if self.is_on else [], is_folded=False)
@@ -91,7 +91,7 @@ class SecretForms:
     def mask_lists(
         self, lists: Iterable[tuple[str, bool, list[bytes]]], pause: Callable[[], object] = lambda: None
     ) -> None:
-        """Masks lists of lines in place. Each comes with its stream, and whether the next one continues its last line.
+        """Masks lists of lines in place. Each has its stream, and a flag if its last line continues in the next list.
 
         Calls ``pause`` often: a line of 64 KiB can take some milliseconds.
         """
@@ -102,7 +102,7 @@ class SecretForms:
             if not any(self.may_be_in(text) for text in _whole_lines(found, pause)):
                 continue
             mask, line = StreamMask(self), list[tuple[list[bytes], int]]()
-            for end, lines in [*found, (b"\n", [b""])]:  # the last line can be unfinished
+            for end, lines in [*found, (b"\n", [b""])]:  # ends the last line, if it is unfinished
                 for index in range(len(lines)):
                     line.append((lines, index))
                     if end:
@@ -120,7 +120,7 @@ class SecretForms:
     def spans(self, line: bytes) -> Iterator[Span]:
         """The positions of secrets in a line, except private keys. Secrets can overlap."""
         for index in self._candidates.matches(line):
-            # The last expression is for private keys.
+            # The last candidate expression is for private keys, which have no form.
             for found in self._forms[index].finditer(line) if index < len(self._forms) else ():
                 groups = map(found.span, range(1, found.re.groups + 1))
                 yield next((span for span in groups if span[0] >= 0), found.span())
@@ -186,7 +186,7 @@ class StreamMask:
         return masked
 
     def undecided(self, text: bytes) -> int:
-        """How many bytes at the end of ``text``, the next part of a line, could belong to a secret that continues."""
+        """How many bytes at the end of ``text``, the next part of a line, could be the beginning of a secret."""
         tail = (self.before + text)[-MAX_HELD:] if self._forms.is_on else b""
         if self.key is None:
             found = self._forms.unfinished.search(tail)

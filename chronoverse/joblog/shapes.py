@@ -1,7 +1,7 @@
 """The shape of a line: its text without the parts that differ between runs.
 
 ``docs/answers.md`` has the rules. Times, numbers, hashes and temporary names become the same placeholder, so that a
-hash of only decimal digits has the same shape as any other. A shape is stored as 64 bits of its BLAKE2b hash.
+hash without letters has the same shape as other hashes. A shape is stored as 64 bits of its BLAKE2b hash.
 """
 
 import re
@@ -68,14 +68,14 @@ _PHRASES: Final = re.compile(
 _COLONS: Final = re.compile(
     r"(?<![A-Za-z0-9:])(?=[0:]*(?:[a-fA-F]|(?<=::)))(?:[0a-fA-F]{0,4}:){2,7}[0a-fA-F]{0,4}(?:%[a-z]+0+)?(?![A-Za-z0-9:])"
 )
-#: After a sign or separator: prevents a match if a hash or UUID follows.
+#: Used after a sign or separator, to prevent a match of a number if a hash or UUID follows.
 _NO_ID: Final = r"(?!(?=[0a-fA-F]{6})0*[a-fA-F][0a-fA-F]*(?![A-Za-z0-9])|[0a-fA-F]{8}-[0a-fA-F]{4}-)"
 #: Suffixes of version numbers.
 _VERSION_TAIL: Final = (
     r"(?:[-.]?(?:alpha|beta|rc|dev|pre|preview|nightly|snapshot|post)[-.]?0*(?:\.0+)*(?![A-Za-z0-9]))?"
     r"(?:-0+)?(?:-g[0a-f]{7,40}(?![A-Za-z0-9]))?"
 )
-#: The long alternatives are tried only where a run of letters and digits begins, so the time is linear.
+#: The long alternatives are tried only where a run of letters and digits begins, which keeps the time linear.
 _NUMBER: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     # Hashes and UUIDs, MAC addresses, words that look random.
@@ -124,7 +124,7 @@ class _Words(dict[bytes, bytes]):
             text = text.replace(name, "#")
         elif _IS_UNIT.match(text):
             text = _UNIT_MARK + text
-        # Few words have repeated characters, and the search takes a third of the time of a substitution.
+        # Searches first: few words have repeated characters, and a search takes a third of a substitution's time.
         if _REPEATED.search(text):
             text = _REPEATED.sub(r"\1\1", text)
         masked = text.encode("utf-8", "surrogatepass")
@@ -149,7 +149,7 @@ class ShapeHasher(dict[bytes, int]):
             text = _with_equal_ids(text)
         lines = text.split(b"\n")
         if len(lines) != len(messages):
-            # A foreign runner's message can contain newlines. And an empty list splits into one empty line.
+            # Splitting failed, because a foreign runner's message contains newlines, or the list was empty.
             lines = [each.encode("utf-8", "surrogatepass").translate(_DIGITS) for each in messages]
         return list(map(self.__getitem__, lines))
 
@@ -162,7 +162,7 @@ class ShapeHasher(dict[bytes, int]):
         if key is not line and (known := self._long.get(key)) is not None:
             return known
         plain = _with_equal_ids(_without_sequences(line))
-        # Removing a control sequence can form another one, which stays.
+        # Removing a control sequence can join the text around it into another one, which stays.
         if plain != line and b"\x1b" not in plain:
             found = self[plain]
             if b"\x1b" not in line:
@@ -177,7 +177,7 @@ class ShapeHasher(dict[bytes, int]):
         masked = b" ".join(map(self._words.__getitem__, plain.split()))
         if b"# \x01" in masked or b"# #" in masked or b"#, #" in masked:
             masked = _NUMBERS.sub(b"#", masked)
-        # Looks for parts of the phrases first, which is several times as fast as the substitution.
+        # Looks for parts of the phrases first: this is several times as fast as the substitution.
         if (
             b"branch '" in masked
             or b" -B " in masked

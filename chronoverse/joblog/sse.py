@@ -33,7 +33,7 @@ def frame(event: str, data: bytes, id: int | None = None, retry_ms: int | None =
     >>> frame("end", b'{"status":"stream_ended"}', id=4)
     b'event: end\ndata: {"status":"stream_ended"}\nid: 4\n\n'
 
-    ``data`` must have no CR and no LF. JSON has none; use :func:`fold` for text.
+    ``data`` must not contain CR or LF. JSON never does; use :func:`fold` for text.
     """
     block = b"event: %b\ndata: %b\n" % (event.encode("ascii"), data)
     if retry_ms is not None:

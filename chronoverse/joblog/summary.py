@@ -29,7 +29,7 @@ MAX_HUNKS: Final = 200
 #: Maximum characters of a message.
 MAX_MESSAGE: Final = 1_000
 
-#: Texts that only report a failure, or a count of failures, or where to read about them.
+#: Matches lines that only report a failure, count failures, or say where to read about them.
 _CLOSING: Final = re.compile(
     r"(?i)\b(?:exit(?:ed)?(?: with)? (?:status|code)|process completed|previous errors?"
     r"|(?:errors?|fail(?:ed|ures?))[:=] ?[0-9]|(?:job|build|run|tests?|script|command) (?:has )?failed|build failure"
@@ -39,9 +39,9 @@ _CLOSING: Final = re.compile(
     r"|\b[0-9]+ (?:errors?|fail(?:ed|ures?))(?:[,;.)]|\s*$)|\bmake(?:\[[0-9]+\])?: \*\*\*"
     r"|^\W*(?:fail|failed|failures|error)\W*$"
 )
-#: Names the failed step, and repeats its error: the error's own line is more telling.
+#: Matches lines that name the failed step and repeat its error. The error's own line is more telling.
 _STEP: Final = re.compile(r"(?i)\bfailed to execute goal\b")
-#: Texts that give a reason: an error's name and message, a source location and message, or system errors.
+#: Matches lines that give a reason: an error's name and message, a source location and message, or a system error.
 _WHY: Final = re.compile(
     r"(?i)(?:error|exception|violation|panic|fatal|failure)(?:\[[\w-]+\]| [a-z]*[0-9]+)?!?: +\S"
     r"|\bcaused by: |(?:^|[\s0-9])e: \S"
@@ -52,10 +52,10 @@ _WHY: Final = re.compile(
     r"|undefined reference|^E   +assert |\brefused\b|timed? out|deadline exceeded"
     r"|timeout (?:after|exceeded|reached|expired|waiting)"
 )
-#: Other signs of failure. Not among the error words: they are common in the names of passing tests.
+#: Other signs of failure. They are not error words, because they are common in the names of passing tests.
 _FAIL: Final = re.compile(r"\bFAIL\b|\u2718|\u2717|\bNOT OK\b|^not ok\b")
 
-#: A commit's subject is new in every run, and can mention any error.
+#: Matches lines that show a commit. Its subject is new in every run, and can mention any error.
 _COMMIT: Final = re.compile(
     r"^\s*(?:HEAD is now at|Checking out|Merge (?:pull request|branch|commit)|commit [0-9a-f]{7,})\b"
 )
@@ -71,7 +71,7 @@ def weight_of(message: str, is_error: bool) -> int:
 
     0 for other lines, -1 for lines that are new in every run. ``is_error``: the line looks like an error.
     """
-    # The beginning is enough.
+    # The beginning is enough to judge a line.
     text = strip_sequences(message[:1_000])
     if _COMMIT.search(text):
         return -1
@@ -84,7 +84,7 @@ def weight_of(message: str, is_error: bool) -> int:
 
 @dataclass(slots=True)
 class LineGroup:
-    """Lines of one shape: their count, and the first one's number, weight and (if kept) text."""
+    """Lines of one shape: their count, and the number, weight and (if kept) text of the first line."""
 
     number: int
     repeated: int
@@ -94,7 +94,7 @@ class LineGroup:
 
 @dataclass(slots=True)
 class Hunk:
-    """Lines close together. ``telling``: the number of the one with the highest ``weight``."""
+    """Lines close together. ``telling``: the number of the line with the highest ``weight``."""
 
     first: int
     last: int
@@ -114,7 +114,7 @@ class FoundLines:
     """Lines of one kind found in the scanned part of a log, ``low`` to ``high``. That part grows at either end.
 
     Lines with one shape form a group. ``shape_of`` returns a message's shape, ``weigh`` how telling it is.
-    ``is_whole``: all ``count`` lines are in groups; false beyond :data:`MAX_GROUPS` shapes.
+    ``is_whole``: all ``count`` lines are in groups. False if there are more than :data:`MAX_GROUPS` shapes.
     """
 
     shape_of: Callable[[str], int]
@@ -175,7 +175,7 @@ class FoundLines:
         return max(hunks, key=lambda hunk: hunk.rank, default=None)
 
     def to_json(self) -> list[Any]:
-        """The state, for :meth:`restore`. Contains numbers, but no text of the log."""
+        """The state, for :meth:`restore`. Contains only numbers, no text of the log."""
         groups = [[shape, group.number, group.repeated, group.weight] for shape, group in self._groups.items()]
         hunks = [[each.first, each.last, each.size, each.telling, each.weight] for each in self._hunks]
         return [self.low, self.high, self.count, self.is_whole, groups, hunks]
@@ -190,8 +190,8 @@ class FoundLines:
 class Findings(NamedTuple):
     """What was found in a log: errors, last lines in order, new lines, and the ids of the runs ``compared_with``.
 
-    ``new`` and ``compared_with`` are None if there was no run to compare with; ``guess`` is then the likely
-    cause. ``slower``: the pauses with the largest excess, as JSON, or None.
+    If there was no run to compare with, ``new`` and ``compared_with`` are None, and ``guess`` is the likely cause.
+    ``slower``: the pauses with the largest excess, as JSON, or None.
     """
 
     errors: FoundLines
@@ -213,7 +213,7 @@ def compose(
     """The summary as JSON, in at most ``max_bytes`` (:data:`MIN_BYTES` or more).
 
     ``read_past`` finds shapes in earlier runs. ``baseline``: the labels of the runs compared with. Pauses get at most a
-    quarter of the room; the three kinds of lines share the rest evenly.
+    quarter of the bytes that are left; the three kinds of lines share the rest evenly.
     """
     errors, last, compared_with, new, guess, slower = found
     characters, begin = message_size(max_bytes), max(job.first, 1)
@@ -324,11 +324,11 @@ def _count(found: FoundLines, begin: int) -> int | None:
 def _cause(
     job: Job, guess: Cause | None, new: FoundLines | None, last: Sequence[Line]
 ) -> tuple[int, int, int, str, str] | None:
-    """Where a failed or lost job's log opens: first, last and most telling line, kind, confidence."""
+    """The lines at which a failed or lost job's log opens: first, last, most telling; then kind and confidence."""
     if job.status not in (Status.FAILED, Status.LOST) or not last:
         return None
     hunk = new.best_hunk(job.first) if job.status is Status.FAILED and new else None
-    # Without an error, the first new line tells where the runs diverge, unless the log begins with it.
+    # Without an error, the first new line shows where the runs diverge, unless the log begins with that line.
     if new and hunk and (hunk.weight or hunk.first > max(new.low, job.first)):
         first = max(hunk.first, hunk.telling - CAUSE_LINES + 1)
         kind, confidence = ("error", "high") if hunk.weight else ("new", "low")

@@ -98,7 +98,7 @@ def gap_notice(gap: Gap) -> str:
 
 
 def redaction_notice(first: int, last: int) -> str:
-    """The text that is printed after a redaction of lines above it. Not every line in between needs to match.
+    """The text printed after a redaction of lines above it. Some lines in the range may be unchanged.
 
     >>> redaction_notice(2, 9)
     '--- text in lines 2-9 was redacted ---'
@@ -111,8 +111,8 @@ def redaction_notice(first: int, last: int) -> str:
 class LineRenderer:
     """Formats lines for printing. Remembers which stream has an open partial line.
 
-    Only the line with the next number continues it, because missing lines may include its rest. With ``skips_numbers``,
-    any line does. With ``only_stream``, pass :meth:`render` all lines, so that none seems missing.
+    Only the line with the next number continues a partial line, because its rest may be among missing lines. With
+    ``skips_numbers``, any line does. With ``only_stream``, pass :meth:`render` all lines, so that none seems missing.
     """
 
     timestamps: bool = False

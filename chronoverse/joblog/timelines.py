@@ -33,7 +33,7 @@ _MAX_LONGEST: Final = 1_776
 _MAX_SAMPLES: Final = 512
 #: Third, the last lines.
 _RECENT: Final = 32
-#: An excess at or below any of these is noise: in ms, and as a fraction of the run and of the slowest good pause.
+#: An excess at or below any of these is noise: ms, a fraction of the run, a fraction of the slowest good run's pause.
 _NOISE_MS: Final = 250
 _NOISE_OF_TOTAL: Final = 0.03
 _NOISE_OF_PAUSE: Final = 0.3
@@ -304,7 +304,7 @@ class Pause(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """Times of a run and of good runs, in ms; its pauses longer than in good runs; its longest pauses."""
+    """Times of a run and of good runs, in ms; the run's pauses that are longer than usual; its longest pauses."""
 
     total: int
     usual: Spread | None
@@ -313,13 +313,13 @@ class Profile(NamedTuple):
 
 
 def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
-    """Compares a job with good runs. ``slower`` is sorted by excess, ``pauses`` by length, both descending."""
+    """Compares a job with good runs. Sorts ``slower`` by excess and ``pauses`` by length, both descending."""
     longest = sorted((-anchor.pause, index) for index, anchor in enumerate(timeline.anchors) if anchor.pause)
     usual = Spread.of([each.total for each in good]) if good else None
     floor = max(_NOISE_MS, _NOISE_OF_TOTAL * min(usual.median, timeline.total)) if usual else _LARGEST
-    # Only these can be above the noise or among the longest.
+    # Only these pauses can exceed the noise, or be among the longest.
     wanted = [index for rank, (pause, index) in enumerate(longest) if -pause > floor or rank < MAX_LISTED]
-    # Runs without a common line are not comparable.
+    # Runs without a line in common with the job are not comparable.
     runs = [each for each in (_compare(timeline, run, wanted) for run in good) if each]
     found: list[Pause] = []
     for row, index in enumerate(wanted):
@@ -338,8 +338,8 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
     """For each ``wanted`` anchor: how much longer its pause is than in the good run, and that run's pause.
 
-    Different lines can precede an anchor in the two runs, so the time since the last common line is compared, too; the
-    smaller excess applies, 0 within the noise. The second value is None if the good run lacks the line.
+    Different lines can precede an anchor in the two runs, so the time since the last common line is compared, too, and
+    the smaller excess applies; 0 within the noise. The second value is None if the good run lacks the line.
     """
     common = _common(timeline, good)
     if not common:
@@ -365,10 +365,10 @@ def _differences(values: Sequence[int]) -> list[int]:
 
 
 def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
-    """The largest set of anchors that both timelines have in the same order: indexes in the first and in the second.
+    """The largest set of anchors that both timelines have in the same order: a map from indexes to ``good`` indexes.
 
-    A longest increasing subsequence, as in a patience diff. Lines with a unique shape count three times, because they
-    are certainly the same.
+    This is a longest increasing subsequence, as in a patience diff. Lines with a unique shape count three times,
+    because they are certainly the same.
     """
     by_key = {anchor.key: index for index, anchor in enumerate(good.anchors)}
     matched = {index: by_key[anchor.key] for index, anchor in enumerate(timeline.anchors) if anchor.key in by_key}
@@ -407,7 +407,7 @@ class Progress(NamedTuple):
 
 
 def progress(timeline: Timeline, good: Sequence[Timeline], silent: int) -> Progress:
-    """Estimates from good runs how long a running job will take, whose last line came ``silent`` ms ago."""
+    """Estimates a running job's progress from good runs. The job's last line came ``silent`` ms ago."""
     usual: list[int] = []
     left: list[int] = []
     for run in good:

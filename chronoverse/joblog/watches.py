@@ -27,7 +27,7 @@ _URL: Final = re.compile(r"https?://(?=[!-~]{1,2000}\Z)(?:\[[^][/?#]+\](?::[0-9]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """A watch, in the form of its stored JSON. ``label``: labels that a job must have. ``same``: see :meth:`compares`.
+    """A watch, with the fields of its JSON. ``label``: labels that a job must have. ``same``: see :meth:`compares`.
 
     ``seconds``: the silence to report; None unless ``on`` is ``silent``. ``made_ms`` is Unix time.
     """
@@ -77,7 +77,7 @@ class Event(NamedTuple):
     last: int = 0
 
     def webhook_id(self, watch: Watch) -> str:
-        """The message's id. The same for every retry."""
+        """The message's id, which is the same for every retry."""
         parts = [watch.workflow_id, watch.id, self.job_id, self.attempt, self.name]
         return "msg_" + blake2b(orjson.dumps(parts), digest_size=16).hexdigest()
 
