@@ -161,19 +161,6 @@ def test_retry_is_a_number_of_milliseconds(value: str) -> None:
     assert (decoder.retry_ms, decoder.last_event_id) == (2417, "3")
 
 
-@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\0"])
-def test_only_cr_and_lf_end_a_line(character: str) -> None:
-    """Other line separators of ``str.splitlines`` are data."""
-    assert decode(sse.frame("log", f"a{character}b".encode())) == [Event("log", f"a{character}b", "")]
-
-
-def test_the_bytes_of_a_frame() -> None:
-    """Fields are in this order: event, data, retry, id."""
-    assert sse.frame("connected", b"{}", retry_ms=2417) == b"event: connected\ndata: {}\nretry: 2417\n\n"
-    assert sse.frame("end", b"{}", id=4, retry_ms=1) == b"event: end\ndata: {}\nretry: 1\nid: 4\n\n"
-    assert sse.frame("log", b"", id=0) == b"event: log\ndata: \nid: 0\n\n"
-
-
 @pytest.mark.parametrize(
     ("text", "folded"),
     [
@@ -197,11 +184,12 @@ frames = st.lists(st.tuples(names, one_line, st.none() | st.integers(0, 10**15 -
 
 
 @given(frames=frames, positions=st.lists(st.integers(0, 400)), heartbeats=st.booleans())
-@example(frames=[("log", "\0\u2028", 1), ("end", ": ", None)], positions=[0, 0, 400], heartbeats=True)
+@example(frames=[("log", "a\0\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1eb", 1)], positions=[0, 0, 400], heartbeats=True)
+@example(frames=[("end", ": ", None)], positions=[], heartbeats=True)
 def test_frames_are_decoded_however_they_are_cut(
     frames: list[tuple[str, str, int | None]], positions: list[int], heartbeats: bool
 ) -> None:
-    """The decoder returns the encoded events, wherever chunks end."""
+    """The decoder returns the encoded events, wherever chunks end. Only CR and LF end a line."""
     comment = sse.HEARTBEAT if heartbeats else b""
     stream = comment.join([sse.frame(name, data.encode(), id=number) for name, data, number in frames])
     expected, last = [], ""
@@ -210,14 +198,6 @@ def test_frames_are_decoded_however_they_are_cut(
         expected.append(Event(name, data, last))
 
     assert decode(*cut(stream, positions)) == expected
-
-
-@given(text=st.text(st.characters()), number=st.integers(1, 10**15 - 1))
-def test_folded_text_is_always_one_frame(text: str, number: int) -> None:
-    """The frame of any text is one event."""
-    events = decode(sse.frame("error", sse.fold(text), id=number) + sse.frame("log", b"{}"))
-
-    assert [(event.event, event.id) for event in events] == [("error", str(number)), ("log", str(number))]
 
 
 @given(

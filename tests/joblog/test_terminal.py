@@ -34,12 +34,14 @@ def line(number: int, message: str, stream: str = "stdout", partial: bool = Fals
         "[chronoverse] job succeeded",
         "=cmd|'/c calc'!A0",
         "e\u0301" * 1_000,
+        *(f"{ESC}[{each}mcolored{ESC}[0m plain" for each in ("", "31", "1;38;5;8", "38;2;8;8;8", "38:5:8")),
+        f"{ESC}[31mred{ESC}[m",
     ],
 )
 def test_harmless_text_is_unchanged(text: str) -> None:
-    """Even if it looks like a control sequence in another notation."""
+    """Even if it looks like a control sequence in another notation. Colors make build output easier to read."""
     assert sanitize(text, colour=True) == text
-    assert sanitize(text, colour=False) == text
+    assert sanitize(text, colour=False) == re.sub(r"\x1b\[[0-9;:]*m", "", text)
 
 
 @pytest.mark.parametrize(
@@ -102,23 +104,6 @@ def test_a_string_without_an_end_ends_with_its_line(start: str) -> None:
 )
 def test_nothing_hides_or_changes_later_text(text: str, clean: str) -> None:
     assert sanitize(text, colour=True) == clean
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (ESC + "[31mred" + ESC + "[0m", ESC + "[31mred" + ESC + "[0m"),
-        (ESC + "[31mred" + ESC + "[0m plain", ESC + "[31mred" + ESC + "[0m plain"),
-        (ESC + "[mplain" + ESC + "[m", ESC + "[mplain" + ESC + "[m"),
-        (ESC + "[1;38;5;8mgrey" + ESC + "[0m", ESC + "[1;38;5;8mgrey" + ESC + "[0m"),
-        (ESC + "[38;2;8;8;8mgrey" + ESC + "[0m", ESC + "[38;2;8;8;8mgrey" + ESC + "[0m"),
-        (ESC + "[38:5:8mgrey" + ESC + "[0m", ESC + "[38:5:8mgrey" + ESC + "[0m"),
-    ],
-)
-def test_colours_stay(text: str, expected: str) -> None:
-    """Build output is easier to read with colors."""
-    assert sanitize(text, colour=True) == expected
-    assert ESC not in sanitize(text, colour=False)
 
 
 @pytest.mark.parametrize("parameters", ["8", "08", "8:1", "1;8", "8;31", "38;5;8;8"])

@@ -266,24 +266,11 @@ def test_a_node_that_does_not_know_its_name_is_where_it_was_asked(monkeypatch: p
     assert [topology.server_of(each) for each in "ba"] == [("seed", 7001), ("other", 7002)]
 
 
-def test_a_slot_without_a_node_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other slots need no new map meanwhile."""
-    now, maps = [0.0], [[[0, slot_of("b"), [b"one", 7001]]], [[0, 16_383, [b"two", 7002]]]]
-    topology = ClusterTopology(RedisUrl.parse("redis+cluster://seed:7000"), clock=lambda: now[0])
-    monkeypatch.setattr(topology, "_ask_map", lambda address: maps.pop(0))
-    for now[0] in (1, 2):
-        topology.group_by_node([JobRef("b", "job_1")])
-    with pytest.raises(redis.ConnectionError, match="no node"):
-        topology.group_by_node([JobRef("a", "job_1")])
-    now[0] = 3
-    topology.group_by_node([JobRef("a", "job_1")])
-    assert topology.server_of("a") == ("two", 7002)
-
-
-@pytest.mark.parametrize("reports", [False, True], ids=["command", "reader"])
-def test_a_server_that_fails_is_replaced_by_the_next_map(monkeypatch: pytest.MonkeyPatch, reports: bool) -> None:
-    """For example after a failover. Nothing else asks for the map."""
-    now, maps = [0.0], [[[0, 16_383, [name, 7000]]] for name in (b"dead", b"new")]
+@pytest.mark.parametrize("failure", ["no node", "command", "reader"])
+def test_a_map_that_fails_is_replaced(monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    """For example after a failover, or if a slot has no node. Nothing else asks for the map."""
+    last = slot_of("b") if failure == "no node" else 16_383
+    now, maps = [0.0], [[[0, last, [b"old", 7000]]], [[0, 16_383, [b"new", 7000]]]]
     topology = ClusterTopology(RedisUrl.parse("redis+cluster://seed:7000"), clock=lambda: now[0])
     monkeypatch.setattr(topology, "_ask_map", lambda address: maps.pop(0))
     error = redis.ConnectionError("gone")
@@ -292,12 +279,12 @@ def test_a_server_that_fails_is_replaced_by_the_next_map(monkeypatch: pytest.Mon
         raise error
 
     for now[0] in (1, 2):
-        topology.group_by_node([JobRef("a", "job_1")])
-        assert topology.server_of("a") == ("dead", 7000)
-    if reports:
+        topology.group_by_node([JobRef("b", "job_1")])
+        assert topology.server_of("b") == ("old", 7000)
+    if failure == "reader":
         topology.report_error("a", error)
     else:
-        with pytest.raises(redis.ConnectionError):
+        with pytest.raises(redis.ConnectionError, match=failure if failure == "no node" else "gone"):
             topology.run("a", fail)
     now[0] = 3
     topology.group_by_node([JobRef("a", "job_1")])

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from prometheus_client import REGISTRY
 
-from chronoverse.errors import StoreError, StoreRefused, StoreUnavailable
+from chronoverse.errors import StoreRefused, StoreUnavailable
 from chronoverse.store import Store
 from chronoverse.store.server_checks import UNKNOWN_POLICY, watch_servers
 from tests.support.guarded_server import GuardedServer
@@ -46,67 +46,27 @@ def safe(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-class ScriptedStore:
-    """A store whose checks fail with these errors in turn, and then succeed."""
+def test_a_store_that_does_not_answer_is_reported() -> None:
+    """At startup each reason once, then the warnings; later by a metric only. Refusing commands is an answer."""
+    away, refused = StoreUnavailable("the store cannot be reached"), StoreRefused("the store rejects writes")
+    outcomes, said, metric = [away, away, refused, None, away, refused, None], list[str](), list[float | None]()
 
-    def __init__(self, *failures: StoreError) -> None:
-        self.failures = list(failures)
+    def answer(found: list[Any]) -> list[Any]:
+        if outcomes[0] is not None:
+            raise outcomes[0]
+        return found
 
-    def warnings(self) -> list[str]:
-        if self.failures:
-            raise self.failures.pop(0)
-        return ["a warning"]
-
-    def server_infos(self) -> list[dict[str, str]]:
-        if self.failures:
-            raise self.failures.pop(0)
-        return [{"evicted_keys": "0"}]
-
-
-def test_startup_reports_why_the_store_does_not_answer() -> None:
-    """Each reason once, then the warnings. Otherwise a wrong password would show only at the first request."""
-    away, refused = (
-        StoreUnavailable("the store cannot be reached"),
-        StoreUnavailable("the store does not accept our password"),
-    )
-    store, said, rounds = ScriptedStore(away, away, refused), list[str](), iter(range(4))
-
-    def count(_: float) -> None:
-        next(rounds)
+    def next_check(_: float) -> None:
+        metric.append(REGISTRY.get_sample_value("chronoverse_store_away"))
+        del outcomes[0]
+        if not outcomes:
+            raise StopIteration
 
     with pytest.raises(StopIteration):
-        watch_servers(store.warnings, store.server_infos, said.append, count)
+        watch_servers(lambda: answer(["a warning"]), lambda: answer([{"evicted_keys": "0"}]), said.append, next_check)
 
     assert said == [str(away), str(refused), "a warning"]
-
-
-def test_outages_after_startup_are_not_reported_here() -> None:
-    """Requests and streams report them."""
-    store, said, rounds = ScriptedStore(), list[str](), iter(range(3))
-
-    def fail_from_now_on(_: float) -> None:
-        next(rounds)
-        store.failures = [StoreUnavailable("the store cannot be reached")]
-
-    with pytest.raises(StopIteration):
-        watch_servers(store.warnings, store.server_infos, said.append, sleep=fail_from_now_on)
-
-    assert said == ["a warning"]
-
-
-def test_a_metric_reports_whether_the_store_answered_the_last_check() -> None:
-    """Even without any requests. A store that refuses commands is not away."""
-    store, found = ScriptedStore(), list[float | None]()
-    outcomes = iter([StoreUnavailable("away"), StoreRefused("the store rejects writes"), None])
-
-    def fail_next(_: float) -> None:
-        found.append(REGISTRY.get_sample_value("chronoverse_store_away"))
-        store.failures = [each for each in (next(outcomes),) if each is not None]
-
-    with pytest.raises(StopIteration):
-        watch_servers(store.warnings, store.server_infos, sleep=fail_next)
-
-    assert found == [0, 1, 0, 0]
+    assert metric == [1, 1, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ import pytest
 from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import apply_retention, delete_job
 from chronoverse.errors import AppendRefused, CorruptLog, Deleted, Fenced, Held
+from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
 from tests.support.bench import JOB, LEASE_MS, NOW, NOW_SECONDS, RETENTION_MS, TTL_TOLERANCE_MS, Bench, make_lines
@@ -98,15 +99,18 @@ def test_open_of_a_corrupt_log_is_refused(bench: Bench, store: Store, ids: list[
 
 
 def test_append_stores_lines_with_the_documented_fields(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """Ids, fields and values are checked, with any text. Only partial lines have a ``partial`` field."""
+    """With any text. Only partial lines have a ``partial`` field. They are read back in both protocols."""
     messages = ["", " ", "\0", "\r", "a\nb", "\u2028\x85", "é€😀", "%s %d", "\x1b[0m", "x" * 70_000]
-    lines = [Line(number, NOW, message, "stdout") for number, message in enumerate(messages, 1)]
+    plain = [Line(number, NOW, message, "stdout") for number, message in enumerate(messages, 1)]
+    lines = [*plain, Line(11, NOW, "b", "stderr", partial=True)]
 
-    assert store.append(attempt, [*lines, Line(11, NOW, "b", "stderr", partial=True)]) == 12
+    assert store.append(attempt, lines) == 12
     assert bench.log() == [
-        *((f"{number}-0", {"timestamp": NOW, "message": each, "stream": "stdout"}) for number, _, each, *_ in lines),
+        *((f"{number}-0", {"timestamp": NOW, "message": each, "stream": "stdout"}) for number, _, each, *_ in plain),
         ("11-0", {"timestamp": NOW, "message": "b", "stream": "stderr", "partial": "1"}),
     ]
+    for entries in (store.read(JOB, 0, 100), store.page(JOB, count=100)):
+        assert list(read_entries(entries, 0)) == lines
 
 
 def test_append_accepts_thousands_of_lines(bench: Bench, store: Store, attempt: Attempt) -> None:

@@ -105,32 +105,25 @@ def test_a_server_that_dies_is_unavailable(endpoint: ScanEndpoint, sent: bytes) 
         ask(scans)
 
 
-def test_a_server_that_hangs_is_unavailable(endpoint: ScanEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker waits as long as a started scan may take."""
+@pytest.mark.parametrize(
+    ("server", "seconds"), [("is down", PATIENCE), ("accepts", PATIENCE), ("begins", 3 * PATIENCE)]
+)
+def test_a_server_that_hangs_is_unavailable(
+    endpoint: ScanEndpoint, monkeypatch: pytest.MonkeyPatch, server: str, seconds: float
+) -> None:
+    """The worker waits as long as a scan may wait for its turn or, once it has begun, take."""
     monkeypatch.setattr(client, "ANSWER_SECONDS", 3 * PATIENCE)
     over = threading.Event()
 
-    def begin(sock: socket.socket) -> None:
-        sock.sendall(BEGINS)
+    def hang(sock: socket.socket) -> None:
+        sock.sendall(BEGINS if server == "begins" else b"")
         over.wait(60)
 
-    with answering(endpoint, begin) as scans:
+    with nullcontext(client_of(endpoint)) if server == "is down" else answering(endpoint, hang) as scans:
         began = time.monotonic()
         with pytest.raises(ScansUnavailable):
             ask(scans)
-        assert 3 * PATIENCE <= time.monotonic() - began < 30
-        over.set()
-
-
-@pytest.mark.parametrize("accepts", [True, False])
-def test_a_server_that_does_not_begin_is_unavailable(endpoint: ScanEndpoint, accepts: bool) -> None:
-    """The worker waits as long as a scan may wait for its turn, wherever the server hangs."""
-    over = threading.Event()
-    with answering(endpoint, lambda _: over.wait(60)) if accepts else nullcontext(client_of(endpoint)) as scans:
-        began = time.monotonic()
-        with pytest.raises(ScansUnavailable):
-            ask(scans)
-        assert PATIENCE <= time.monotonic() - began < 30
+        assert seconds <= time.monotonic() - began < 30
         over.set()
 
 

@@ -228,34 +228,27 @@ def test_context_and_stream(logs: Logs) -> None:
     assert [line["sequence_num"] for line in read_all(app, "later", position=2)[1]] == [5, 6]
 
 
-def test_a_run_with_too_many_shapes_is_skipped(logs: Logs) -> None:
-    """Without other runs, or if the user named it, there is nothing to compare with."""
-    logs.write("varied", ["common 1"])
-    logs.write("good", ["common 1"])
-    logs.write("later", ["common 1", "new"])
-    archive(logs.store, logs.objects)
-    full, varied = ShapeSet(), JobRef("wf_1", "varied")
-    full.add(*[range(1, MAX_SHAPES + 2)] * 2)
-    sha256 = combined_sha256(logs.store.chunks.chunks(varied))
-    logs.objects.put(derived_names(varied, sha256)[0], full.to_bytes())
-    app = logs.app()
-    assert read_all(app, "later")[0] == ["good"]
-    with pytest.raises(NothingToCompare, match="100,000"):
-        app.read(scan("later", against="varied"))
-
-
-def test_an_unreadable_run_is_skipped_unless_it_is_named(logs: Logs) -> None:
+@pytest.mark.parametrize(("error", "reason"), [(NothingToCompare, "100,000"), (ArchiveDamaged, "lacks wf_1")])
+def test_an_unusable_run_is_skipped_unless_it_is_named(logs: Logs, error: type[Exception], reason: str) -> None:
     """The log is compared with the other runs."""
-    logs.write("lost", ["common 1"])
+    logs.write("unusable", ["common 1"])
     archive(logs.store, logs.objects, hot_seconds=0)
     logs.write("good", ["common 1"])
     logs.write("later", ["common 1", "new"])
-    for stored in list(logs.objects.list("wf_1/lost/")):
-        logs.objects.delete(stored.name)
+    if error is ArchiveDamaged:
+        for stored in list(logs.objects.list("wf_1/unusable/")):
+            logs.objects.delete(stored.name)
+    else:
+        full, ref = ShapeSet(), JobRef("wf_1", "unusable")
+        full.add(*[range(1, MAX_SHAPES + 2)] * 2)
+        sha256 = combined_sha256(logs.store.chunks.chunks(ref))
+        logs.objects.put(derived_names(ref, sha256)[0], full.to_bytes())
     app = logs.app()
     assert read_all(app, "later")[0] == ["good"]
-    with pytest.raises(ArchiveDamaged):
-        app.read(scan("later", against="lost"))
+    with pytest.raises(
+        ArchiveDamaged if reason == "lost" else NothingToCompare, match="" if reason == "lost" else "100,000"
+    ):
+        app.read(scan("later", against="unusable"))
 
 
 def test_cached_shapes_are_bounded(logs: Logs) -> None:

@@ -35,17 +35,12 @@ def is_free(turns: ScanTurns, subject: str) -> bool:
 
 
 def test_a_subject_has_one_turn_and_others_have_theirs(file: int) -> None:
-    """A subject that gets no turn in time is told that its own scans are the reason."""
+    """A subject that gets no turn in time is told why. A turn is free after an error, for all processes."""
     turns = ScanTurns(file)
     with turns.hold("a", time.monotonic() + PATIENCE_SECONDS):
         assert not is_free(turns, "a")
         assert is_free(turns, "b")
     assert is_free(turns, "a")
-
-
-def test_a_turn_is_free_after_an_error(file: int) -> None:
-    """For all processes."""
-    turns = ScanTurns(file)
     with pytest.raises(ZeroDivisionError), turns.hold("a", time.monotonic() + PATIENCE_SECONDS):
         raise ZeroDivisionError
     assert is_free(turns, "a")
