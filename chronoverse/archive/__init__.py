@@ -1,6 +1,6 @@
 """Stores old lines as compressed chunks in an object store.
 
-object_store   the interface of object stores, and a store in files; s3_store: in S3; schemes: opens a store by URL
+object_store   the interface of object stores, and a store in files; s3_store: one in S3; schemes: opens either by URL
 codec          builds, reads and rewrites chunks
 reader         reads and searches the lines of chunks; caches: its caches
 prefilter      finds candidate lines in a frame before they are decoded

@@ -1,7 +1,7 @@
 """Moves logs that are large or have ended into the archive. Several archivers can run at once.
 
-An archiver works in small steps. Chunks of oversized running logs come first; then a job's garbage, an expired job, a
-chunk of an ended log, and old lines of a running log take turns. Between steps, a *round* through all keys finds work.
+An archiver works in small steps. Chunks of oversized running logs come first. Otherwise garbage, expired jobs, chunks
+of ended logs, and old lines of running logs take turns. Between steps, a *round* reads all keys to find work.
 """
 
 import contextlib
@@ -46,11 +46,11 @@ from chronoverse.store.catalog import ArchiveState, CatalogPage
 
 #: A running log that reaches this fraction of ``hot_bytes`` is shrunk to half that size. Logs grow by 35 MB/s.
 HIGH_MARK: Final = 1 / 4
-#: The fraction above which the log's runner is throttled. New lines then wait in the runner's spool.
+#: A runner is throttled if its log exceeds this fraction of ``hot_bytes``. New lines then wait in the runner's spool.
 THROTTLE_MARK: Final = 5 / 8
-#: Seconds between measurements of running logs. A log grows by at most 4 MB in that time.
+#: Seconds between measurements of running logs. A log grows by at most 4 MB during this time.
 MEASURE_SECONDS: Final = 0.1
-#: The fraction of ``running_seconds`` after which a running job's lines move. The rest is for rounds and other jobs.
+#: The fraction of ``running_seconds`` after which a running job's lines are due. The rest is for rounds and other jobs.
 _RUNNING_SHARE: Final = 0.8
 _MAX_SNOOZE_SECONDS: Final = 300.0
 RETRY_SECONDS: Final = 60.0
@@ -63,7 +63,7 @@ log: Final = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Repeated:
-    """Periodic work in small steps. Pauses ``seconds`` after each round. Uses at most a twentieth of the time."""
+    """Periodic work in small steps. Pauses for ``seconds`` after each round. Takes at most a twentieth of the time."""
 
     begin: Callable[[], Iterator[None]]
     seconds: float
@@ -104,7 +104,7 @@ class _Queue:
         #: Running jobs, with the bytes of their logs in the store; 0 if unknown.
         self.running: Final[dict[JobRef, int]] = {}
         self.throttled: Final[set[JobRef]] = set()
-        #: When running jobs' lines are due, and the jobs with due lines (a dict of None is an ordered set, also below).
+        #: When running jobs' lines are due; the jobs with due lines. Dicts of None, also below, are ordered sets.
         self.waiting: Final[dict[JobRef, _Waiting]] = {}
         self.due: Final[dict[JobRef, None]] = {}
         #: Ended jobs to archive, and expired jobs to delete.
@@ -116,7 +116,7 @@ class _Queue:
         self.without_derived: Final[dict[JobRef, None]] = {}
         #: Jobs that can have garbage, in the order of collection.
         self.with_garbage: Final[dict[JobRef, None]] = {}
-        # About 400 bytes per job. Jobs beyond the limit are checked more often.
+        # Takes about 400 bytes per job. Jobs beyond the limit are checked more often.
         self._garbage_checked_at: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
         self._snoozed_until: Final[FIFOCache[JobRef, float]] = FIFOCache(200_000)
         self.reported: Final[FIFOCache[JobRef, None]] = FIFOCache(10_000)
@@ -128,8 +128,8 @@ class _Queue:
         return is_known or self._snoozed_until.get(ref, 0) > self._monotonic()
 
     def next_kind(self) -> "dict[JobRef, None] | None":
-        """The next kind of work, except for oversized running logs. Kinds take turns."""
-        # Jobs archived by an earlier version come last; there can be many.
+        """The jobs of the next kind of work. Kinds take turns, except for oversized running logs, which come first."""
+        # Jobs that an earlier version archived come last, because there can be many.
         ended = self.ended or self.without_derived
         for _ in range(len(self._turns)):
             self._turns.rotate(-1)
@@ -156,7 +156,7 @@ class _Queue:
             self.with_garbage[ref] = None
 
     def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
-        """Notes that the job's garbage was just collected, or that this ``failed`` and can be retried at once."""
+        """Notes that the job's garbage was just collected. If this ``failed``, it can be retried immediately."""
         self.with_garbage.pop(ref, None)
         self._garbage_checked_at.pop(ref, None)
         if not failed:
@@ -230,7 +230,7 @@ class Archiver:
     def run_once(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
         """Does all due work. Returns how many jobs had problems.
 
-        ``progress`` is called with the number of archived lines and the number of all due lines.
+        Calls ``progress`` with the number of lines archived so far, and the total number of due lines.
         """
         self._compare_history()
         for page in self.store.catalog.jobs():
@@ -249,18 +249,18 @@ class Archiver:
         now = self.monotonic()
         if now >= self._measure_at:
             self._measure_running()
-            # At most 2,000 sizes per second. Each takes the server 3 µs.
+            # Requests at most 2,000 sizes per second. Each takes the server 3 µs.
             self._measure_at = now + max(MEASURE_SECONDS, len(self._queue.running) / 2_000)
         self._retention_checks.step()
         moved = self.move_chunk() is not None
-        # Not before the first round: until then, only the list of workflows is known, and its server may be down.
+        # Repairs begin after the first round: before it, workflows are known only from the list, which may be down.
         if self._rounds.due_at:
             with contextlib.suppress(StoreError):
                 self._repairs.step()
         return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the most urgent log, or collects garbage. Returns the number of lines, None without work."""
+        """Moves a chunk of the most urgent log, or collects garbage. Returns the number of lines; None without work."""
         queue = self._queue
         largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0
@@ -271,7 +271,7 @@ class Archiver:
             ref = next(iter(kind))
             with self._isolated(ref):
                 if kind is queue.with_garbage:
-                    # Noted before the work, so that after an error other jobs have their turn first.
+                    # Noted before the work, so that other jobs have their turn first after an error.
                     queue.garbage_checked(ref)
                     try:
                         self._collect_garbage(ref)
@@ -297,13 +297,13 @@ class Archiver:
 
     def _shrink(self, ref: JobRef, size: int) -> int:
         low = self.policy.hot_bytes * HIGH_MARK / 2
-        # Without the lock, because an archiver that holds it may be dead.
+        # Throttling does not need the lock, which an archiver that died may still hold.
         self._throttle(ref, size)
         try:
             with self._locked(ref) as job_objects:
                 state = self.store.catalog.archive_state(ref)
                 text_bytes = min(CHUNK_BYTES, max(FRAME_BYTES, round(size - low)))
-                # For a log that grows too fast for the store: level 3 takes 2.8 µs per line in all, instead of 4 µs.
+                # If the log grows too fast for the store, uses level 3: moving a line takes 2.8 µs, instead of 4 µs.
                 level = 3 if size > self.policy.hot_bytes * 3 / 8 else COMPRESSION_LEVEL
                 chunk = write_chunk(
                     job_objects,
@@ -315,7 +315,7 @@ class Archiver:
                     on_page=partial(self._watch_size, ref),
                 )
         except ArchiveBusy:
-            # The other archiver may have died with the lock.
+            # The archiver with the lock may have died, so this one tries again soon.
             self._queue.snooze(ref, 0.25)
             return 0
         if chunk is None:
@@ -327,7 +327,7 @@ class Archiver:
         return self._count_chunk(ref, chunk)
 
     def _archive_running(self, ref: JobRef) -> int:
-        """Archives lines that are old enough. Lines archived in earlier steps are now trimmed from the store."""
+        """Archives lines that are old enough. Trims lines that earlier steps archived from the store."""
         with self._locked(ref) as job_objects:
             now, state = self.monotonic(), self.store.catalog.archive_state(ref)
             chunk = write_chunk(job_objects, state, state.last + 1, trim=state.archived, merge=True)
@@ -340,7 +340,7 @@ class Archiver:
         return 0 if chunk is None else self._count_chunk(ref, chunk)
 
     def _watch_size(self, ref: JobRef) -> None:
-        """Measures the log again while its chunk is moved, because that can take long on a busy machine."""
+        """Measures the log again while its chunk is moved, because moving can take long on a busy machine."""
         now = self.monotonic()
         if now >= self._measure_at:
             self._measure_at = now + MEASURE_SECONDS
@@ -363,7 +363,7 @@ class Archiver:
             return 0
         with self._locked(ref) as job_objects:
             state = self.store.catalog.archive_state(ref)
-            # Includes the terminal entry: numbers can be missing just before it.
+            # Includes the terminal entry's number, because the numbers just before it can be missing.
             chunk = None if state.complete else write_chunk(job_objects, state, job.end.sequence_num + 1)
             if chunk is None:
                 derived = DerivedBuilder(ref) if state.has_derived else self._read_derived(job)
@@ -373,7 +373,7 @@ class Archiver:
 
     def _read_derived(self, job: Job) -> DerivedBuilder | None:
         """Reads the next chunk for the job's shapes and timeline. Returns them once no chunk is left."""
-        # Kept only if no error follows: after an error, it is unknown which lines the builder has.
+        # Removes the builder in case of an error, after which it is unknown which lines the builder has.
         derived, self._derived = self._derived, None
         if derived is None or derived.job != job.ref:
             derived = DerivedBuilder(job.ref)
@@ -387,7 +387,7 @@ class Archiver:
                 log.warning("no set of shapes and no timeline: %s", error, extra={"fields": {"job": str(job.ref)}})
                 return derived
         if not derived.left:
-            # The records are read before the first chunk and after the last, as a redaction can replace some meanwhile.
+            # Reads the records before the first chunk and after the last: a redaction can replace some meanwhile.
             chunks = self.store.chunks.chunks(job.ref)
             missing = derived.missing(chunks)
             if missing is None:
@@ -422,7 +422,7 @@ class Archiver:
         changed: set[str] = set()
         for workflow_id in self._queue.snoozed_workflows():
             self._retentions[workflow_id] = before.get(workflow_id)
-            # If a node of a Cluster is down, this must not affect the workflows of other nodes.
+            # If a node of a Cluster is down, the workflows of other nodes must still be checked.
             with contextlib.suppress(StoreError):
                 own = self._retentions[workflow_id] = self.store.catalog.settings_of(workflow_id).retention_seconds
                 if before.get(workflow_id, own) != own:
@@ -441,13 +441,13 @@ class Archiver:
             yield
         for gone in [ref for ref in (*self._queue.running, *self._queue.late_since) if ref not in self._round_found]:
             with self._isolated(gone):
-                # Without the lock, an archiver may have written objects after the deletion.
+                # An archiver that lost its lock may have written objects after the deletion, so this deletes again.
                 if gone in self._queue.late_since and self.store.is_deleted(gone):
                     delete_job(self.store, self.objects, gone, lock_seconds=self.policy.lock_seconds)
                 self._queue.forget(gone)
 
     def _compare_history(self) -> None:
-        """Updates the metric and the log. If the archive cannot be compared, only deletions stop."""
+        """Updates the metric and the log. If the archive cannot be compared, only deletions stop, not archiving."""
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
             self._history.went_back()
 
@@ -458,10 +458,10 @@ class Archiver:
         workflow_ids, unlisted = sorted(jobs), list[JobRef]()
         for start in range(0, len(workflow_ids), _WORKFLOWS_AT_ONCE):
             part = workflow_ids[start : start + _WORKFLOWS_AT_ONCE]
-            # If a node of a Cluster is down, this must not affect the workflows of the others.
+            # If a node of a Cluster is down, the workflows of other nodes must still be repaired.
             with contextlib.suppress(StoreError):
                 for workflow_id, found in zip(part, self.store.workflows.read(part), strict=True):
-                    # Another program can have unlisted jobs, or jobs were deleted since this round found them.
+                    # Another program may have removed jobs from the list; or jobs were deleted since the round.
                     if not isinstance(found, StoreError) and (found.jobs if found else 0) < len(jobs[workflow_id]):
                         unlisted += jobs[workflow_id]
             yield
@@ -478,7 +478,7 @@ class Archiver:
 
     def _classify(self, page: CatalogPage) -> None:
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
-            # A workflow counts as a job without an id.
+            # The queue treats a workflow as a job without an id.
             due = [each for each in page.settings if not self._queue.can_skip(JobRef(each, ""))]
             save_settings(self.store, self.objects, self._history, due, lambda of: self._isolated(JobRef(of, "")))
         for ref in page.garbage:
@@ -498,15 +498,15 @@ class Archiver:
 
     def _handle_running(self, ref: JobRef, job: Job) -> None:
         if self._queue.running.setdefault(ref, 0) == 0:
-            # Also restores a lost job hash.
+            # This call also restores a lost job hash.
             self.store.catalog.archive_state(ref)
         self._note_waiting(ref, job)
         if job.archived:
-            # Objects that are neither recorded nor garbage can only be found by age.
+            # Looks for objects that are neither recorded nor garbage, which can only be found by their age.
             self._queue.note_garbage(ref, self.policy.orphan_seconds)
 
     def _note_waiting(self, ref: JobRef, job: Job) -> None:
-        """Notes when a running job's lines are due, counted from the oldest unarchived line's time, else from now."""
+        """Notes when a running job's lines are due, counted from the oldest unarchived line's time, or from now."""
         now, seconds = self.monotonic(), _RUNNING_SHARE * self.policy.running_seconds
         known = self._queue.waiting.get(ref)
         if job.last <= job.archived and job.first_stored >= job.last:
@@ -530,7 +530,7 @@ class Archiver:
             self._queue.forget(ref)
             self._queue.over[ref] = None
         elif job is None:
-            # A foreign runner can still write under a deleted job's id. Reading the job's state deletes these lines.
+            # A foreign runner can still write to a deleted job. Reading the job's state deletes these lines.
             self._queue.snooze(ref, BUSY_SECONDS)
         elif not state.archived and job.first > job.last:
             self._queue.snooze(ref, RETRY_SECONDS)
@@ -602,7 +602,7 @@ class Archiver:
                 raise
             metrics.ARCHIVE_ERRORS.labels(type(error).__name__).inc()
             self._queue.report_once(ref, str(error) or repr(error), unexpected=not isinstance(error, ChronoverseError))
-            # A running log is throttled for as long as the lock lasts.
+            # The throttling of a running log ends when the lock expires.
             self._queue.snooze(ref, self.policy.lock_seconds if is_refused else RETRY_SECONDS)
 
     def _is_writable(self) -> bool:

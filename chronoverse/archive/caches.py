@@ -1,4 +1,4 @@
-"""A worker's caches of the archive: objects, lines and chunk records. For threads and greenlets."""
+"""A worker's caches of the archive: objects, lines and chunk records. Safe for threads and greenlets."""
 
 import threading
 import time
@@ -31,10 +31,9 @@ class SingleFlightCache(Generic[_Key, _Value]):
         self._loading: dict[_Key, Future[_Value]] = {}
 
     def get(self, key: _Key, load: Callable[[], tuple[_Value, float]]) -> _Value:
-        """The cached value, or the one that ``load`` returns as (value, size in bytes).
+        """The cached value, or the value that ``load`` returns as (value, size in bytes).
 
-        Concurrent callers share one load. Raises what ``load`` raises, and
-        :class:`ArchiveUnavailable` after waiting 60 s for another caller.
+        Raises what ``load`` raises, and :class:`ArchiveUnavailable` after waiting 60 s for another caller.
         """
         while True:
             with self._lock:
@@ -49,13 +48,13 @@ class SingleFlightCache(Generic[_Key, _Value]):
             try:
                 return loading.result(60)
             except CancelledError:
-                # The caller that was loading the value was stopped.
+                # The greenlet that was loading the value was stopped: start over.
                 continue
             except TimeoutError as error:
                 raise ArchiveUnavailable("reading the archive timed out after 60 s") from error
 
     def forget(self, matches: Callable[[_Key], bool]) -> None:
-        """Drops values with matching keys. Values still being loaded are returned, but not cached."""
+        """Drops values with matching keys. Loads in progress still return their values, but do not cache them."""
         with self._lock:
             for known in (self._cached, self._loading):
                 for key in [key for key in known if matches(key)]:
@@ -99,7 +98,7 @@ class ChunkRecordCache:
         """The chunk with line ``number``, or the next one. The record can be :data:`RECORD_SECONDS` old."""
         earliest = self._clock() - RECORD_SECONDS
         with self._lock:
-            # The newest first: a search loads twenty records, and then uses each once.
+            # Tries the newest records first, because a search loads twenty, and then uses each once.
             for (ref, last), (chunk, asked_at) in reversed(self._records.items()):
                 if ref == job and chunk.first <= number <= last and asked_at >= earliest:
                     return chunk
@@ -120,7 +119,7 @@ class ChunkRecordCache:
 
     def _add(self, found: Mapping[JobRef, Chunk], asked: tuple[int, float]) -> None:
         with self._lock:
-            # Not if records were dropped after these were requested: these can be older than the redaction.
+            # Caches nothing if records were dropped since the request: these can be older than a redaction.
             for job, chunk in found.items() if asked[0] == self._forgotten else ():
                 self._records.pop((job, chunk.last), None)
                 self._records[job, chunk.last] = chunk, asked[1]

@@ -87,12 +87,12 @@ def fill(
             break
         size = builder.added_size
         if builder.last == 0 and _is_lost(wanted[0]):
-            # A chunk of its own, so that an import can replace it.
+            # Lost lines get their own chunk, so that an import can replace it.
             builder.add(wanted[:1], first_stored)
             return wanted[0]
         builder.add(change(wanted, builder.last), first_stored)
         if builder.closed:
-            # A rewritten log can have the same terminal entry, so return the line before it.
+            # Returns the line before the terminal entry, because a rewritten log can have the same terminal entry.
             return [last or wanted[-1], *wanted[:-1]][-1]
         last = wanted[-1]
         batch.learn(len(wanted), builder.added_size - size)
@@ -109,9 +109,9 @@ def complete(
 ) -> str | None:
     """Writes the manifest, and records that the whole log of the ended ``job`` is archived.
 
-    Also writes the shapes and the timeline, if ``derived`` has exactly these chunks. The log stays in the store for
-    ``hot_seconds``. Times are Unix seconds. If the chunks are not the whole log, only returns the reason; else returns
-    None. Raises what :func:`write_chunk` raises.
+    Also writes the shapes and the timeline, if ``derived`` has exactly the log's chunks. The log stays in the store for
+    ``hot_seconds``. Times are Unix seconds. Returns None; if the chunks are not the whole log, writes nothing and
+    returns the reason. Raises what :func:`write_chunk` raises.
     """
     chunks = to.store.chunks.chunks(to.job)
     if wrong := inconsistency(job, chunks):
@@ -138,7 +138,7 @@ def complete(
             state={**state, **labels, "archived_at": iso_timestamp(now)},
         )
     except AppendRefused:
-        # The lock was lost: the chunks may have been redacted before these objects with the old text were written.
+        # The lock was lost, so the chunks may have been redacted before these objects with old text were written.
         if to.store.chunks.chunks(to.job) != chunks:
             for name in derived_objects:
                 to.objects.delete(name)

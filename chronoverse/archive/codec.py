@@ -27,7 +27,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-#: zstd's level. Compared to its default, 3, chunks are a tenth to a sixth smaller; a line takes 1.5 µs instead of 0.2.
+#: zstd's level. Chunks are a tenth to a sixth smaller than with the default, 3; a line takes 1.5 µs instead of 0.2.
 COMPRESSION_LEVEL: Final = 9
 #: The first 39 bytes of a line's JSON, with a time in the format of ``iso_timestamp``.
 _TIME: Final = re.compile(rb'\{"timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"')
@@ -42,7 +42,7 @@ class ChunkBuilder:
     frame_bytes: int = FRAME_BYTES
     level: int = COMPRESSION_LEVEL
     text_size: int = 0
-    #: Set by an entry that no numbered entry can follow: the chunk can no longer grow.
+    #: Set by an entry that no numbered entry can follow, so the chunk can no longer grow.
     closed: bool = False
     _frames: list[Frame] = field(default_factory=list)
     _compressed: list[bytes] = field(default_factory=list)
@@ -80,7 +80,7 @@ class ChunkBuilder:
                         self._add_entry(entry)
 
     def add_frame(self, frame: Frame, lines: list[bytes]) -> None:
-        """Adds the lines of ``frame``, the next frame. More can be added to it."""
+        """Adds the lines of ``frame`` as the next frame, which can still grow."""
         self._text, self._size, self._plain = lines, sum(map(len, lines)), frame.plain
         self._first, self.last = frame.first, frame.last
 
@@ -144,7 +144,7 @@ class ChunkBuilder:
 
 
 def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
-    """The earliest and the latest time of JSON Lines. Both empty if a time has another format."""
+    """The earliest and latest time of JSON Lines. Both are empty if any time has another format."""
     starts = {line[:39] for line in lines}
     found = [_TIME.fullmatch(start) for start in starts if not start.startswith((b'{"gap":', b'{"stray":'))]
     times = [each[1].decode() for each in found if each]
@@ -170,7 +170,7 @@ def read_chunk(
             if text_size > MAX_FRAME_BYTES:
                 raise ValueError
             text = frame_text(frame, data)
-            # A frame ends with the line that fills it. A redaction lengthens short lines, by at most a sixth.
+            # A frame ends with the line that fills it. A redaction can lengthen a frame, but by at most a sixth.
             if text.rfind(b"\n", 0, -1) > 2 * FRAME_BYTES:
                 raise ValueError
             lines = text.splitlines(keepends=True)
@@ -223,7 +223,7 @@ def text_sha256(chunk: Chunk, data: bytes) -> str:
 
 
 def decode_lines(text: bytes) -> list[dict[str, Any]]:
-    """The JSON of each line, without other entries. Takes 0.7 µs per line. Raises :class:`ArchiveDamaged`."""
+    """The JSON of each line; omits other entries. Takes 0.7 µs per line. Raises :class:`ArchiveDamaged`."""
     try:
         entries: list[dict[str, Any]] = orjson.loads(b"[%b]" % text.rstrip(b"\n").replace(b"\n", b","))
         return [entry for entry in entries if isinstance(entry.get("message"), str)]
@@ -232,7 +232,7 @@ def decode_lines(text: bytes) -> list[dict[str, Any]]:
 
 
 def split_lines(frame: Frame, text: bytes) -> list[bytes]:
-    """Splits a frame's JSON Lines. Raises :class:`ArchiveDamaged` if their numbers differ from the record."""
+    """Splits a frame's JSON Lines. Raises :class:`ArchiveDamaged` if their numbers differ from the frame's record."""
     lines = text.splitlines()
     if frame.plain:
         valid = 0 < len(lines) == frame.last + 1 - frame.first and _number(decode_entry(lines[0])) == frame.first
@@ -268,10 +268,10 @@ def rewrite(
     change: Callable[[Line], Line | None],
     pause: Callable[[], object] = lambda: None,
 ) -> tuple[Chunk, bytes, list[int]] | None:
-    """Replaces the lines in ``numbers`` of ``chunk``, whose object is ``data``, with those that ``change`` returns.
+    """Replaces lines of ``chunk`` whose numbers are in ``numbers`` with the result of ``change``; None keeps a line.
 
-    A line stays if ``change`` returns None. Returns the new record, the new object and the changed lines' numbers, or
-    None if nothing changed. Calls ``pause`` before each frame. Raises :class:`ArchiveDamaged`.
+    ``data`` is the chunk's object. Returns the new record, the new object and the changed lines' numbers, or None if
+    nothing changed. Calls ``pause`` before each frame. Raises :class:`ArchiveDamaged`.
     """
     builder, changed = ChunkBuilder(job, chunk.first), list[int]()
     for frame in chunk.frames:

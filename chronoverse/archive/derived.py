@@ -59,7 +59,7 @@ class DerivedBuilder:
     def __init__(self, job: JobRef) -> None:
         self.job: Final = job
         self.lines: Final = LineCollector(ShapeHasher())
-        #: The chunks already added, and those to read next.
+        #: The chunks already added, and the chunks to read next.
         self.chunks: Final[list[Chunk]] = []
         self.left: list[Chunk] = []
 

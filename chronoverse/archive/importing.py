@@ -1,8 +1,8 @@
 """Restores the jobs of an archive in a store that has lost them.
 
-An ended job has a manifest with everything that the store knew. Other jobs have only chunks: their records are rebuilt
-from the objects, and the job waits for its runner, or becomes LOST. Imports are idempotent, and several can run at
-once.
+An ended job has a manifest with everything that the store knew. Other jobs have only chunks: an import rebuilds their
+records from the objects, and the job then waits for its runner, or becomes LOST. Imports are idempotent, and several
+can run at once.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ _DERIVED_NAME: Final = re.compile(r"(?:shapes\d+|timeline[\d.]+)-[0-9a-f]{32}", 
 
 
 class Imported(NamedTuple):
-    """A restored or ``known`` job (``waits`` if it has no end), a ``problem``, or a workflow's settings."""
+    """A restored or already ``known`` job (``waits`` if it has no end), a ``problem``, or a workflow's settings."""
 
     job: JobRef | None
     name: str = ""
@@ -70,8 +70,8 @@ def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Ite
         has_lost_data = StoreHistory(store, objects).is_incomplete()
     for job, listed in groupby(objects.list(""), lambda each: job_of(each.name)):
         if job is None:
-            # Not the mark, the probe, and drafts of either. A workflow can have such a name, but its objects have a
-            # slash.
+            # Omits the mark, the probe, and their drafts. A workflow can have such a name, but its objects' names have
+            # a slash.
             names = (each.name for each in listed if "/" in each.name or MARK not in each.name)
             yield from (_settings_or_problem(store, objects, name) for name in names)
             continue
@@ -138,7 +138,7 @@ class _Found(NamedTuple):
 
 
 class _Chain(NamedTuple):
-    """A chunk and those before it. ``rank``: the sum of their ranks."""
+    """A chunk and the chain of chunks before it. ``rank``: the sum of their ranks."""
 
     last: int
     rank: tuple[int, ...]
@@ -157,7 +157,7 @@ class _Import:
     #: Whether archivers must not delete anything, because the store has lost data.
     has_lost_data: bool
     problems: list[Imported] = field(default_factory=list)
-    #: Tries again to import the job, if its runner is resending lines.
+    #: Retries the import, which was refused because the job's runner is resending lines.
     retry: Callable[[], Imported | None] | None = None
     #: Bytes of messages and number of lines over quota in each chunk read, by the chunk's name.
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -188,7 +188,7 @@ class _Import:
             if {*derived_names(self.job, sha256)} <= {each.name for each in self.listed}:
                 fields["archive_shapes"] = DERIVED_VERSION
         created = seconds_of(fields.get("created_at") or fields.get("started_at")) or now
-        # Object names also count redactions made after the manifest was written.
+        # Object names also count redactions that are newer than the manifest.
         said = parse_number(str(manifest.fields["job"].get("redactions"))) if manifest else 0
         redactions = max(said or 0, redactions)
         make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds, redactions)
@@ -236,8 +236,8 @@ class _Import:
     ) -> list[Chunk]:
         """The chunks of an ended job. For a chunk that a redaction has rewritten, reads the new object.
 
-        Reads all objects if some chunks only declare lines lost, or if an object with other numbers has redacted lines:
-        a runner that resent them ended the job.
+        Reads all objects if some chunks only declare lines lost, or if an object with other numbers has redacted lines,
+        which a runner has since sent again.
         """
         own = {(each.first, each.last) for each in records}
         others = (each.name for span, found in spans.items() if span not in own for each in found)
@@ -252,7 +252,7 @@ class _Import:
             elif best := max(self._read(found), default=None):
                 chunks.append(self._put(best.chunk, 0, None))
             else:
-                # Until the object is restored, readers get an error for its lines, as for any damaged object.
+                # Readers get an error for these lines, as for any damaged object, until the object is restored.
                 chunks.append(record)
                 if not found:
                     self._report(record.name, "the object is missing")
@@ -274,7 +274,7 @@ class _Import:
             return []
         shared = [each for each in found if each.chunk.first <= last and first <= each.chunk.last]
         shared = [each for each in shared if not each.chunk.is_lost] or shared
-        # By last number. Each chain is the best of all that end with or before its last number.
+        # Sorted by last number. Each chain is the best of those that end at or before its last number.
         chains, parts = [_Chain(0, (0, 0, 0), None, None)], dict[str, bytes]()
         inside = [self._part(each, first, last, parts) for each in shared]
         for rank, _, chunk in sorted(inside, key=lambda each: (each.chunk.last, each.written_at)):
@@ -293,7 +293,7 @@ class _Import:
         return chunks[::-1]
 
     def _read(self, listed: Iterable[StoredObject]) -> Iterator[_Found]:
-        """The chunks of readable objects. Reports damaged ones."""
+        """The chunks of readable objects. Reports damaged objects."""
         for each in listed:
             try:
                 yield self._found(each.name, self.objects.get(each.name), each.written_at)
@@ -307,7 +307,7 @@ class _Import:
         return _Found((len(redacted), lines, chunk.last + 1 - chunk.first), written_at, chunk)
 
     def _part(self, whole: _Found, first: int, last: int, parts: dict[str, bytes]) -> _Found:
-        """The lines ``first`` to ``last`` of a chunk. If the chunk has others, adds the new object to ``parts``."""
+        """Lines ``first`` to ``last`` of a chunk. If the chunk has more lines, adds the new object to ``parts``."""
         chunk = whole.chunk
         if first <= chunk.first and chunk.last <= last:
             return whole
@@ -319,7 +319,7 @@ class _Import:
         return self._found(name, data, whole.written_at)
 
     def _put(self, chunk: Chunk, count: int, data: bytes | None) -> Chunk:
-        """Redacts the lines of a chunk that another object has redacted; ``count`` already are. Stores new ``data``."""
+        """Redacts lines of a chunk that are redacted in any object; ``count`` already are here. Stores new ``data``."""
         numbers = {number for number in self.redacted if chunk.first <= number <= chunk.last}
 
         def change(line: Line) -> Line | None:
@@ -374,7 +374,7 @@ def _ended_fields(manifest: Manifest, now: float) -> dict[str, Any]:
     if labels := read_labels(said.get("labels")):
         fields |= {"labels": len(labels), **{f"label:{key}": value for key, value in labels}}
     if manifest.ended_at is not None:
-        # The retention continues as if nothing had been lost.
+        # Keeps the time from which retention counts, as if nothing had been lost.
         fields["end_seen_ms"] = str(round(1000 * min(manifest.ended_at, now)))
     return fields
 

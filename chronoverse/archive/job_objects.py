@@ -1,6 +1,6 @@
 """A job's archive lock and objects: writes objects safely, and deletes garbage.
 
-An object's name is in its job's *garbage* from before the write until it is recorded. See docs/architecture.md.
+An object's name is in its job's *garbage* before it is written, until it is recorded. See docs/architecture.md.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def archive_lock(
 
 
 class CollectedGarbage(NamedTuple):
-    """How many objects were deleted, left for later, and kept only because the manifest names them.
+    """How many objects were deleted, remain for later, and were kept only because the manifest names them.
 
     ``permanent``: see :func:`is_permanent`.
     """
@@ -97,14 +97,14 @@ class JobObjects:
                 raise
 
     def _delete_unless_recorded(self, chunk: Chunk, redactions: int) -> bool:
-        """Deletes an object unless it is recorded, or an import can record it because the store has lost its lines.
+        """Deletes the chunk's object unless it is recorded, or the store has lost lines that an import can restore.
 
-        Returns whether it is recorded. After an error, the object stays garbage.
+        Returns whether the object is recorded. After an error, it stays garbage.
         """
         index = self.store.chunks
         with contextlib.suppress(ChronoverseError):
             if chunk.name not in index.mark_garbage(self.job, self.token):
-                # In this order: an import can record the object at any time.
+                # Checks for lost lines first, because an import can restore them and record the object at any time.
                 is_lost = self._is_lost(chunk, redactions)
                 is_recorded = any(each.name == chunk.name for each in index.chunks(self.job))
                 if is_recorded or is_lost:
@@ -135,7 +135,7 @@ class JobObjects:
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()
         if known and not check_permanence and all(each.merged and each.seconds < orphan_seconds for each in known):
-            # A running job always has garbage from merges. Checking whether it is permanent takes up to a second.
+            # A running job always has garbage from merges, and checking for permanence takes up to a second.
             return CollectedGarbage(0, len(known), None)
         found = self._unrecorded()
         named = self._named() if found or index.garbage(self.job) else frozenset()
@@ -150,10 +150,10 @@ class JobObjects:
             if not permanent and mark.seconds < orphan_seconds:
                 continue
             if name in named and not mark.replaced:
-                # The store has lost the object's record, and only knows that it was being written.
+                # The store has lost the object's record, and only knows that the object was being written.
                 done.append(name)
                 continue
-            # Other programs can write the garbage key: recorded names, and names outside the folder, are not deleted.
+            # Other programs can write the garbage key. Recorded objects, and those outside the folder, are not deleted.
             if is_object_of(self.job, name) and name not in recorded:
                 try:
                     self.objects.delete(name)

@@ -1,4 +1,4 @@
-"""The manifest of an archived job, ``job.json``: the job, its chunks and dates. Objects it names are not garbage."""
+"""The manifest of an archived job, ``job.json``: the job, its chunks and dates. The objects it names are no garbage."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Manifest(NamedTuple):
     fields: dict[str, Any]
 
     def keeps(self, retention_seconds: float, now: float) -> bool:
-        """Whether the retention, counted from the job's end, is not over. False for an unknown or future end."""
+        """Whether the retention, counted from the job's end, still runs. False for an unknown or future end."""
         return self.ended_at is not None and self.ended_at <= now < self.ended_at + retention_seconds
 
 

@@ -54,7 +54,7 @@ class FileObjectStore:
     def get(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         try:
             with _translate_errors(), (self._directory / name).open("rb") as file:
-                # A record in the store can have any offset and size, and read() allocates what is requested.
+                # A record in the store can have any offset and size, and read() allocates as much as requested.
                 size = os.fstat(file.fileno()).st_size
                 start, stop = min(start, size), size if stop is None else min(stop, size)
                 file.seek(start)
@@ -81,7 +81,7 @@ class FileObjectStore:
                         yield StoredObject(str(path.relative_to(self._directory)), status.st_size, status.st_mtime)
 
     def _make_directory(self, directory: Path) -> None:
-        """Creates ``directory`` and its parents with mode 0700. ``mkdir(parents=True)`` sets only ``directory``'s."""
+        """Creates ``directory`` and its parents with mode 0700. ``mkdir(parents=True)`` would not set the parents'."""
         if directory.is_dir():
             return
         if directory != self._directory:
@@ -89,7 +89,7 @@ class FileObjectStore:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _sync_all(self, directory: Path) -> None:
-        """Syncs ``directory`` and its parents, up to the archive directory's parent: each can have a new entry."""
+        """Syncs ``directory`` and its parents, up to the archive directory's parent, as each can have a new entry."""
         for each in (directory, *directory.parents):
             sync(each)
             if each == self._directory.parent:

@@ -83,7 +83,7 @@ class ArchiveReader:
             frame, lines = read
             size += frame.text_size
             found += missing_numbers(number - 1, frame.first, frame.first)
-            # If a chunk was merged since the previous frame was read, this frame also has the previous one's lines.
+            # A chunk merged since the previous read can repeat that read's lines. Only later lines are wanted.
             after = position if descending or frame.first <= position else start
             found += islice(_entries(frame, lines, after, descending), count - len(found))
             position = frame.first if descending else frame.last
@@ -128,7 +128,7 @@ class ArchiveReader:
                 try:
                     lines = frame_filter(frame_text(frame, data, start)) if data is not None else []
                 except ArchiveDamaged:
-                    # The object may be repaired.
+                    # Forgets the bytes, because the object may be repaired.
                     self._forget_bytes(name)
                     raise
                 if descending:
@@ -148,7 +148,7 @@ class ArchiveReader:
     def _read_frames(self, chunk: Chunk, low: Frame, high: Frame, size: float) -> bytes:
         """The object's bytes from ``low`` to ``high``.
 
-        Caches what it reads, unless ``size`` is infinite: each byte counts as ``size`` bytes.
+        Caches what it reads, counting each byte as ``size`` bytes. Caches nothing if ``size`` is infinite.
         """
         key = chunk.name, low.offset, high.offset + high.size
 
@@ -180,7 +180,7 @@ class ArchiveReader:
 
         def load() -> tuple[_Result | None, float]:
             found = read(self._get_object, job.ref, sha256)
-            # Missing objects can be created at any time. Values larger than the cache are not cached.
+            # A missing object can be created at any time, so None gets an infinite size, and is not cached.
             return found, math.inf if found is None else size(found)
 
         return cache.get((job.ref, sha256), load)
@@ -205,7 +205,7 @@ class ArchiveReader:
             return read(chunk)
         except ArchiveDamaged:
             self._forget_bytes(chunk.name)
-            # A redaction may have replaced the chunk: the old object is then gone, and a new one is recorded.
+            # A redaction may have replaced the chunk. Then the old object is gone, and a new one is recorded.
             fresh = self.record_cache.fresh_chunk(job, number)
             if fresh is not None and fresh.name == chunk.name:
                 metrics.ARCHIVE_DAMAGED.inc()

@@ -1,6 +1,6 @@
 """Replaces messages with ``[redacted]``, in store and archive. Keeps numbers, times and streams.
 
-Archives affected lines that are only in the store. Each chunk is one step, so a redaction can be retried.
+First archives affected lines that are only in the store. Each chunk is one step, so a redaction can be retried.
 """
 
 import logging
@@ -26,7 +26,7 @@ log: Final = logging.getLogger(__name__)
 
 
 class RedactionRequest(NamedTuple):
-    """Lines ``first`` to ``last`` that ``matches`` accepts. ``exact``: raise for lines that cannot be redacted yet."""
+    """Lines ``first`` to ``last`` that ``matches`` accepts. ``exact``: raises if some cannot be redacted yet."""
 
     first: int
     last: int
@@ -46,8 +46,8 @@ class RedactionRequest(NamedTuple):
 class RedactionResult(NamedTuple):
     """The number of redacted lines, the last number checked, and whether the request is complete.
 
-    ``pending``: the store can still roll back to the old text, an object with it is not deleted yet, or an import has
-    interfered.
+    ``pending``: the store can still roll back to the old text, an object with the old text is not deleted yet, or an
+    import has interfered.
     """
 
     lines: int
@@ -72,12 +72,12 @@ class Redaction:
     _last_checked: int = 0
     #: The last archived line, unless an import changes it.
     _archived: int = 0
-    #: The last redacted line whose text the store has not forgotten.
+    #: The last redacted line whose text may still be in the store's memory.
     _unforgotten: int = 0
     _batch: AdaptiveBatch = field(default_factory=AdaptiveBatch)
 
     def run(self) -> RedactionResult:
-        """Redacts all lines, or as many as possible in 5 s, up to the end of a chunk. A chunk takes about 1 s.
+        """Redacts all lines, or as many as possible within 5 s, and finishes the current chunk (about 1 s each).
 
         After lines were redacted, an error ends the call without an exception, because a retry would not count these
         lines. Otherwise raises :class:`JobNotFound`, :class:`LineStillOpen`, :class:`ArchiveBusy`,
@@ -114,7 +114,7 @@ class Redaction:
         """
         try:
             garbage = None
-            # If the store has lost data, an import can need the objects without a record.
+            # If the store has lost data, an import can need objects that have no record.
             if not StoreHistory(self.store, self.objects).is_incomplete():
                 # The object store's clock can be ahead of ours.
                 garbage = job_objects.collect_garbage(time.time(), min_age=-CLOCK_SKEW_SECONDS, check_permanence=True)
@@ -125,7 +125,7 @@ class Redaction:
         if self._count and job and job.redactions < self._redactions:
             raise StoreUnavailable("the store has lost the redaction: retry")
         if job and job.archived != self._archived:
-            # An import has replaced lines meanwhile, perhaps by old text.
+            # An import has replaced lines meanwhile, perhaps with old text.
             return True
         return garbage is None or garbage.remaining + garbage.kept > 0 or garbage.permanent is False
 
@@ -151,7 +151,7 @@ class Redaction:
         first, token = job.archived + 1 if job.archived else max(job.first_stored, 1), job_objects.token
         affected = self._last_affected(max(first, self.request.first), last, job.first_stored)
         end = min(max(affected, self._unforgotten) + 1_000, job.last if job.end else job.last - 1) + 1
-        # The store forgets trimmed lines once it has trimmed a whole node of the stream (by default, 100 lines).
+        # Trimmed lines leave the store's memory once a whole node of the stream is trimmed (by default, 100 lines).
         while first <= affected or (self._unforgotten and first < min(self._unforgotten + 100, end)):
             numbers: list[int] = []
             builder = ChunkBuilder(self.job, first)
@@ -184,7 +184,7 @@ class Redaction:
         return found
 
     def _page(self, after: int, max_count: int) -> Sequence[RawEntry]:
-        """Up to ``max_count`` entries after line ``after``, at most 1,000 or 1 MiB, because other greenlets wait."""
+        """Up to ``max_count`` entries after line ``after``. At most 1,000 or 1 MiB, because other greenlets wait."""
         entries = self.store.page(self.job, after=after, count=min(self._batch.lines, 1_000, max_count))
         self._batch.learn(len(entries), sum(len(value) for _, fields in entries for value in fields))
         self.pause()

@@ -40,7 +40,7 @@ def delete_job(
     """Deletes ``job`` everywhere: hides it from readers, deletes its objects, then its keys. Idempotent.
 
     The manifest is marked first and deleted last, so that an import never finds half a job. Blocks the job's id for
-    ``tombstone_ms``, which no crash of the store may undo. Calls ``on_hidden`` once nothing can prevent the deletion.
+    ``tombstone_ms``, even across a crash of the store. Calls ``on_hidden`` once nothing can prevent the deletion.
     Raises :class:`Held` if a live runner holds the job, :class:`ArchiveBusy`, and the errors of store and archive.
     """
     with archive_lock(store, job, lock_seconds) as token:
@@ -65,7 +65,7 @@ def delete_job(
 
 
 def has_leftovers(store: Store, objects: ObjectStore | None, job: JobRef) -> bool:
-    """Whether an interrupted :func:`delete_job` has left anything. Raises the same errors as that function."""
+    """Whether an interrupted :func:`delete_job` has left anything. Raises the errors of :func:`delete_job`."""
     state = store.catalog.archive_state(job)
     return state.deleting or state.archived > 0 or (objects is not None and any(objects.list(folder(job))))
 

@@ -21,15 +21,15 @@ _Answer = TypeVar("_Answer")
 class S3ObjectStore:
     """Stores objects in ``bucket``, under keys that begin with ``prefix``. See :class:`ObjectStore`.
 
-    ``read_seconds`` is the timeout for the next bytes of an answer: S3 takes 0.1 s, and 1 s on a bad day. Retries wait
-    ``retry_seconds``, then twice that. Raises :class:`SettingsError` if boto3 is not installed.
+    ``read_seconds`` is the timeout for the next bytes of an answer: S3 takes 0.1 s, or 1 s on a bad day. Retries wait
+    ``retry_seconds``, then twice as long. Raises :class:`SettingsError` if boto3 is not installed.
     """
 
     bucket: str
     prefix: str = ""
     _: KW_ONLY
     read_seconds: float = 5.0
-    #: After this time, no retry begins, and an unfinished answer is dropped.
+    #: Seconds after which no retry begins, and an unfinished answer is dropped.
     answer_seconds: float = 10.0
     retry_seconds: float = 0.3
     _creating: threading.Lock = field(default_factory=threading.Lock)
@@ -68,7 +68,7 @@ class S3ObjectStore:
         give_up_at = time.monotonic() + self.answer_seconds
         location = {"Bucket": self.bucket, "Key": self.prefix + name}
         with self._creating:
-            # Without the lock, a search's threads create twelve clients at once, since Python 3.12: 0.9 s of CPU time.
+            # Locked, because since Python 3.12 a search's threads would create twelve clients at once: 0.9 s of CPU.
             client = self._client
         for attempt in (1, 2, 3):
             try:
@@ -82,14 +82,14 @@ class S3ObjectStore:
 
     @cached_property
     def _client(self) -> Any:
-        """The boto3 client. Created on first use, because that takes 0.2 s and must happen after a fork."""
+        """The boto3 client. Created on first use, because creating it takes 0.2 s and must happen after a fork."""
         config = import_module("botocore.config").Config(
             connect_timeout=3.0,
             read_timeout=self.read_seconds,
             retries={"total_max_attempts": 1},
-            # Further requests open their own connections.
+            # Concurrent requests beyond this number open their own connections.
             max_pool_connections=16,
-            # Many S3-compatible servers do not support its newer checksums.
+            # Many S3-compatible servers do not support boto3's newer checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -110,7 +110,7 @@ class S3ObjectStore:
 
 
 def _translate(error: Exception, name: str) -> tuple[Exception, bool]:
-    """Converts boto3's errors for callers, and leaves others unchanged. Also returns whether a retry can succeed."""
+    """Converts an error of boto3; others are returned unchanged. The second value: whether a retry can succeed."""
     exceptions = import_module("botocore.exceptions")
     if isinstance(error, exceptions.ClientError):
         answer: Any = getattr(error, "response", {})

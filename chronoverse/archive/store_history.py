@@ -1,7 +1,7 @@
 """Detects a store that lost data, and an archive that was emptied or belongs to another store.
 
-Archivers advance a time in the store, the *age mark*. ``store-mark.json`` has the archive's id, and the mark of a
-minute ago. If the store has an older mark or another id, nothing is deleted until an operator confirms both.
+Archivers advance a time in the store, the *age mark*. ``store-mark.json`` in the archive has the archive's id, and the
+mark of a minute ago. If the store's mark is older or its id differs, nothing is deleted until an operator confirms it.
 """
 
 import contextlib
@@ -41,12 +41,12 @@ class StoreHistory:
     _reported: tuple[bool, bool] = (False, False)
 
     def went_back(self) -> bool:
-        """Whether the store or the archive has lost part of its history. If not, advances the marks.
+        """Whether the store or the archive has lost a part of its history. If not, advances the age mark.
 
         Raises the errors of the store and the object store.
         """
         now, mark = self._clock(), self._store.catalog.mark()
-        # Once a minute, writes a mark and reads the object.
+        # A mark is written, and the archive's object read, once a minute.
         is_due, reads_again = now - mark >= 60.0, abs(now - self._read_at) >= 60.0
         if reads_again or (is_due and mark > self._known):
             self._known, self._id = self._read()
@@ -54,10 +54,10 @@ class StoreHistory:
             own = self._store.catalog.bucket()
             self.bucket_lost = bool(own) and self._id != own
         went_back = mark < self._known
-        # An archiver whose clock was ahead can have moved the mark into the future.
+        # An archiver with a fast clock may have moved the mark into the future.
         is_due |= reads_again and mark - now >= 60.0
         if is_due and not went_back and not self.bucket_lost:
-            # Archiving must continue with a full store.
+            # Ignores the refusal of a full store, because archiving must continue.
             with contextlib.suppress(StoreRefused):
                 self._store.catalog.move_mark(max(now, mark + 1))
             if mark > self._known:
@@ -85,7 +85,7 @@ class StoreHistory:
         self._put(mark)
 
     def _put(self, mark: float) -> None:
-        """Writes the mark, then the archive's id: the store must never have an id that the archive lacks."""
+        """Writes the archive's object, then the store's id: the store must never have an id that the archive lacks."""
         self._id = self._id or self._store.catalog.bucket() or secrets.token_hex(8)
         self._objects.put(MARK, orjson.dumps({"mark": mark, "time": iso_timestamp(mark), "bucket": self._id}))
         self._known = mark

@@ -13,7 +13,7 @@ from chronoverse.store import Store
 
 
 class Verified(NamedTuple):
-    """An object, or a job whose records cannot be read, and its ``problem`` (empty if none)."""
+    """An object, or a job whose records cannot be read, and the ``problem`` (empty if there is none)."""
 
     name: str
     problem: str = ""
@@ -55,5 +55,5 @@ def _verify_job(store: Store, objects: ObjectStore, job: JobRef) -> Iterator[Ver
             if not problem or store.catalog.archive_state(job).complete:
                 yield Verified(name, problem)
     except (ArchiveDamaged, NotALog) as error:
-        if chunks != []:  # Else, the key is another program's: nothing is archived.
+        if chunks != []:  # Otherwise the key is another program's, and nothing is archived.
             yield Verified(str(job), str(error))

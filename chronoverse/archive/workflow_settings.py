@@ -62,14 +62,14 @@ def save_settings(
     workflow_ids: Sequence[str],
     isolated: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext[str],
 ) -> None:
-    """Saves settings and watches changed since they were last saved, unless the store was rolled back.
+    """Saves settings and watches that changed since they were last saved, unless the store was rolled back.
 
-    ``isolated`` handles errors that concern only one workflow, whose id it gets.
+    ``isolated``, called with a workflow's id, handles errors that concern only this workflow.
     """
     for workflow_id, found in store.catalog.settings(workflow_ids).items():
         changed_ms = found.changed_ms
         if not changed_ms and any(value is not None for value in found.own.values()):
-            # Settings of an earlier version have no time. This sets it.
+            # Settings written by an earlier version have no time. This call sets it.
             store.catalog.change_settings(workflow_id)
         elif changed_ms != found.saved_ms and not history.went_back():
             with isolated(workflow_id):
@@ -83,8 +83,8 @@ def save_settings(
 def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> bool:
     """Restores a workflow's lost settings and watches from the archive. Returns whether there were any.
 
-    Keeps settings made in the store since then. Raises :class:`ArchiveDamaged`, and the errors of the store and the
-    object store.
+    Keeps settings that the store got since the loss. Raises :class:`ArchiveDamaged`, and the errors of the store and
+    the object store.
     """
     saved = _read(objects, workflow_id)
     known = store.catalog.settings([workflow_id]).get(workflow_id)
@@ -93,7 +93,7 @@ def import_settings(store: Store, objects: ObjectStore, workflow_id: str) -> boo
     kept = saved.own
     if known.changed_ms > saved.changed_ms:
         kept |= {name: value for name, value in known.own.items() if value is not None}
-    # Watches first: an interrupted import is repeated until the settings are there. Older archives have no watches.
+    # Restores watches first, as an interrupted import is repeated until settings exist. Older archives lack watches.
     with contextlib.suppress(ArchiveDamaged):
         store.watches.restore(workflow_id, read_watches(objects, workflow_id))
     store.catalog.change_settings(workflow_id, **kept)
