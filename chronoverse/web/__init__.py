@@ -2,7 +2,7 @@
 
 app         builds the application of a worker
 worker      gunicorn's worker class
-routes/     one module for each group of routes
+routes/     the routes, one module for each group
 guards/     limits on a worker's work, memory and sockets
 streaming/  writes event streams to their sockets
 otlp/       stores OpenTelemetry log records as lines

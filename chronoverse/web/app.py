@@ -61,7 +61,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 def build_dependencies(settings: Settings) -> Dependencies:
     """Creates the dependencies of all routes. Opens no connection."""
     server_lease = embedded.ServerLease(settings.data_dir) if settings.redis_url is None else None
-    # Without ``sync``: syncing the disk would block the event loop.
+    # The store gets no ``sync``, because syncing the disk would block the event loop.
     store = Store.of(settings, server_lease.url if server_lease else settings.redis_url or "")
     object_store = open_object_store(settings.archive_location) if settings.archive_location else None
     archive = ArchiveReader(object_store, store.chunks.chunk)
@@ -166,9 +166,9 @@ def build_app(deps: Dependencies) -> Flask:
 
 
 def _wait_for_turn(turns: Turns) -> None:
-    """Makes each request for a stream wait for its turn here. ``Worker`` does so for all other requests.
+    """Makes each request for a stream wait for its turn. All other requests wait in ``Worker``.
 
-    Opening a viewer costs 0.5 ms, so 100 that arrive together would delay all lines by 50 ms. When new viewers waited
+    Opening a viewer costs 0.5 ms, so 100 that arrive together would delay all lines by 50 ms. When streams, too, waited
     in ``Worker``, before Flask, fewer were admitted per second.
     """
     if request.environ["PATH_INFO"].endswith("/events"):

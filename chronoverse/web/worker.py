@@ -41,7 +41,7 @@ _REFUSALS: Final = {
 
 
 class Server(StreamServer):
-    """Accepts connections without a limit; :class:`Connections` closes surplus ones."""
+    """Accepts all connections; :class:`Connections` closes those above its limit."""
 
     def __init__(self, listener: Any, handle: Any, connections: Connections, writers: StreamWriters) -> None:
         super().__init__(listener, handle=handle, spawn=gevent.spawn_raw)
@@ -51,7 +51,7 @@ class Server(StreamServer):
     def do_read(self) -> tuple[Connection, Any] | None:
         """Accepts a connection. Returns it and its address, or None if no connection waits or no descriptor is free."""
         if len(self._connections) + self._writers.open_count >= max_connections():
-            # If a connection was closed, the next round of the event loop accepts the new one.
+            # If this closes a connection, the next round of the event loop accepts the new one.
             if not self._connections.make_room():
                 self.stop_accepting()
                 # Accepts again later, unless the server was stopped. gevent has no public method for this.
@@ -86,7 +86,7 @@ def refuse(sock: Connection, status: HTTPStatus, detail: str) -> None:
 
 
 class Worker(GeventWorker):
-    """A gevent worker that leaves a connection alone once a route has answered with gunicorn's ``ALREADY_HANDLED``."""
+    """A gevent worker that ignores a connection after a route has answered with gunicorn's ``ALREADY_HANDLED``."""
 
     _connections: Connections
     #: When :meth:`run` returns even if streams are open, on the monotonic clock.
@@ -104,7 +104,7 @@ class Worker(GeventWorker):
     def handle_quit(self, sig: int, frame: Any) -> None:
         """Makes :meth:`run` return at once.
 
-        gunicorn's own handler exits in a greenlet. That prints a traceback if the worker is already exiting.
+        gunicorn's own handler exits in a greenlet, which prints a traceback if the worker is already exiting.
         """
         self.alive, self._ends_at = False, time.monotonic() + 0.1
 
@@ -156,7 +156,7 @@ class Worker(GeventWorker):
         """Answers and logs a malformed request. Leaves other failed requests to gunicorn."""
         client.begin_request()
         with contextlib.suppress(AtCapacity, OSError):
-            # A refusal costs as much as an answer, so it also waits for a turn.
+            # Refusals wait for a turn, too, because they cost as much as other answers.
             with self._connections.request_lock.hold():
                 pass
             at_fault = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
@@ -170,7 +170,7 @@ class Worker(GeventWorker):
 
     def run(self) -> None:
         """Serves until the master stops the worker, then until all streams have ended or the deadline is reached."""
-        # gunicorn's own loop would accept connections for up to another second, and then refuse them.
+        # Replaces gunicorn's loop, which would accept connections for up to another second, and then refuse them.
         deps: Dependencies = self.wsgi.extensions["chronoverse"]
         self._connections = Connections(self.worker_connections, deps.turns.request)
         servers = [self._serve(listener) for listener in self.sockets]
@@ -180,9 +180,9 @@ class Worker(GeventWorker):
             server.close()
         for connection in self._connections:
             if connection.is_idle:
-                # Otherwise a proxy could send its next request here.
+                # A proxy could otherwise send its next request on this connection.
                 stop_receiving(connection)
-        # 5 s longer than the drain, for requests and full sockets, as the table of settings says.
+        # Waits 5 s longer than the drain, for requests and full sockets, as the table of settings says.
         self._ends_at = min(self._ends_at, time.monotonic() + deps.settings.drain_seconds + 5.0)
         while time.monotonic() < self._ends_at and (deps.stream_writers.open_count or len(self._connections)):
             self._tick()

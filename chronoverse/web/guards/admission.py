@@ -18,7 +18,7 @@ from chronoverse.web.http.tracing import RequestSpan
 RETRY_MS: Final = (1000, 5000)
 #: Seconds between two steps of a drain. A step costs 50 ns per stream.
 DRAIN_STEP_SECONDS: Final = 0.1
-#: Seconds for which a draining worker still admits streams, because their connections were accepted before.
+#: Seconds for which a draining worker still admits streams, because it accepted their connections before the drain.
 LATE_ACCEPT_SECONDS: Final = 0.5
 
 
@@ -29,7 +29,7 @@ def retry_ms() -> int:
 
 @dataclass(slots=True, eq=False)
 class StreamTicket:
-    """One stream: its owner, and its start (monotonic seconds). ``viewer`` stays None for a download."""
+    """One stream: its owners, and its start (monotonic seconds). ``viewer`` stays None for a download."""
 
     subject: str
     address: str

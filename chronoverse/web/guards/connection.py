@@ -37,7 +37,7 @@ USER_TIMEOUT_SECONDS: Final = 20.0
 
 
 class SendLimits(NamedTuple):
-    """Limits for one answer: seconds without progress, and in total ``seconds`` plus size / ``bytes_per_second``."""
+    """Limits for one answer: seconds without progress; in total, ``seconds`` plus its size / ``bytes_per_second``."""
 
     stall_seconds: float = STALL_SECONDS
     seconds: float = math.inf
@@ -46,16 +46,16 @@ class SendLimits(NamedTuple):
 
 #: Allows a client with 80 kbit/s to receive an ordinary answer of 4 MiB, in seven minutes.
 _ANSWER_LIMITS: Final = SendLimits(seconds=20.0, bytes_per_second=10_000)
-#: A download's client gets 30 s without progress: its kernel may acknowledge nothing until 128 KiB are read.
+#: Downloads are allowed 30 s without progress, as a client's kernel may acknowledge nothing until 128 KiB are read.
 DOWNLOAD_LIMITS: Final = SendLimits(30.0)
 
 
 class Connections:
     """A worker's connections, except those taken over by event streams.
 
-    Ordered by last progress: a request arrived, or the client received part of an answer. Above ``limit``, closes the
-    connections that have waited longest for their clients. A connection takes a turn of ``request_lock`` before each
-    further read of an incomplete head.
+    They are ordered by last progress: a request arrived, or the client received part of an answer. Above ``limit``, the
+    connections that have waited longest for their clients are closed. A connection takes a turn of ``request_lock``
+    before each further read of an incomplete head.
     """
 
     def __init__(self, limit: int, request_lock: FairLock) -> None:
@@ -76,7 +76,7 @@ class Connections:
         connection.connections = self
         self.record_progress(connection)
         now = time.monotonic()
-        # At most 1,000 per second and 50 at once: some clients reconnect as soon as they are cut.
+        # Closes at most 1,000 per second and 50 at once, because some clients reconnect as soon as they are cut.
         may_close = round((now - self._made_room_at) * 1_000)
         if len(self._all) > self._limit and may_close:
             self._made_room_at = now
@@ -103,7 +103,7 @@ class Connections:
 
 
 class Connection(gevent.socket.socket):
-    """A client's socket, with the current answer's limits. ``connections``: set once it is among the worker's."""
+    """A client's socket, with the current answer's limits. ``connections`` is set once the worker has added it."""
 
     connections: Connections | None = None
     #: When the connection last made progress, on the monotonic clock, in seconds.
@@ -112,7 +112,7 @@ class Connection(gevent.socket.socket):
     is_receiving = True
     #: Whether the worker waits for the client to receive an ordinary answer.
     is_sending_answer = False
-    #: Whether the client has been answered and has sent no further request.
+    #: Whether the client has received its answer, and has sent no further request.
     is_idle = False
     #: Whether the client sent this request before reading the previous answer (RFC 9112 section 9.3.2).
     is_pipelined = False
@@ -137,10 +137,10 @@ class Connection(gevent.socket.socket):
         self._record_progress()
 
     def begin_long_answer(self, limits: SendLimits, until: float = math.inf) -> None:
-        """For a download or an event stream: the connection is cut at ``until``, and never closed to make room."""
+        """Called for downloads and event streams. The connection is cut at ``until``, but never to make room."""
         self._limits, self._seconds_left, self._until = limits, limits.seconds, until
         if limits.stall_seconds > USER_TIMEOUT_SECONDS:
-            # The kernel's own timeout must not come before ``stall_seconds``.
+            # The kernel's own timeout must be longer than ``stall_seconds``.
             _set_user_timeout(self, 2 * limits.stall_seconds)
 
     def recv(self, *args: Any) -> bytes:
@@ -150,7 +150,7 @@ class Connection(gevent.socket.socket):
         """
         between_requests, self.is_receiving = self.is_receiving, True
         if not between_requests:
-            # gunicorn takes 2 ms for one read of 8 KiB if each chunk of the body is one byte.
+            # Yields often: gunicorn takes 2 ms for one read of 8 KiB if each chunk of the body is one byte.
             self._time_slice.check()
         elif self._head_bytes and self.connections:
             with self.connections.request_lock.hold():
@@ -161,7 +161,7 @@ class Connection(gevent.socket.socket):
             self.is_receiving = between_requests
         if between_requests:
             self._head_bytes += len(data)
-            # 32 KiB of head, plus 8 KiB of body. gunicorn searches it all again after each read.
+            # 32 KiB of head, plus 8 KiB of body. Limited, because gunicorn searches the whole again after each read.
             if self._head_bytes > 40 * 2**10:
                 raise LimitRequestHeaders("the head is too long")
         else:
@@ -171,8 +171,8 @@ class Connection(gevent.socket.socket):
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Sends all of ``data``. Raises OSError like any socket.
 
-        Raises ConnectionResetError after cutting the connection: the client received nothing for too long, the whole
-        answer took too long, or its deadline passed.
+        Raises ConnectionResetError after cutting the connection because the client received nothing for too long, the
+        whole answer took too long, or its deadline passed.
         """
         rest = memoryview(data)
         limits, timeout, unsent = self._limits, self.gettimeout(), 0
@@ -192,13 +192,13 @@ class Connection(gevent.socket.socket):
                     sent = super().send(rest, flags)
                 except TimeoutError as error:
                     if error.errno == errno.ETIMEDOUT:
-                        # The kernel's own timeout. It has dropped the connection, so no answer can be sent.
+                        # The kernel's own timeout: the kernel has dropped the connection, and nothing can be sent.
                         raise self.cut("slow") from error
                     sent = 0
                 rest = rest[sent:]
                 if rest:
                     before, unsent, now = unsent, _unsent_bytes(self), time.monotonic()
-                    # Acknowledged bytes have left the buffer, which can still be too full to send more.
+                    # Acknowledged bytes are progress, even if the buffer is still too full to accept more.
                     if sent or unsent < before:
                         progress_at = now
                         self._record_progress()
@@ -224,7 +224,7 @@ class Connection(gevent.socket.socket):
         return ConnectionResetError(errno.ECONNRESET, f"cut: {why}")
 
     def may_be_closed(self) -> bool:
-        """Whether the connection waits for its client: to send a request, or to receive an ordinary answer."""
+        """Whether the connection waits for its client to send a request, or to receive an ordinary answer."""
         return self.is_sending_answer or (self.is_receiving and not self.has_input())
 
     def has_input(self) -> bool:
@@ -268,14 +268,14 @@ def has_left(environ: dict[str, Any]) -> bool:
 
 
 def stop_receiving(sock: socket.socket) -> None:
-    """Closes the receiving side. A greenlet that waits for the next request then sees the end of the connection."""
-    # gevent's shutdown would make that greenlet fail as if the descriptor were closed.
+    """Closes the receiving side. To a greenlet that waits for a request, this looks like the connection's end."""
+    # gevent's own shutdown would make this greenlet fail as if the descriptor were closed.
     with contextlib.suppress(OSError), _raw_socket(sock) as raw:
         raw.shutdown(socket.SHUT_RD)
 
 
 def finish_sending(sock: Any) -> None:
-    """Closes the sending side. Discards unread input: otherwise, a close would reset the connection."""
+    """Closes the sending side. Discards unread input, because closing the socket would then reset the connection."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         sock.setblocking(False)
@@ -290,7 +290,7 @@ def is_unresponsive(error: OSError) -> bool:
 class HangupWatch:
     """Calls ``callback`` once, in a new greenlet, when the peer of ``sock`` disconnects. Cheap: a worker has thousands.
 
-    The argument is ``left``, or ``slow`` if the kernel gave up on a peer that received nothing for too long.
+    The argument is ``left``, or ``slow`` if the kernel gave up because the peer received nothing for too long.
     """
 
     __slots__ = ("_callback", "_sock", "_watcher", "is_slow")
@@ -298,7 +298,7 @@ class HangupWatch:
     def __init__(self, sock: Any, callback: Callable[[str], None]) -> None:
         self._sock = sock
         self._callback: Callable[[str], None] | None = callback
-        #: Whether the kernel gave up. It reports that once: a later write fails with EPIPE.
+        #: Whether the kernel gave up, which it reports only once: later writes fail with EPIPE.
         self.is_slow = False
         # libev's EV_READ, for which gevent has no public name.
         self._watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
@@ -316,7 +316,7 @@ class HangupWatch:
             return
         except OSError as error:
             gone, self.is_slow = True, is_unresponsive(error)
-        # Stops even if the client has only sent more bytes: nobody reads them, so the socket would stay readable.
+        # Also stops if the client has sent bytes: nobody reads them, so the socket would stay readable.
         self._watcher.stop()
         if gone:
             gevent.spawn(self._call, "slow" if self.is_slow else "left")

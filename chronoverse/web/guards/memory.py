@@ -13,8 +13,8 @@ from chronoverse.errors import AtCapacity, ShareExceeded
 from chronoverse.history.pages import PAGE_BYTES
 from chronoverse.web.http.problems import problem_for
 
-#: Bytes at the start of each body that use the memory for short bodies. Further bytes use the memory for long ones. A
-#: gzipped body counts twice, as sent and as inflated. One of 64 KiB (a renewal, a few lines) still counts as short.
+#: Bytes at the start of each body that use the memory for short bodies. Further bytes use the memory for long bodies. A
+#: gzipped body counts twice, as sent and as inflated, so one of 64 KiB (a renewal, a few lines) is still short.
 SHORT_BODY_BYTES: Final = 131_072
 
 
@@ -22,8 +22,8 @@ SHORT_BODY_BYTES: Final = 131_072
 class Shares:
     """Divides ``total`` units of a resource among subjects. Errors call it ``what``.
 
-    A subject can hold at most as much as remains free, so a newcomer's small request always fits: the dynamic threshold
-    of Choudhury and Hahne (1998).
+    A subject can hold at most as much as remains free, so that a newcomer's small request fits. This is the dynamic
+    threshold of Choudhury and Hahne (1998).
     """
 
     total: int
@@ -36,7 +36,7 @@ class Shares:
         return not amount or self._held.get(subject, 0) + amount <= self.total - self._held.total() - amount
 
     def take(self, subject: str, amount: int) -> None:
-        """Takes ``amount`` if it fits, else raises ShareExceeded, or AtCapacity if ``subject`` holds nothing yet."""
+        """Takes ``amount`` if it fits. Otherwise raises ShareExceeded, or AtCapacity if ``subject`` holds nothing."""
         with self._lock:
             if not self.fits(subject, amount):
                 if not self._held.get(subject):
@@ -61,7 +61,7 @@ class BodyMemory:
 
     @contextlib.contextmanager
     def hold(self, subject: str) -> Iterator[Callable[[int], None]]:
-        """Yields a function that reserves memory for the next bytes. It raises what :meth:`Shares.take` raises."""
+        """Yields a function that reserves memory for more bytes, and raises what :meth:`Shares.take` raises."""
         short = long = 0
 
         def take(size: int) -> None:
@@ -81,7 +81,7 @@ class BodyMemory:
 
 class UnreadAnswers(Shares):
     def __init__(self) -> None:
-        # Eight pages.
+        # Room for eight pages.
         super().__init__(8 * PAGE_BYTES, "unread responses")
 
     def has_room(self, subject: str) -> bool:
@@ -94,10 +94,10 @@ def bound_unread_answers(app: Flask, shares: UnreadAnswers) -> None:
 
     @app.after_request
     def count_answer(response: Response) -> Response:
-        # Downloads and event streams are no sequences: they are sent as they are made.
+        # Downloads and event streams are not sequences, because they are sent while they are made.
         has_bytes = response.is_sequence and request.method != "HEAD"
         size = (response.calculate_content_length() or 0) if has_bytes else 0
-        # Fits into the kernel's buffer for the connection.
+        # A small answer fits into the kernel's buffer for the connection.
         if size <= 64 * 2**10 or "principal" not in g:
             return response
         subject = g.principal.subject

@@ -1,4 +1,4 @@
-"""Rate limits: bytes and new jobs per subject and second, and bytes per second for all replays together."""
+"""Rate limits: bytes and new jobs per second for each subject, and bytes per second for all replays together."""
 
 import math
 import time
@@ -16,16 +16,16 @@ from chronoverse.token_bucket import TokenBucket
 BURST_SECONDS: Final = 10.0
 #: Bytes charged per line besides its message: about what the store needs for its time, stream and number.
 LINE_OVERHEAD_BYTES: Final = 48
-#: Jobs that one subject can begin by log records: in one burst, and then per second. A job takes at least 5 KB of the
-#: store and some milliseconds. A Collector can start with the pods of a whole cluster.
+#: Jobs that one subject can begin with log records: in one burst, and then per second. A job takes at least 5 KB of the
+#: store and some milliseconds. The first burst of a Collector can include all pods of a cluster.
 MAX_NEW_JOBS: Final = 5_000
 NEW_JOBS_PER_SECOND: Final = 10
-#: Maximum buckets. Beyond that, full ones are dropped: a new subject's bucket is full anyway.
+#: Maximum buckets. If there are more, full ones are dropped: a new bucket is full anyway.
 MAX_SUBJECTS: Final = 1_000
-#: Fewer concurrent replays are not throttled. One replay uses one processor, which leaves another for live lines.
+#: Fewer concurrent replays are not throttled. One replay uses one processor, and leaves another for live lines.
 FEW_REPLAYS: Final = 8
-#: The longest pause of a replay, in seconds. It reads at least one segment per second, and a segment stays cached until
-#: the last of several replays reaches it.
+#: The longest pause of a replay, in seconds. It makes each replay read at least one segment per second, so that a
+#: segment stays cached until the last of several replays reaches it.
 MAX_PAUSE_SECONDS: Final = 1.0
 
 
@@ -33,7 +33,7 @@ MAX_PAUSE_SECONDS: Final = 1.0
 class Throttle:
     """Token buckets, one per subject, that refill at ``rate`` per second. Without ``rate``, there is no limit.
 
-    An empty bucket refills in ``burst_seconds``. A refusal gives ``reason``, and asks the client to wait at least
+    An empty bucket refills in ``burst_seconds``. A refusal states ``reason``, and asks the client to wait at least
     ``least_wait`` seconds. ``clock`` is monotonic.
     """
 
@@ -79,10 +79,10 @@ def bytes_of(messages: Iterable[bytes]) -> Iterator[int]:
 
 
 def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
-    """Limits the jobs that each subject begins by log records. One request can name thousands."""
+    """Limits the jobs that each subject begins with log records. One request can name thousands of jobs."""
     burst_seconds = MAX_NEW_JOBS / NEW_JOBS_PER_SECOND
     reason = "rate limit exceeded: this token starts too many jobs"
-    # 10 s, because a retry sends the whole request again.
+    # Clients wait at least 10 s, because a retry sends the whole request again.
     return Throttle(NEW_JOBS_PER_SECOND, burst_seconds, reason, least_wait=10, clock=clock)
 
 
@@ -90,7 +90,7 @@ def new_job_throttle(clock: Callable[[], float] = time.monotonic) -> Throttle:
 class ReplayThrottle:
     """A token bucket of ``rate`` bytes per second for all replays of a worker, to leave time for live lines.
 
-    Each replay calls it with the bytes that it has written. ``current_replay`` identifies the calling replay.
+    Each replay calls this with the number of bytes it has written. ``current_replay`` identifies the calling replay.
     """
 
     rate: int
@@ -109,13 +109,13 @@ class ReplayThrottle:
         now, calls, replay = self.clock(), self._called_at, id(self.current_replay())
         calls.pop(replay, None)
         calls[replay] = now
-        # Replays count for longer than the longest pause, so that paused ones count, too.
+        # A replay counts as concurrent for longer than the longest pause, so that paused replays are included.
         while calls[longest_ago := next(iter(calls))] < now - 2 * MAX_PAUSE_SECONDS:
             del calls[longest_ago]
         if len(calls) < FEW_REPLAYS:
             return
         self._bucket.take(size, now, MAX_PAUSE_SECONDS)
-        # Shorter pauses are skipped: the event loop's clock is no finer.
+        # Skips pauses that are shorter than the resolution of the event loop's clock.
         if (seconds := self._bucket.debt_seconds(now)) >= 0.001:
             metrics.REPLAY_RESTS.inc(seconds)
             self.sleep(seconds)

@@ -14,13 +14,13 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.event_loop import TimeSlice
 from chronoverse.web.guards.memory import UnreadAnswers
 
-#: Seconds that a request or new viewer waits for its turn: enough to start thousands that arrive together.
+#: Seconds that a request or new viewer waits to be started: enough if thousands arrive together.
 _ACCEPT_WAIT_SECONDS: Final = 10.0
-#: Seconds that a request waits for its turn. A scan can then wait as long again for the scan server.
+#: Seconds that a request waits for a page, scan or read. A scan can then wait as long again for the scan server.
 WAIT_SECONDS: Final = 5.0
-#: Seconds that a subject waits for a page while its unread answers leave no room for one: a refused page costs 15 ms.
+#: Seconds that a subject waits for a page while its unread answers leave no room for it. A refused page wastes 15 ms.
 UNREAD_WAIT_SECONDS: Final = 5.0
-#: Seconds that a download waits for its next turn: longer, because it has begun and could only be cut off.
+#: Seconds that a download waits for its next turn. Longer, because a download that has begun can only be cut off.
 DOWNLOAD_WAIT_SECONDS: Final = 30.0
 
 
@@ -38,22 +38,22 @@ class Turns:
     def __init__(self, server_of: Callable[[JobRef], Hashable], unread: UnreadAnswers) -> None:
         self._server_of = server_of
         self.unread: Final = unread
-        #: For starting a request or probe, by client address, and a new viewer: thousands reconnect after a restart.
+        #: Turns to start a request or probe (by client address) or a viewer: thousands reconnect after a restart.
         self.request = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
         self.probe = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice().check)
-        # 2 ms instead of 1 ms: more viewers have sent their request by then, which saves 4 % of a storm's CPU time.
+        # 2 ms instead of 1 ms, in which more viewers send their requests: this saves 4 % of a storm's CPU time.
         self.viewer = FairLock(_ACCEPT_WAIT_SECONDS, AtCapacity, TimeSlice(0.002).check)
-        # Concurrent pages and listings (48 MiB), and as many scans.
+        # Turns for concurrent pages and listings (48 MiB in all), and for as many scans.
         self._pages, self._scans = (_locks(WAIT_SECONDS, at_once=12, each=2, used_up=ShareExceeded) for _ in range(2))
-        # A request takes a new turn for each batch, so others wait for two batches at most.
+        # A request takes a turn for each batch, so that others wait for two batches at most.
         self._reads = _locks(WAIT_SECONDS, at_once=2)
         self._downloads = _locks(DOWNLOAD_WAIT_SECONDS, at_once=2)
 
     def page(self, ref: JobRef, subject: str) -> AbstractContextManager[None]:
-        """A turn to make a page of ``ref``, or a listing of its workflow. Its holder can take turns of :meth:`read`.
+        """A turn to make a page of ``ref``, or a listing of its workflow. The holder can take turns of :meth:`read`.
 
         First waits up to :data:`UNREAD_WAIT_SECONDS` while the subject's unread answers leave no room for a large page.
-        Also raises :class:`ShareExceeded`, if the subject's other requests held all its turns for too long.
+        Also raises :class:`ShareExceeded` if other requests of the subject held all of its turns for too long.
         """
         return self._answer(self._pages, ref, subject)
 
@@ -68,7 +68,7 @@ class Turns:
             while not self.unread.has_room(subject) and time.monotonic() < until:
                 gevent.sleep(0.1)
             with locks[self._server_of(ref)].hold(subject):
-                # Another request may have used the room meanwhile.
+                # Another request may have used this room meanwhile: then wait again.
                 if time.monotonic() >= until or self.unread.has_room(subject):
                     yield
                     return

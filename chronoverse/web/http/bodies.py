@@ -41,7 +41,7 @@ class BodyReader:
     limit: int
     #: Timeout for the next :data:`READ_BYTES`, or the body's end: 13 KB per second.
     read_seconds: float = 5.0
-    #: Timeout for a whole body. nginx's timeout is only between two reads.
+    #: Timeout for a whole body, while nginx's timeout applies only between two reads.
     receive_seconds: float = 20.0
 
     def __post_init__(self) -> None:
@@ -52,8 +52,8 @@ class BodyReader:
         """Yields the inflated request body, whose type must be one of ``mimetypes``.
 
         Its bytes count against ``subject`` until the block exits. Raises HTTPException (400, 408, 413 or 415),
-        :class:`ShareExceeded` if the subject's other bodies leave no room for this one, or :class:`AtCapacity` if other
-        subjects' bodies do.
+        :class:`ShareExceeded` if there is no room because of the subject's other bodies, or :class:`AtCapacity` if
+        there is none because of other subjects' bodies.
         """
         with self._memory.hold(subject) as take:
             yield self._read_body(request, take, mimetypes)
@@ -69,7 +69,7 @@ class BodyReader:
             self._check_length(length)
             sent = self._join(parts, take)
         except (RequestEntityTooLarge, ShareExceeded, AtCapacity):
-            # Discards the rest: if the client is still sending when we close, it may see a reset instead of the answer.
+            # Reads and discards the rest. A client that is still sending could get a reset instead of the answer.
             left = 2 * self.limit
             while left > 0 and (part := next(parts, b"")):
                 left -= len(part)
@@ -95,7 +95,7 @@ class BodyReader:
     def _receive(self, request: Request) -> Iterator[bytes]:
         """The parts of a body as they arrive, of at most :data:`READ_BYTES`.
 
-        Raises 408 if they arrive too slowly, and stops reading from the connection. Raises 400 for an incomplete body.
+        If they arrive too slowly, stops reading from the connection and raises 408. Raises 400 for an incomplete body.
         """
         ends_at, time_slice = time.monotonic() + self.receive_seconds, TimeSlice()
         while True:
@@ -162,12 +162,12 @@ def load_body(body: bytearray, schema: Schema) -> Mapping[str, Any]:
 
 
 def load(document: Any, schema: Schema, where: str) -> Mapping[str, Any]:
-    """Loads ``document`` by ``schema``. Raises 400, whose errors name the location ``where``, such as ``query``."""
+    """Loads ``document`` by ``schema``. Raises 400, with errors that name the location ``where``, such as ``query``."""
     try:
         loaded: Mapping[str, Any] = schema.load(document)
     except ValidationError as error:
         refusal = BadRequest("invalid request body")
-        # In the form of webargs, so that all invalid parameters are reported in the same way.
+        # Uses the form of webargs, so that all invalid parameters are reported in the same way.
         refusal.data = {"messages": {where: error.messages}}  # type: ignore[attr-defined]
         raise refusal from error
     return loaded
@@ -185,7 +185,7 @@ def has_more_values(body: bytes | bytearray, pause: Callable[[], object], limit:
 
 
 def without_strings(body: bytes | bytearray, pause: Callable[[], object]) -> Iterator[bytes]:
-    """The body in slices, with zeros for the content of strings: each quotation mark left begins or ends a string."""
+    """The body in slices, with the content of strings zeroed: all quotation marks left begin or end a string."""
     for parts, in_string in _at_quotation_marks(body, pause):
         parts[1 - in_string :: 2] = [bytes(len(part)) for part in parts[1 - in_string :: 2]]
         yield b'"'.join(parts)
@@ -205,7 +205,7 @@ def _at_quotation_marks(body: bytes | bytearray, pause: Callable[[], object]) ->
             escape = False
         if b"\\" in data:
             data = data.replace(rb"\\", b"\0\0")
-            # A backslash at the end is the first half of an escape. The next slice begins with the second half.
+            # A backslash at the end of a slice is half of an escape; the next slice begins with the other half.
             escape = data.endswith(b"\\")
             data = data.replace(rb"\"", b"\0\0")
         parts = data.split(b'"')

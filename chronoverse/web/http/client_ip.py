@@ -31,8 +31,8 @@ class TrustedProxies:
     def _client(self, peer: str, forwarded_for: str | None) -> str:
         """The client's address, or its /64 for IPv6. ``unknown`` if invalid, so clients cannot invent identities.
 
-        ``peer`` is the connection's other end; it is empty on a Unix socket, which is trusted. Behind a trusted peer,
-        the client is the last address in ``forwarded_for`` that is not a trusted proxy. Earlier ones can be forged.
+        ``peer`` is the connection's other end; it is empty on a Unix socket, which is trusted. If the peer is trusted,
+        the client is the last address in ``forwarded_for`` that is not a trusted proxy. Others before it can be forged.
         """
         client = peer
         for hop in reversed((forwarded_for or "").split(",")):

@@ -1,6 +1,6 @@
 """CORS: lets pages of other origins read responses. https://fetch.spec.whatwg.org/#http-cors-protocol
 
-Only origins listed in the settings are allowed, and no cookies: pages send the bearer token themselves.
+Allows only the origins in the settings. Allows no cookies, since pages send the bearer token themselves.
 """
 
 from collections.abc import Collection
@@ -21,9 +21,9 @@ def register(app: Flask, origins: Collection[str]) -> None:
         adapter = app.create_url_adapter(request)
         if headers["Origin"] in origins and adapter is not None:
             response.headers["Access-Control-Allow-Methods"] = ", ".join(sorted(adapter.allowed_methods()))
-            # The wildcard does not include Authorization.
+            # The wildcard does not include Authorization, so it is listed.
             response.headers["Access-Control-Allow-Headers"] = "*, Authorization"
-            # Seconds for which a browser caches a preflight answer.
+            # Seconds for which a browser caches the answer to a preflight.
             response.headers["Access-Control-Max-Age"] = "600"
         return response
 

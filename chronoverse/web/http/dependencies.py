@@ -65,11 +65,11 @@ class Dependencies:
         return blueprint
 
     def check_request(self, scope: str | None = None) -> Response | None:
-        """Requires ``scope`` for the path's workflow; for any, if the path has none. Default: read or write, by method.
+        """Requires ``scope`` for the path's workflow, or for any workflow if the path has none.
 
-        Returns the 400 for a parameter given more than once, else None. Raises what :meth:`Verifier.verify` and
-        :meth:`Principal.require` raise: :class:`JobNotFound` if the workflow does not exist, or the token cannot access
-        it.
+        Without ``scope``, requires read or write, by method. Returns the 400 for a parameter given more than once, else
+        None. Raises what :meth:`Verifier.verify` and :meth:`Principal.require` raise, such as :class:`JobNotFound` if
+        the workflow does not exist, or if the token cannot access it.
         """
         environ = request.environ
         principal = self.verifier.verify(environ.get("HTTP_AUTHORIZATION"), self.wall_clock())

@@ -28,7 +28,7 @@ class OpenApiDocument(Api):
                 if "responses" not in operation:
                     continue
                 if "security" not in operation:
-                    # Possible for any route with a token, besides those that the route names.
+                    # Any route with a token can give these answers, besides those that it declares.
                     refusal = {"$ref": "#/components/responses/DEFAULT_ERROR"}
                     refusals = dict.fromkeys(("401", "403", "429", "503"), refusal)
                     operation["responses"] = refusals | operation["responses"]

@@ -30,7 +30,7 @@ from chronoverse.web.guards.turns import WAIT_SECONDS
 from chronoverse.web.http.dependencies import Dependencies, principal
 from chronoverse.web.http.read_audit import set_start
 
-#: Jobs or workflows read at once. Ten jobs take about 1 ms of the store and of the worker, and delay other requests.
+#: Jobs or workflows read at once. Ten jobs take store and worker about 1 ms, which delays other requests.
 LISTED_AT_ONCE: Final = 10
 
 _Part = TypeVar("_Part")
@@ -94,7 +94,7 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 
 @dataclass(frozen=True, slots=True)
 class _LockedStore:
-    """The store for :class:`LogReader`. Each read of lines takes a turn of ``subject``; reads of the archive do not."""
+    """The store for :class:`LogReader`. Reads of lines wait for a turn of ``subject``; reads of the archive do not."""
 
     deps: Dependencies
     subject: str
@@ -142,7 +142,7 @@ def number(value: Any) -> int:
 
 
 def created_ms(value: Any) -> float:
-    """Parses a creation time. It is a string, because a foreign runner can write infinity, and JSON has none."""
+    """Parses a creation time. It is a string, because JSON has no infinity, which a foreign runner can write."""
     if type(value) is not str or math.isnan(created := float(value)):
         raise ValueError
     return created
@@ -176,12 +176,12 @@ def read_listing(
 ) -> tuple[list[Any], _Position | None]:
     """Returns up to ``limit`` items after ``position``, and the start of the next page (None on the last page).
 
-    ``read`` returns some positions after a given one, none at the end, each with its item (None if the item is gone or
-    filtered out). Each call waits for a turn of ``subject`` for the server of ``lock_ref``.
+    ``read`` returns some positions after a given one, each with its item (None if the item is gone or filtered out); at
+    the end, it returns nothing. Each call waits for a turn of ``subject`` for the server of ``lock_ref``.
     """
     found: list[Any] = []
     size = 0
-    # When this is over, the page ends with the items found so far.
+    # After the deadline, the page ends with the items found so far.
     deadline = deps.monotonic() + 0.5
     while True:
         with deps.turns.read(lock_ref, subject):
@@ -191,7 +191,7 @@ def read_listing(
         for position, item in batch:
             if item is not None:
                 found.append(item)
-                # A job with many long labels takes 17 KB.
+                # The size is limited, too: a job with many long labels takes 17 KB.
                 size += len(orjson.dumps(item))
                 if len(found) == limit or size > PAGE_BYTES:
                     return found, position

@@ -26,7 +26,7 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     """A problem document. ``errors`` are ``[{"parameter": …, "detail": …}]``. ``members`` are added unchanged."""
     body: dict[str, Any] = {
         "type": "about:blank",
-        # RFC 9110 renamed "Request Entity Too Large".
+        # RFC 9110 renamed the status "Request Entity Too Large".
         "title": "Content Too Large" if status == 413 else HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
@@ -34,7 +34,7 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
     }
     if errors:
         body["errors"] = errors
-    # All 404s must be identical.
+    # All 404s must be identical, so they have no request id.
     if status != 404 and (current := request_id()):
         body["request_id"] = current
     metrics.REQUESTS_REFUSED.labels(status).inc()
@@ -44,9 +44,9 @@ def problem(status: int, detail: str, errors: list[dict[str, str]] | None = None
         response.headers["WWW-Authenticate"] = "Bearer"
     if status in (429, 503):
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    # A wait answers after its request's context is gone.
+    # A wait is answered when its request's context is gone.
     if status in (400, 404, 409) and has_request_context() and request.headers.get("Prefer") == "status=200":
-        # A browser logs any other status as an error of the page. The document has the actual status.
+        # A browser would log any other status as an error of the page. The document has the actual status.
         response.status_code = 200
         response.headers["Preference-Applied"] = "status=200"
     return response
@@ -109,7 +109,7 @@ def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
         for location, fields in data.get("messages", {}).items()
         for name, details in fields.items()
     ]
-    # Names are cut to 100 characters, details to 500. A client can make up thousands of parameters.
+    # Cuts names to 100 characters and details to 500, because a client can make up thousands of long parameters.
     entries = [{"parameter": name[:100], "detail": _detail(name, details)[:500]} for name, details in found[:10]]
     return entries, len(found) - len(entries)
 

@@ -1,4 +1,4 @@
-"""Request bodies of runners (open, append, end), and the answers. Used for validation and OpenAPI."""
+"""The request bodies of runners (open, append, end), and the answers, for validation and OpenAPI."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ from chronoverse.web.http.schemas import QueryInteger, answer, boolean, integer,
 MAX_LINES: Final = 500
 #: Maximum lines per body with ``runs``, or of plain text. They are stored in several appends.
 MAX_RUN_LINES: Final = 5_000
-#: Maximum first number, and maximum count, of lines declared lost: a log must be able to end.
+#: Maximum first number, and maximum count, of lines declared lost. Larger ones would leave no number for the end.
 _MAX_LOST: Final = 5 * 10**11
 
 _Result = TypeVar("_Result")
@@ -126,7 +126,7 @@ class LinesField(fields.List[Mapping[str, Any]]):
 
 
 def _each(items: Iterable[Any], read: Callable[[Any], _Result]) -> Iterator[_Result]:
-    """Yields the result of ``read`` for each of ``items``. Adds the item's index to a ValueError."""
+    """Yields the result of ``read`` for each of ``items``. Adds the item's index to the ValueError that it raises."""
     for index, item in enumerate(items):
         try:
             yield read(item)
@@ -171,7 +171,7 @@ class LabelsField(fields.Dict):
     """Labels by key. Loaded as :data:`~chronoverse.joblog.labels.Labels`."""
 
     def __init__(self, description: str) -> None:
-        # For OpenAPI only: the errors of check_labels() are clearer.
+        # These constraints are only for OpenAPI, because the errors of check_labels() are clearer.
         value = fields.String(metadata={"minLength": 1, "maxLength": 256, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"})
         bounds = {"maxProperties": MAX_LABELS}
         super().__init__(fields.String(), value, load_default=tuple, metadata={"description": description, **bounds})

@@ -7,7 +7,7 @@ from flask import Flask, Response, g, request
 from chronoverse.store.audit import audit_log
 from chronoverse.web.http.dependencies import principal
 
-#: Workflow operations whose answers contain no log text. All others are logged, including new ones.
+#: Workflow operations whose answers contain no log text. All others are logged, including those added later.
 _WITHOUT_TEXT: Final = {
     *("list_jobs", "get_job", "stream_workflow", "list_redactions", "list_watches", "get_watch"),
     "get_workflow_settings",
@@ -28,7 +28,7 @@ def _log_read(response: Response) -> Response:
     arguments = request.view_args or {}
     ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
     operation = (request.endpoint or "").rpartition(".")[2]
-    # The documents of the page have ids, too, but no principal.
+    # Requests for the page's documents also have ids, but no principal.
     has_text = "principal" in g and (operation == "search_all" or (ids and operation not in _WITHOUT_TEXT))
     # Errors can also have status 200 (``Prefer: status=200``).
     is_answer = response.status_code == 200 and response.mimetype != "application/problem+json"

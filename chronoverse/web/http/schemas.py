@@ -1,4 +1,4 @@
-"""Request parameters and answers. Both validation and the OpenAPI document are made from these."""
+"""Request parameters and answers, for validation and the OpenAPI document."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial, wraps
@@ -81,8 +81,8 @@ class Blueprint(SmorestBlueprint):
     ) -> Callable[[_View], _View]:
         """Passes the request's ``body``, loaded by ``schema``, to the view. Documents the body and the answer 429.
 
-        If not ``required``, a missing body is treated as an empty object. With ``load_text``, plain text is accepted
-        too, and loaded by that function.
+        If not ``required``, a missing body is treated as an empty object. ``load_text`` loads bodies of plain text;
+        without it, they are refused.
         """
 
         content: dict[str, Any] = {"application/json": {"schema": schema}}
@@ -149,7 +149,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A string that ``parse`` converts. ``parse`` raises ValueError, or returns None if the text is not ``must_be``."""
+    """A string that ``parse`` converts. It raises ValueError, or returns None if the text is not ``must_be``."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)
@@ -246,7 +246,7 @@ class SearchFields(Schema):
 
 
 class StreamSearchFields(SearchFields):
-    """:class:`SearchFields` for streams. Each new line is matched, so regular expressions have a lower limit."""
+    """:class:`SearchFields` for streams. They match each new line, so regular expressions have a lower limit."""
 
     compile_query = staticmethod(matcher_of)
 
@@ -272,7 +272,7 @@ class EventsQuery(StreamSearchFields):
 
 
 def parse_last_event_id(value: str) -> int | None:
-    """The number in a ``Last-Event-ID`` header; None if invalid. Empty means 0: the client has received nothing."""
+    """The number in a ``Last-Event-ID`` header; None if invalid; 0 if empty: the client has received nothing."""
     return 0 if value == "" else parse_number(value)
 
 
@@ -384,7 +384,7 @@ class WaitQuery(StreamSearchFields):
 
 
 def answer(name: str, members: Members, optional: Members | None = None) -> type[Schema]:
-    """The shape of an answer, for OpenAPI only. ``members`` are always present."""
+    """The shape of an answer, for OpenAPI only. ``members`` are always present, ``optional`` ones are not."""
     for member in members.values():
         member.required = True
     return Schema.from_dict({**members, **(optional or {})}, name=name)

@@ -1,6 +1,6 @@
 """Makes one OpenTelemetry span per request, if the settings enable traces. A stream's span ends with the stream.
 
-The SDK's ``OTEL_…`` variables decide which spans are sent, and where. Anything that looks like a token is redacted.
+The SDK's ``OTEL_…`` variables decide which spans are sent, and where to. Texts that look like tokens are redacted.
 """
 
 import re
@@ -79,7 +79,7 @@ class Traces:
         app.wsgi_app = traced  # type: ignore[method-assign]
 
     def close(self) -> None:
-        # Without the thread, the SDK would wait up to 30 s.
+        # In a thread, because the SDK could wait up to 30 s.
         thread = threading.Thread(target=self._provider.shutdown, name="traces", daemon=True)
         thread.start()
         thread.join(2.0)

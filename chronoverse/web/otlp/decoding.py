@@ -35,12 +35,12 @@ JSON: Final = "application/json"
 
 
 class BadValue(ValueError):
-    """An unreadable record, or value in it. The message says why."""
+    """A record, or a value in it, cannot be read. The message says why."""
 
 
 OTHER: Final = object()
 
-#: A resource's wanted attributes, and some records, or strings for errors (an exception would keep the slice).
+#: A resource's wanted attributes, and some records. Errors are strings, because exceptions would keep the slice.
 Found = tuple[Mapping[str, Any], list[Record | str] | Columns]
 
 
@@ -126,7 +126,7 @@ class _ProtobufDecoder:
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yields each field of the message ``body[at:end]``: its number, and the start and end of its content.
 
-        Fields without a length are never wanted: they get the number 0. Raises IndexError if the message is
+        Fields without a length are never wanted, so they get the number 0. Raises IndexError if the message is
         truncated, and 413 if all messages together have too many fields.
         https://protobuf.dev/programming-guides/encoding/
         """
@@ -182,13 +182,13 @@ class _ProtobufDecoder:
     def _slice(self, start: int, end: int, count: int) -> list[Record | str] | Columns:
         content = self._content(start, end)
         try:
-            # Longer slices hold long records, which are not alike.
+            # Longer slices consist of long records, which are rarely alike.
             if count > 1 and len(content) < 2 * SLICE_BYTES and (found := columns.read(content, count, self._wanted)):
                 return found
             return [self._read(each) for each in ScopeLogs.FromString(content).log_records]
         except DecodeError:
-            # One record is invalid, perhaps with a string that is not UTF-8. The others are accepted. Their fields have
-            # been counted, and are counted again below.
+            # One record is invalid, perhaps with a string that is not UTF-8; the others are accepted. All have already
+            # counted against the limit of fields, and are counted again below.
             self._fields_left += count
             return [self._single(content, stop) for _, content, stop in self._fields(start, end)]
 

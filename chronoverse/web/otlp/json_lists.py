@@ -9,7 +9,7 @@ from werkzeug.exceptions import BadRequest
 
 from chronoverse.web.http.bodies import SLICE_BYTES, without_strings
 
-#: Maximum brackets outside strings. Finding that many takes 0.2 s, in slices.
+#: Maximum brackets outside strings. Finding so many takes 0.2 s, in slices.
 _MAX_BRACKETS: Final = 500_000
 
 #: A bracket, or a whole object that contains no lists and no deeper objects. Most objects contain neither.
@@ -21,10 +21,10 @@ Slice = tuple[int, int]
 
 
 def cut_lists(text: bytearray, path: bytes, pause: Callable[[], None]) -> tuple[bytearray, list[Slice]]:
-    """Cuts out the elements of all lists at the nesting ``path``, whose last bracket is the list's own.
+    """Cuts out the elements of all lists at the nesting ``path``, which ends with the list's own bracket.
 
     Returns the rest of the text, and the slices. In the rest, each list contains the indexes of its slices. Calls
-    ``pause`` often. Raises 400 for some invalid JSON; most errors are only found when the parts are parsed.
+    ``pause`` often. Raises 400 for some invalid JSON; most errors are found later, when the parts are parsed.
     """
     rest, slices, is_open = bytearray(), list[Slice](), bytearray()
     copied = start = element = first = 0

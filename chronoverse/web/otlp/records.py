@@ -26,7 +26,7 @@ BATCH_LINES: Final = 600
 _MAX_RECORD_LINES: Final = 5_000
 #: Maximum lines per request. The limit on bytes is not enough, because every newline of a body can be an empty line.
 MAX_LINES: Final = 50_000
-#: Maximum record number. A log gets a gap of that length if all earlier records of the file are missing.
+#: Maximum record number. If all earlier records of its file are missing, the log gets a gap of this length.
 MAX_RECORD_NUMBER: Final = 10**11
 
 _PATH: Final = "log.file.path"
@@ -57,7 +57,7 @@ class RecordLines:
     """The lines of one record, or of consecutive one-line records with the same time and stream.
 
     ``path`` and ``number``: the file's path, and the first record's number in it; "" and 0 if the record has no number.
-    ``first``: record 1's digest if included, else "". ``time``: that of the first record, in Unix ns.
+    ``first``: record 1's digest if included, else "". ``time``: the first record's time, in Unix ns.
     """
 
     path: str
@@ -105,7 +105,7 @@ class JobRecords:
             yield count, _batch(part, f"{digest}-{index}", self.end if index == len(parts) else None)
 
 
-#: What a record's attributes mean: its job's records, or why it is refused; its file; its stream; the job's end.
+#: What a record's attributes mean: its job's records, or why it is refused; its file; its stream; how its job ends.
 Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | None] | None]
 
 
@@ -113,8 +113,8 @@ Meaning = tuple[JobRecords | str, str | None, str | None, tuple[Status, int | No
 class RecordSorter:
     """Sorts a request's records by job. Counts rejected ones in ``refused``, by reason.
 
-    ``workflow_attributes`` and ``job_attributes`` list the attributes that can name the workflow and the job, by
-    precedence. ``max_line_bytes`` and ``forms`` are as for a runner. Splitting a long record calls ``pause`` often.
+    ``workflow_attributes`` and ``job_attributes`` list the attributes that can name the workflow and the job, in order
+    of precedence. ``max_line_bytes`` and ``forms`` are as for a runner. Splitting a long record calls ``pause`` often.
     """
 
     _workflow_attributes: Sequence[str]
@@ -126,7 +126,7 @@ class RecordSorter:
     _count: int = 0
     _resource: Mapping[str, Any] = field(default_factory=dict)
     _records: JobRecords | str = ""
-    #: The last record's attributes, without its number, and their meaning. Most records repeat them.
+    #: The last record's attributes (without the number) and their meaning, as most records repeat them.
     _attributes: Mapping[str, Any] | None = None
     _meaning: Meaning = "", None, None, None
     _milliseconds: int = -1
@@ -138,7 +138,7 @@ class RecordSorter:
         self.jobs: defaultdict[JobRef, JobRecords] = defaultdict(lambda: JobRecords(self._forms))
 
     def add(self, resource: Mapping[str, Any], records: Sequence[Record | str] | Columns) -> None:
-        """Adds a resource's records, without their numbers, or counts the reasons given for rejected ones."""
+        """Adds a resource's records. Strings among them are reasons for rejected records, and are counted."""
         if resource is not self._resource:
             self._resource, self._records = resource, self._find_job(resource)
             self._attributes = None
@@ -156,8 +156,8 @@ class RecordSorter:
     def _add_alike(self, records: Columns) -> bool:
         """Adds one-line records that differ only in text, time and number.
 
-        Their numbers must be consecutive and not include 1. If they do not fit, adds none and returns False: the caller
-        must add each alone.
+        Their numbers must be consecutive and not include 1. If the records do not meet this, adds none and returns
+        False: the caller must add each alone.
         """
         texts, times, severities = records.texts, records.times, records.severities
         numbers, severity = records.others.get(_NUMBER, ()), severities[0] if severities else 0
@@ -208,7 +208,7 @@ class RecordSorter:
             path, number = "", 0
         stream = stream or ("stderr" if severity >= 17 else "stdout")
         text = body.encode() if body else b""
-        # Splitting takes time per byte. The length of a JSON record is unknown until it is parsed.
+        # Limits the time for splitting. The length of a JSON record is unknown until it is parsed.
         if len(text) > MAX_RECORD_BYTES:
             raise BadValue(f"a record has more than {MAX_RECORD_BYTES} bytes")
         lines: Lines | None = None
@@ -290,7 +290,7 @@ class RecordSorter:
 
     def _split(self, text: bytes, stream: str) -> Lines:
         progress = ProgressFilter()
-        # Masked later: a secret that is cut here is only found in the whole line.
+        # Lines are masked later, because a secret that is cut here can only be found in the whole line.
         splitter = LineSplitter(stream, self._max_line_bytes, UNMASKED)
         plain, batches = progress.feed(text) + progress.release(), list[LineBatch]()
         for start in range(0, len(plain), SLICE_BYTES):
@@ -301,7 +301,7 @@ class RecordSorter:
         if lines > _MAX_RECORD_LINES:
             raise BadValue(f"a record has more than {_MAX_RECORD_LINES} lines")
         self._count += lines
-        # A text of only carriage returns leaves nothing. Its record still becomes a line, because its number is used.
+        # A text of only carriage returns leaves no line. Its record still becomes one, because its number is used.
         return [(batch.partial, batch.messages()) for batch in batches] or [(False, [b""])]
 
 
@@ -325,7 +325,7 @@ def _identifier(what: str, names: Sequence[str], attributes: Mapping[str, Any]) 
 def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
     """How a record with these attributes ends its job, or None. Raises :class:`BadValue`."""
     code = attributes.get(_EXIT_CODE)
-    # The sender may take it from a shell variable, as a string.
+    # The sender may take the code from a shell variable, as a string.
     if isinstance(code, str) and _DIGITS.fullmatch(code):
         code = int(code)
     if code is not None and not (type(code) is int and abs(code) <= 999_999_999):
@@ -342,8 +342,8 @@ def _end(attributes: Mapping[str, Any]) -> tuple[Status, int | None] | None:
 def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
     """The records, sorted by number within each file.
 
-    After a rotation, the path names a new file, whose records are numbered from 1 again. So a record 1 that is later
-    than the previous record starts a new file: the records before it are sorted separately.
+    After a rotation, the path names a new file, whose records are numbered from 1 again. So if record 1 is later than
+    the record before it, it starts a new file, and the records before it are sorted separately.
     """
     waiting: list[RecordLines] = []
     last: dict[str, RecordLines] = {}
@@ -363,7 +363,7 @@ def _in_order(records: Sequence[RecordLines], pause: Callable[[], None]) -> Iter
 
 
 def _sort(records: list[RecordLines], pause: Callable[[], None]) -> Iterator[RecordLines]:
-    """Sorts each file's records by number. Each file keeps its positions in the list."""
+    """Sorts each file's records by number. Each position in the list stays with its file."""
     of_file: defaultdict[str, list[RecordLines]] = defaultdict(list)
     for each in records:
         pause()
@@ -378,7 +378,7 @@ def _sort(records: list[RecordLines], pause: Callable[[], None]) -> Iterator[Rec
 
 
 def _parts(records: Iterator[RecordLines] | Sequence[RecordLines]) -> Iterator[list[RecordLines]]:
-    """Groups the records into batches. A batch has at most one record number 1 of a file."""
+    """Groups the records into batches. A batch has at most one record with number 1 for each file."""
     part: list[RecordLines] = []
     lines, seen = 0, set[str]()
     for each in records:

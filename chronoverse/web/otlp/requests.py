@@ -21,11 +21,11 @@ from chronoverse.web.otlp.records import JobRecords, RecordSorter
 
 
 def handle(deps: Dependencies) -> Response:
-    """Appends the records of the current request. If it raises, the sender retries the whole request.
+    """Appends the records of the current request. After an exception, the sender retries the whole request.
 
-    After appending the other jobs' records, raises :class:`RecordsMissing` while records wait for earlier ones, and
-    :class:`TooFast` while the subject cannot start more jobs. Raises :class:`TooFast` at once if the subject publishes
-    too fast. Also raises :class:`StoreError` and errors of :meth:`BodyReader.read`. Stops when the client disconnects.
+    After appending the other jobs' records, raises :class:`RecordsMissing` if records wait for earlier ones, or
+    :class:`TooFast` if the subject cannot start more jobs. Raises :class:`TooFast` at once if the subject publishes too
+    fast. Also raises :class:`StoreError` and errors of :meth:`BodyReader.read`. Stops when the client disconnects.
     """
     subject, settings = principal().subject, deps.settings
     deps.publish_throttle.check(subject)
@@ -42,7 +42,7 @@ def handle(deps: Dependencies) -> Response:
         deps.secret_forms,
         pause,
     )
-    # The lines take about as much memory as the body, which counts until they are appended.
+    # The body counts against its limit until the lines are appended, because they take about as much memory.
     with deps.body_reader.read(request, subject, decoding.PROTOBUF, decoding.JSON) as body:
         digest = hashlib.sha256(body).hexdigest()[:32]
         for resource, found in decoding.decode(body, request.mimetype, sorter.wanted, pause):
@@ -56,7 +56,7 @@ def handle(deps: Dependencies) -> Response:
     if waits:
         raise waits[0]
     refused = sorter.refused
-    # Only five reasons, and 2,000 characters: a client can make up thousands.
+    # Reports only five reasons, in 2,000 characters, because a client can cause thousands.
     message = "; ".join(f"{reason} ({count})" for reason, count in refused.most_common(5))[:2_000]
     answer = decoding.encode_answer(request.mimetype, refused.total(), message)
     return Response(answer, content_type=request.mimetype)

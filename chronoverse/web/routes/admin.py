@@ -43,8 +43,8 @@ from chronoverse.web.http.schemas import (
     text,
 )
 
-#: Seconds for which other workers can still show old text after a redaction. They use a chunk's record for
-#: RECORD_SECONDS, then cache a segment of the old chunk for CACHE_SECONDS. They show rings for RING_SECONDS.
+#: Seconds for which other workers can still show old text after a redaction. They use the old chunk's record for
+#: RECORD_SECONDS, and then a segment cached from this chunk for CACHE_SECONDS. They show rings for RING_SECONDS.
 STALE_SECONDS: Final = max(RECORD_SECONDS + CACHE_SECONDS, RING_SECONDS)
 
 
@@ -143,7 +143,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         trail, allowed = deps.store.audit_trail, principal().rights[ADMIN]
 
         def read(position: Position | None) -> Iterator[tuple[Position, Any]]:
-            # 100 entries take 1 ms, which delays other requests.
+            # Reads 100 entries at a time: this takes 1 ms, which delays other requests.
             for found_at, entry in trail.page(since_ms or 0, until_ms, position, 100):
                 yield found_at, entry if entry["workflow_id"] in allowed else None
 
@@ -232,7 +232,7 @@ def _line_predicate(body: Mapping[str, Any]) -> Callable[[Line], bool]:
     def predicate(line: Line) -> bool:
         time_slice.check()
         if matcher.is_heavy(len(line.message)):
-            # In a thread, so that other greenlets run.
+            # Runs in a thread, so that other greenlets can run.
             return bool(gevent.get_hub().threadpool.apply(matches, (matcher, line)))
         return matches(matcher, line)
 

@@ -1,7 +1,7 @@
 """``GET /workflows/{workflow_id}/jobs/{job_id}/events``: a job's log as an event stream.
 
-Every refusal is decided before the first byte is sent. flask-smorest only documents this route: parsing with it would
-be most of the cost of opening a stream.
+Every refusal is decided before the first byte is sent. flask-smorest documents this route, but does not parse its
+parameters, which would be most of the cost of opening a stream.
 """
 
 import logging
@@ -43,7 +43,7 @@ from chronoverse.web.streaming.stream_writer import chunk
 CONTENT_TYPE: Final = "text/event-stream; charset=utf-8"
 #: Characters forbidden in header fields (RFC 9110 section 5.5).
 _FORBIDDEN: Final = re.compile(r"[\r\n\0]")
-#: Answers only of a job's event stream.
+#: Answers that only a job's event stream has.
 _RESPONSES: Final = {"204": {"description": "`Last-Event-ID` is at or past the end of the log. Do not reconnect."}}
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def stream_operation(query: Any, event: Any, end: str, **responses: Any) -> dict
 # Many viewers send the same query.
 @lru_cache(256)
 def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
-    """Parses a query string from WSGI's environ. Raises werkzeug's BadRequest, which names the error.
+    """Parses a query string from WSGI's environ. Raises werkzeug's BadRequest, with all errors.
 
     Uses only the first of duplicate parameters, which ``Dependencies.check_request`` has already refused.
     """
@@ -148,7 +148,7 @@ def start_offset(
 
 
 class EventStream(Response):
-    """A viewer's response. Adds its headers late: ``Last-Event-ID`` tells the read audit which line was read last."""
+    """A viewer's response. Adds headers late: the read audit takes ``Last-Event-ID`` for the last line read."""
 
     def __init__(self, deps: Dependencies, after: int, viewer: Viewer, on_end: Callable[[], None]) -> None:
         super().__init__(iter(()), content_type=CONTENT_TYPE)
@@ -173,7 +173,7 @@ class EventStream(Response):
             return ALREADY_HANDLED
         self.headers.extend(stream_headers(self._after))
         self.response = viewer.chunks()
-        # Not in a ``finally`` of the generator, which would not run if the generator was never started.
+        # A ``finally`` of the generator would not run if the generator was never started.
         self.call_on_close(self._on_end)
         return super().__call__(environ, start_response)
 
@@ -238,11 +238,11 @@ def open_viewer(
 
 
 def response_head(headers: Iterable[tuple[str, str]], now: float, status: HTTPStatus = HTTPStatus.OK) -> bytes:
-    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``, but ten times as fast.
+    """The head of a response with ``headers``, as gunicorn would write it at Unix time ``now``. Ten times as fast.
 
     Raises ValueError if a header contains a character that would end its line.
     """
-    # Names days and months in English: nothing here sets a locale. email.utils takes four times as long.
+    # Days and months are in English, because no locale is set. email.utils takes four times as long.
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
     # gunicorn cannot use the connection afterwards, so it must not be kept alive.
     fixed = {"Server": SERVER, "Date": date, "Connection": "close"}

@@ -53,7 +53,7 @@ def newest_jobs(
         for position in listed:
             ref = JobRef(workflow_id, position[1])
             if ref not in jobs and ref.job_id not in others:
-                return  # the next call reads it
+                return  # the next call reads this job
             job = jobs.get(ref)
             if isinstance(job, StoreUnavailable):
                 raise job

@@ -106,7 +106,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
 
     def search_jobs(workflow_id: str, allowed: Container[str], query: dict[str, Any], **more: Any) -> Response:
         def allowed_id(value: Any) -> str:
-            # Clients can forge cursors. The search continues in the job that the cursor names.
+            # The search continues in the workflow and job that the cursor names, and clients can forge cursors.
             if (found := identifier(value)) not in allowed:
                 raise ValueError
             return found
@@ -147,7 +147,7 @@ def blueprints(deps: Dependencies) -> Sequence[Blueprint]:
         listing = ("new", workflow_id, job_id, query["order"], query.get("stream"), *compared)
         position, waited = start_position(query, listing, deps.store.require_job(ref), more=1)
         page = scan_page(deps, ref, **_scanned(query, position), only_new=True, labels=labels)
-        # A page can be empty and not advance. Counting such pages makes each cursor different.
+        # A page can be empty and not advance. Counts such pages, so that each cursor is different.
         waited = waited + 1 if page.position == position else 0
         return log_page_response(ref, page, listing, query, waited, compared_with=page.compared_with)
 

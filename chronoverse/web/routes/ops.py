@@ -45,7 +45,7 @@ def blueprint(deps: Dependencies, document: OpenApiDocument) -> Blueprint:
         try:
             deps.store.ping()
         except StoreRefused:
-            # For example, it is full. The node is still ready: all nodes share the store, and can serve readers.
+            # The store may be full. The node is still ready, as all nodes share the store and can serve readers.
             warnings.append("The store rejects writes; reads work.")
         return jsonify(status="ready", **({"warning": " ".join(warnings)} if warnings else {}))
 

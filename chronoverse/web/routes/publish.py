@@ -119,7 +119,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         with _count_answer("lose"):
             deps.publish_throttle.check(principal().subject)
             next_number = deps.store.append_lost(attempt, first, last, body["reason"])
-        # The store needs as much for a range as for an empty line.
+        # A range of any length needs as much of the store as an empty line.
         deps.publish_throttle.take(principal().subject, bytes_of([b""]))
         return page_response({"next": next_number})
 
@@ -149,7 +149,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         status = Status(body["status"])
         with _count_answer("finish"):
             deps.store.finish(attempt, status, body["exit_code"], body["dropped"], body["next"], counts=body["counts"])
-            # After PENDING there is no lease to check, and the runner has already confirmed its lines.
+            # With PENDING, no lease is left to check, and the runner has already confirmed its lines.
             if status is not Status.PENDING:
                 _require_safe_end(deps.store.durability_probe(), attempt)
         return Response(status=204)
@@ -160,7 +160,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 def _end_unheld(deps: Dependencies, ref: JobRef, status: Status, exit_code: int | None) -> Response:
     with _count_answer("finish"):
         job = deps.store.end(ref, status, exit_code)
-        # Raises Fenced if a foreign runner had already ended the job. That end does not have to be safe.
+        # Raises Fenced if a foreign runner had already ended the job. A foreign end does not have to be safe.
         with contextlib.suppress(Fenced):
             _require_safe_end(deps.store.durability_probe(), Attempt(ref, "", job.attempt, job.last + 1))
     return page_response(job.to_json())
@@ -173,7 +173,7 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
     headers = {name: request.headers[name] for name in names if name in request.headers}
     form = load({**request.args, **headers}, TextForm(), "query")
     require_few_lines(body.count(b"\n"))
-    # Masked later: a secret that is cut here is only found in the whole line.
+    # Lines are masked later, because a secret that is cut here can only be found in the whole line.
     splitter = LineSplitter(form["stream"], deps.settings.max_line_bytes, UNMASKED)
     time_slice, timestamp, batches = TimeSlice(), iso_timestamp(deps.wall_clock()), list[LineBatch]()
     # Each part takes 0.1 ms.
@@ -187,7 +187,7 @@ def _load_text(deps: Dependencies, body: bytearray) -> dict[str, Any]:
 
 
 def _safe_below(probe: Store | None, attempt: Attempt) -> dict[str, Any]:
-    """``next``: all lines below are safe; null if not confirmed in time. ``safe``: false if the store cannot tell."""
+    """``next``: lines below it are safe; null if not confirmed in time. ``safe``: false if the store cannot tell."""
     with contextlib.suppress(NotDurable):
         if probe is not None:
             next_number = probe.confirm(attempt)

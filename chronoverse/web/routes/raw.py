@@ -65,7 +65,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         try:
             expires_at = deps.monotonic() + principal().expires_at - deps.wall_clock()
             begin_long_answer(request.environ, DOWNLOAD_LIMITS, expires_at)
-            # Reads the other stream's lines, too: else, nothing shows whether a long line's parts are adjacent.
+            # Reads the other stream's lines, too, which can separate the parts of a long line.
             only_stream = query.get("stream") if format == "txt" and "q" not in query else None
             is_scan = query and only_stream is None
             pages = _scan_pages(deps, job, regex=regex, **query) if is_scan else _read_pages(deps, job)
@@ -96,7 +96,7 @@ class _Download:
         self._reason = "left"
 
     def send(self, parts: Iterable[bytes]) -> Iterator[bytes]:
-        """Yields ``parts`` in small pieces, because gunicorn copies each. After an error, resets the connection."""
+        """Yields ``parts`` in small pieces, because gunicorn copies each one. Resets the connection after an error."""
         try:
             for part in parts:
                 for start in range(0, len(part), WRITE_BYTES):
@@ -118,7 +118,7 @@ class _Download:
 
 def _read_pages(deps: Dependencies, job: Job) -> Iterator[Page]:
     """All lines of the log. Raises the errors of the store, the archive and :meth:`Turns.download`."""
-    # Runs at the first ``next``, while the request's context still exists.
+    # This runs at the first ``next``, while the request's context still exists.
     subject = principal().subject
     read = LogReader(deps.store, deps.archive, deps.settings.max_line_bytes)
     pages = read_all_lines(read, deps.archive, job, job.first - 1)
@@ -191,7 +191,7 @@ def _encode(batches: Iterable[list[bytes]], form: str, renderer: LineRenderer) -
             rendered: list[str] = []
             for each in lines:
                 rendered.append(renderer.render(Line.decode(each)))
-                # Lines of control characters take a hundred times as long as others.
+                # Yields often, because lines of control characters take a hundred times as long as others.
                 time_slice.check()
             text = "".join(rendered).encode()
         elif form == "jsonl":
@@ -210,7 +210,7 @@ def _encode(batches: Iterable[list[bytes]], form: str, renderer: LineRenderer) -
 
 def _gzip(parts: Iterable[bytes]) -> Iterator[bytes]:
     """A gzip stream of ``parts``, each flushed. Clients notice an interrupted stream: it lacks the gzip trailer."""
-    # Level 1 compresses logs to a sixth, at 100 MB/s. Higher levels would delay the worker's viewers.
+    # Level 1 compresses logs to a sixth of their size, at 100 MB/s. Higher levels would delay the worker's viewers.
     compressor = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
     for part in parts:
         yield compressor.compress(part) + compressor.flush(zlib.Z_SYNC_FLUSH)

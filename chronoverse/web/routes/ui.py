@@ -24,7 +24,7 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Files without a version in their address are revalidated (304).
+    # Browsers revalidate files without a version in their address (304).
     "Cache-Control": "no-cache",
 }
 _CONTENT_TYPES: Final = {

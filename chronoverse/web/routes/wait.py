@@ -31,11 +31,11 @@ from chronoverse.web.http.schemas import JOB_ROUTE, Blueprint, WaitQuery, WaitSc
 from chronoverse.web.routes.events import line_filter_of, open_viewer, response_head
 from chronoverse.web.streaming.stream_writer import StreamWriter, StreamWriters
 
-#: Minimum seconds for searching lines that already exist, and maximum for collecting more after the first match.
+#: Minimum seconds for searching existing lines, and maximum seconds for collecting more lines after the first match.
 LOOK_SECONDS: Final = 0.25
-#: Maximum gaps in an answer; further ones are counted. A foreign log can have one per entry.
+#: Maximum gaps in an answer. Further gaps are only counted: a foreign log can have one per entry.
 MAX_GAPS: Final = 100
-#: The outcome by the viewer's ``reason``. Other reasons cut the wait short.
+#: The outcome for each ``reason`` of the viewer. Other reasons cut the wait short.
 _OUTCOMES: Final = {"matched": "matched", "end": "ended", "age": "timeout"}
 
 
@@ -54,15 +54,15 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if job is None and (timeout == 0 or deps.store.is_deleted(ref)):
             raise JobNotFound("no such job")
         if request.method == "HEAD":
-            # HEAD starts no wait. Without an iterator, the answer would have a Content-Length of 0.
+            # HEAD starts no wait. The iterator prevents a Content-Length of 0.
             return Response(iter(()), content_type="application/json", headers=PRIVATE_HEADERS)
         wants_line = "q" in query
         wanted = {
             "after": query.get("offset", 0 if wants_line or job is None else job.last),
-            # Waiting for the end needs no lines. Almost no line passes this filter, and such a line is ignored.
+            # Waiting for the end needs no lines. Almost no line passes this filter; if one does, it is ignored.
             "line_filter": line_filter_of(query) if wants_line else LineFilter(q="\0"),
             "wait": timeout,
-            # No heartbeats: the answer has not begun.
+            # There are no heartbeats before the answer begins.
             "heartbeat_seconds": math.inf,
             "closes_at": deps.monotonic() + max(timeout, LOOK_SECONDS),
         }
@@ -77,8 +77,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
 class Wait:
     """Collects matching lines from a viewer's frames. The wait is over when the first line arrives.
 
-    :meth:`answer` then adds lines that already exist, up to ``limit``. With ``limit`` 0, lines are ignored: the wait is
-    for the job's end. ``with_lines``: the answer has all lines, not only the first.
+    :meth:`answer` then adds lines that already exist, up to ``limit``. If ``limit`` is 0, the wait is for the job's
+    end, and ignores lines. ``with_lines``: the answer has all lines, not only the first.
     """
 
     deps: Dependencies
@@ -86,13 +86,13 @@ class Wait:
     viewer: Viewer
     limit: int
     with_lines: bool
-    #: Bytes left for lines in the answer. The first line is included whatever its length.
+    #: Bytes left for lines in the answer. The first line is always included, whatever its length.
     _room: int = SLICE_BYTES
     _lines: tuple[str, ...] = ()
     #: Whether no further lines are wanted.
     _is_full: bool = False
     _cursor: int = 0
-    #: The first gaps, as in their frames, and the number of further ones.
+    #: The first gaps, as in their frames, and the number of further gaps.
     _gaps: tuple[dict[str, Any], ...] = ()
     _more_gaps: int = 0
     _error: str = ""
@@ -145,7 +145,7 @@ class Wait:
         except ChronoverseError as error:
             return problem_for(error)
         lines = [orjson.Fragment(line) for line in self._lines]
-        # Without a query, only the end matters, not how far the viewer got.
+        # Without a query, the outcome depends only on the job's end, not on how far the viewer has read.
         is_ended = not self.limit and job.status.terminal
         body: dict[str, Any] = {
             "outcome": "ended" if is_ended else _OUTCOMES[viewer.reason],
@@ -164,7 +164,7 @@ class Wait:
     def _known_job(self) -> Job | None:
         """The tail's job, if it covers all lines of the answer. Its status can be some seconds old.
 
-        When a job ends, all waiters are answered at once. When 2,000 waiters each read the store, half got a 503.
+        Saves a read of the store: when a job ended, and each of 2,000 waiters read the store, half of them got a 503.
         """
         job, feed = self.deps.tail.known_job(self.ref), self.viewer.feed
         if job is None and feed.job and feed.job.end:
@@ -213,8 +213,8 @@ def _answer_bytes(deps: Dependencies, wait: Wait, headers: Iterable[tuple[str, s
 class WaitWriter(StreamWriter):
     """Reads the frames of ``viewer``, and writes ``answer()`` when ``wait`` is over. See :class:`StreamWriter`.
 
-    A waiter costs no more than a viewer: it has no greenlet, and joins broadcast groups. Its timer makes the answer
-    punctual; a stream can end half a second late.
+    A waiter costs no more than a viewer: it has no greenlet, and joins broadcast groups. A timer makes its answer
+    punctual, whereas a stream can end half a second late.
     """
 
     __slots__ = ("_answer", "_timer", "_wait")
@@ -232,9 +232,9 @@ class WaitWriter(StreamWriter):
         self._wait = wait
         self._answer = answer
         seconds = viewer.ends_at - writers.scheduler.clock()
-        # 5 ms late, so that the viewer's deadline has passed when the timer wakes it.
+        # The timer is 5 ms late, so that the viewer's deadline has passed when it wakes the viewer.
         self._timer = gevent.get_hub().loop.timer(max(seconds, 0) + 0.005)
-        # In a greenlet, because the event loop must not block. Harmless after the end.
+        # Wakes the viewer in a greenlet, because the event loop must not block. Waking it after its end is harmless.
         self._timer.start(gevent.spawn, viewer.wake)
 
     @property
@@ -243,12 +243,12 @@ class WaitWriter(StreamWriter):
 
     @property
     def take(self) -> Callable[[bytes], int]:
-        """Ignores frames without an event. Makes the group pass all other frames to :meth:`fall_behind`."""
+        """A function that ignores frames without an event, and makes the group pass others to :meth:`fall_behind`."""
         return _count_without_events
 
     @staticmethod
     def encode(frames: bytes) -> bytes:
-        """Returns ``frames``: waiters read them unencoded."""
+        """Returns ``frames`` unchanged, because waiters read them unencoded."""
         return frames
 
     def fall_behind(self, unsent: bytes | memoryview) -> None:

@@ -1,6 +1,6 @@
 """``GET /workflows/{workflow_id}/events``: a workflow's jobs as an event stream.
 
-A workflow's changes take the same path as a log's lines. Only the beginning of a stream differs.
+A workflow's changes take the same path as a log's lines. Only the beginning of the stream differs.
 """
 
 from functools import partial
@@ -62,7 +62,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
         if environ["REQUEST_METHOD"] != "HEAD":
             deps.admission.check(ticket)
         state: Job | StoreError | None = deps.tail.known_job(ref)
-        # Another worker may know newer changes.
+        # Another worker may have seen newer changes.
         if not isinstance(state, Job) or (given is not None and given > state.last):
             (state,) = deps.store.get_jobs([ref])
         if not isinstance(state, Job):

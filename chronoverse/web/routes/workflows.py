@@ -52,7 +52,7 @@ def blueprint(deps: Dependencies) -> Blueprint:
 
 
 def _read_named(deps: Dependencies, ids: list[str], status: str | None) -> list[tuple[ListingPosition, Any]]:
-    """The workflows that a token names, newest job first. Reads all of them, because only that reveals the order."""
+    """The workflows that a token names, newest job first. Reads all of them, which is needed to sort them."""
     known: list[tuple[ListingPosition, Any]] = []
     for start in range(0, len(ids), LISTED_AT_ONCE):
         batch = ids[start : start + LISTED_AT_ONCE]

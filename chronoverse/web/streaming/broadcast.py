@@ -1,6 +1,6 @@
 """Writes the same frames to all caught-up viewers with one feed and filter, in one pass.
 
-A pass costs one ``send`` per viewer. It would take twice as long if it also read each viewer's state.
+A pass costs one ``send`` per viewer. Reading each viewer's state, too, would double its time.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ class BroadcastGroup:
     """The caught-up viewers with one feed and filter.
 
     All have the same position in the feed's ring, so one viewer, the *leader*, decides what all receive. A group with
-    members is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` instead of their viewers. While it writes,
-    other greenlets run only where the feed or its filter budget yields.
+    members is in ``feed.groups`` under its ``key``, and in ``feed.waiters`` instead of their viewers. While the group
+    writes, other greenlets run only where the feed or its filter budget yields.
     """
 
     #: All members are caught up.
@@ -32,7 +32,7 @@ class BroadcastGroup:
         self._feed: Final = feed
         self._tail: Final = tail
         self._key: Final = key
-        #: Each member, and its ``take``. The first one's viewer is the leader.
+        #: Each member, and its ``take``. The first member's viewer is the leader.
         self._members: dict[StreamWriter, Callable[[bytes], int]] = {}
         self._ends_at = float("inf")
         self._is_writing = False
@@ -72,7 +72,7 @@ class BroadcastGroup:
         return True
 
     def remove(self, member: "StreamWriter") -> None:
-        """Removes a member, if it is one. Its viewer continues alone from the group's position."""
+        """Removes ``member``, if it is in the group. Its viewer continues alone from the group's position."""
         if member not in self._members:
             return
         leader, feed = self._leader, self._feed
@@ -84,12 +84,12 @@ class BroadcastGroup:
         elif self._members:
             self._leader.follow(leader)
         if not self._members:
-            # Otherwise the feed's ring would stay in memory until the next garbage collection.
+            # Breaks a cycle that would keep the feed's ring in memory until the next garbage collection.
             feed.groups.pop(self._key, None)
             feed.waiters.discard(self)
 
     def leave(self, member: "StreamWriter") -> bool:
-        """Removes a member and returns True. While the group writes, returns False and removes it afterwards."""
+        """Removes ``member`` and returns True. While the group writes, returns False, and removes it afterwards."""
         if self._is_writing:
             self._leaving.append(member)
             return False
@@ -113,7 +113,7 @@ class BroadcastGroup:
     def _step(self) -> bool:
         """One pass. Returns whether another pass may be needed at once."""
         feed = self._feed
-        # Yields only here, before the feed and the members are read: both can change meanwhile.
+        # Yields only here, before reading the feed and the members, because both can change meanwhile.
         feed.filter_budget.give_way()
         if self._tail.clock() >= self._ends_at:
             self._let_go()
@@ -152,7 +152,7 @@ class BroadcastGroup:
             try:
                 sent = take(data)
             except OSError:
-                # The socket is full or closed. Any other error is raised again by the member's next write.
+                # The socket is full or closed. The member's next write raises any other error again.
                 sent = 0
             if sent != size:
                 fell_behind.append((member, sent))
@@ -165,7 +165,7 @@ class BroadcastGroup:
 
     def _dissolve(self, members: list["StreamWriter"]) -> None:
         for number, member in enumerate(members, 1):
-            # Not if the member was closed while other greenlets ran.
+            # A member may have been closed while other greenlets ran.
             if member in self._members:
                 self.remove(member)
                 member.wake()

@@ -1,4 +1,4 @@
-"""Writes to viewers' sockets. No other module does. The package's docstring describes a viewer's two states."""
+"""The only module that writes to viewers' sockets. The package's docstring describes a viewer's two states."""
 
 import _socket
 import logging
@@ -52,9 +52,9 @@ class StreamWriter:
         self.viewer = viewer
         self._writers = writers
         self._closed = closed
-        #: If caught up: the group that writes to this socket, or None if this writer does.
+        #: While caught up: the group that writes to this socket, or None if this writer does.
         self.group: BroadcastGroup | None = None
-        #: Exactly one of these is set if behind, neither if caught up.
+        #: While behind, exactly one of these is set; while caught up, neither is.
         self._greenlet: gevent.Greenlet | None = None
         self.write_watch: Any = None
         #: Bytes that did not fit into the socket, for the write scheduler.
@@ -167,7 +167,7 @@ class StreamWriter:
         if following is not None or self._peer_left:
             self._greenlet = gevent.spawn(self._run, following or b"")
         else:
-            # In a greenlet: joining can first write to a whole group, and yields.
+            # Joins in a greenlet, because joining can first write to a whole group, and yields.
             gevent.spawn(self._writers.join_group, self)
 
     def give_up(self) -> None:
@@ -183,7 +183,7 @@ class StreamWriter:
                 self._woken = False
                 frames = viewer.next()
                 if frames:
-                    # Reuses the name: a second name would keep the frames in memory twice while the socket is full.
+                    # Reuses the name: a second one would keep both copies in memory while the socket is full.
                     frames = self.to_send(frames)
                     self._send_all(frames)
                 elif frames is None and not self.is_over and not self._woken:
@@ -214,7 +214,7 @@ class StreamWriter:
         self.close()
 
     def _hang_up(self, why: str) -> None:
-        # The client may only have closed its sending side, so sending the backlog continues until a write fails.
+        # The client may have closed only its sending side, so the backlog is sent until a write fails.
         self._peer_left = True
         if not self.is_over:
             self.viewer.reason = why
@@ -242,13 +242,13 @@ class WriteScheduler:
         self.clock: Final = clock
         #: The writers with full sockets, and when to give up on each.
         self._deadlines: dict[StreamWriter, float] = {}
-        #: Those whose sockets have room again, in order (a dict of None is an ordered set).
+        #: Writers whose sockets have room again, in order (a dict of None is an ordered set).
         self._writable: dict[StreamWriter, None] = {}
         self._wakeup = gevent.event.Event()
         self._greenlet: gevent.Greenlet | None = None
 
     def watch(self, writer: StreamWriter) -> None:
-        """Until :meth:`remove`, calls ``write_more`` when the socket has room, ``give_up`` if full for too long."""
+        """Until :meth:`remove`, calls ``write_more`` when the socket has room; ``give_up`` if full for too long."""
         # libev's EV_WRITE, for which gevent has no public name.
         writer.write_watch = gevent.get_hub().loop.io(writer.fileno(), 2)
         writer.write_watch.start(self._queue, writer)
@@ -291,7 +291,7 @@ class WriteScheduler:
                 self._wakeup.set()
             if self.clock() >= swept_at + 1.0:
                 swept_at = self.clock()
-                # A socket that is writable but still queued is late because of us, not its client.
+                # Spares writers that are still queued: their sockets are writable, so the delay is ours.
                 for writer in [each for each, deadline in self._deadlines.items() if deadline <= swept_at]:
                     if writer not in self._writable:
                         self._call(writer, writer.give_up)
