@@ -17,8 +17,8 @@ class Runner:
         self._client = client
         self._path = job.path
 
-    def open(self) -> httpx.Response:
-        return self.post("attempts", {"token": self.token})
+    def open(self, **more: Any) -> httpx.Response:
+        return self.post("attempts", {"token": self.token, **more})
 
     def append(self, first: int, *messages: str, **more: Any) -> httpx.Response:
         return self.post("logs", self.lines(first, *messages, **more))

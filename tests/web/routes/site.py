@@ -14,9 +14,8 @@ from chronoverse.joblog.model import JobRef
 from chronoverse.store import Store
 from tests.support.archives import archive_up_to
 from tests.support.service import Service
-from tests.support.waiting import deadline
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Stream, blocks
+from tests.web.routes.wire import Stream, blocks, everything
 
 
 class Site:
@@ -51,15 +50,7 @@ class Site:
 
     def pages(self, path: str) -> list[Any]:
         """The lines of all pages from ``path`` on."""
-        found: list[Any] = []
-        next_path: str | None = path
-        in_time = deadline(60, "the last page")
-        while next_path and in_time():
-            response = self.client.get(next_path)
-            assert response.status_code == 200, response.text
-            found += response.json()["logs"]
-            next_path = response.links["next"]["url"] if "next" in response.links else None
-        return found
+        return everything(self.client, path)
 
 
 @contextlib.contextmanager

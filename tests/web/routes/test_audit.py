@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -19,31 +18,24 @@ from chronoverse.store.audit import MAX_ENTRIES
 from chronoverse.web.http.paging import encode_cursor
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service
-from tests.support.waiting import deadline
 from tests.web.routes.site import Site
-from tests.web.routes.wire import logged
+from tests.web.routes.wire import logged, pages
 
 WORKFLOW: Final = "audit"
 
 
 def trail(client: httpx.Client, token: str, **query: Any) -> list[dict[str, Any]]:
     """The entries of all pages, without their times."""
-    found: list[dict[str, Any]] = []
-    in_time = deadline(60, "the last page")
-    path: str | None = f"/audit?{urlencode(query)}"
-    while path and in_time():
-        answer = client.get(path, headers={"Authorization": f"Bearer {token}"})
-        assert answer.status_code == 200, answer.text
-        assert ("next" in answer.links) == (answer.json()["cursor"] is not None)
-        assert len(answer.json()["entries"]) <= query.get("limit", 100)
-        found += answer.json()["entries"]
-        path = answer.links["next"]["url"] if "next" in answer.links else None
+    client.headers["Authorization"] = f"Bearer {token}"
+    listed = [page.json()["entries"] for page in pages(client, "/audit", **query)]
+    assert max(map(len, listed)) <= query.get("limit", 100)
+    found: list[dict[str, Any]] = [entry for page in listed for entry in page]
     times = [entry.pop("at") for entry in found]
     assert times == sorted(times, reverse=True)
     return found
 
 
-def test_deletions_and_redactions_are_recorded(site: Site) -> None:
+def test_deletions_and_redactions_are_recorded(site: Site, client: httpx.Client) -> None:
     """In the store and in the log, without the text that was searched for."""
     start, token = site.service.log_size(), site.service.token(WORKFLOW, scopes=[ADMIN])
     job, held = site.job().lines(["hunter2", "fine"]).end(), site.job()
@@ -56,7 +48,7 @@ def test_deletions_and_redactions_are_recorded(site: Site) -> None:
     who = {"sub": "tests", "workflow_id": WORKFLOW, "id": job.job_id}
     actions = {"delete": "the job and its log", "redact": "1 line from 1 to 2: a password"}
     expected = [{"did": did, "what": what} | who for did, what in actions.items()]
-    assert trail(site.client, token) == expected
+    assert trail(client, token) == expected
     lines = logged(site.service, "audit", start)
     assert [{name: line[name] for name in expected[0]} for line in lines] == expected[::-1]
     assert all(line["request_id"] for line in lines)
@@ -66,7 +58,7 @@ def test_deletions_and_redactions_are_recorded(site: Site) -> None:
 def test_a_token_gets_the_entries_of_its_workflows(
     service: Service, client: httpx.Client, redis_server: RedisServer
 ) -> None:
-    """Granted by ids and prefixes, in pages. The cursor is bound to the requested time range."""
+    """Granted by ids and prefixes, in pages, and within a time range."""
     with contextlib.closing(Store(redis_server.url)) as store:
         for number, workflow in itertools.product(range(7), ("trail-a.x", "trail-ab", "trail-b")):
             store.audit_trail.record("ada", "limits", workflow, None, str(number))
@@ -80,14 +72,10 @@ def test_a_token_gets_the_entries_of_its_workflows(
         assert [(each["workflow_id"], each["what"]) for each in found] == [(w, n) for n in own for w in seen]
     token = service.token(scopes=[ADMIN])
     assert {"trail-a.x", "trail-ab", "trail-b"} <= {each["workflow_id"] for each in trail(client, token)}
-    client.headers["Authorization"] = f"Bearer {token}"
-    newest = client.get("/audit?limit=1").json()
-    at = newest["entries"][0]["at"]
+    at = client.get("/audit?limit=1").json()["entries"][0]["at"]
     assert trail(client, token, since=at, until=at)[0]["what"] == "6"
     for never in ({"until": "1969-01-01T00:00:00Z"}, {"since": "9999-01-01T00:00:00Z"}):
         assert trail(client, token, **never) == []
-    for bound in ("since", "until"):
-        assert client.get("/audit", params={bound: at, "cursor": newest["cursor"]}).status_code == 400
     forged = encode_cursor(("audit", None, None), (0, 0))
     assert client.get(f"/audit?cursor={forged}").status_code == 400
 

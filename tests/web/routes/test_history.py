@@ -1,10 +1,7 @@
 """``/logs`` and ``/jobs``: all pages together are complete, in both orders, from any position."""
 
 import base64
-import itertools
-from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import orjson
@@ -13,6 +10,7 @@ import pytest
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.wire import everything
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for number in range(1, 251)]
@@ -22,31 +20,6 @@ MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for n
 def big(service: Service) -> Foreign:
     """An ended job with 250 lines on both streams."""
     return Foreign(str(service.redis_url), "history", "big").lines(MESSAGES, STREAMS).end()
-
-
-def pages(client: httpx.Client, path: str, key: str = "logs", at_most: int = 100) -> Iterator[list[Any]]:
-    """Every page from ``path`` on, by ``Link``, which must agree with ``cursor``."""
-    next_path: str | None = path
-    for _ in range(at_most):
-        if next_path is None:
-            return
-        response = client.get(next_path)
-        assert response.status_code == 200, response.text
-        assert response.headers["content-type"] == "application/json"
-        assert response.headers["cache-control"].startswith("private")
-        body = response.json()
-        yield body[key]
-        link = response.links.get("next")
-        assert (link is None) == (body["cursor"] is None)
-        next_path = link["url"] if link else None
-        if next_path:
-            assert next_path.startswith("/")
-            assert parse_qs(urlsplit(next_path).query)["cursor"] == [body["cursor"]]
-    raise AssertionError(f"no last page after {path}")
-
-
-def everything(client: httpx.Client, path: str, key: str = "logs") -> list[Any]:
-    return [*itertools.chain.from_iterable(pages(client, path, key))]
 
 
 def numbers(client: httpx.Client, path: str) -> list[int]:
@@ -172,14 +145,6 @@ def test_jobs_are_listed_by_status(client: httpx.Client, listed: list[str], stat
     failed = [name for name in listed if int(name[4:]) % 5 == 0]
     expected = {"FAILED": failed, "PENDING": [name for name in listed if name not in failed], "RUNNING": []}
     assert [job["id"] for job in jobs] == expected[status]
-
-
-def test_a_listing_cursor_is_bound_to_its_filter(client: httpx.Client, listed: list[str]) -> None:
-    cursor = client.get("/workflows/listing/jobs?limit=3").json()["cursor"]
-
-    assert client.get(f"/workflows/listing/jobs?limit=3&cursor={cursor}").status_code == 200
-    assert client.get(f"/workflows/listing/jobs?limit=3&status=FAILED&cursor={cursor}").status_code == 400
-    assert client.get(f"/workflows/other/jobs?limit=3&cursor={cursor}").status_code == 400
 
 
 def test_an_expired_job_leaves_the_list(client: httpx.Client, redis_server: RedisServer, job: Foreign) -> None:

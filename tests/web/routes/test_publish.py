@@ -18,7 +18,6 @@ from tests.web.routes.wire import Endpoint, Stream
 
 #: The service's defaults.
 MAX_BODY: Final = 8 * 2**20
-MAX_LINE: Final = 65_536
 #: The service's lease in milliseconds.
 LEASE_MS: Final = 30_000
 
@@ -117,7 +116,12 @@ def test_an_attempt_can_set_the_exit_code_of_the_job(client: httpx.Client, job: 
 
 def test_a_repeated_request_changes_nothing(client: httpx.Client, job: Foreign, runner: Runner) -> None:
     """The second answer equals the first."""
-    for ask in (runner.open, lambda: runner.append(1, "a", "b"), lambda: runner.end(3)):
+    requests: list[Callable[[], httpx.Response]] = [
+        runner.open,
+        lambda: runner.append(1, "a", "b"),
+        lambda: runner.end(3),
+    ]
+    for ask in requests:
         first, second = ask(), ask()
         assert first.is_success
         assert (first.status_code, first.content) == (second.status_code, second.content)
@@ -155,31 +159,23 @@ def test_gzip_is_inflated(client: httpx.Client, job: Foreign, opened: Runner) ->
 # Requests that the store refuses
 
 
-def test_a_gap_names_the_expected_number(opened: Runner) -> None:
-    """In an append and in an end."""
+def test_the_stores_refusals_are_problem_documents(
+    client: httpx.Client, redis_server: RedisServer, job: Foreign, opened: Runner
+) -> None:
+    """With the expected number if lines are missing; without a lease, and after the end."""
     opened.append(1, "a")
-
-    for response in (opened.append(5, "b"), opened.end(9)):
-        assert response.status_code == 409
-        assert refusal(response) == {"reason": "GAP", "expected": 2}
-
-
-def test_a_runner_without_its_lease_is_fenced(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
-    """In each of its requests."""
+    answers = [opened.append(5, "b"), opened.end(9)]
+    other = Foreign(job.url, job.workflow_id, "job_2")
+    ended = Runner(client, other)
+    ended.open()
+    ended.end(1)
+    answers += [ended.append(1, "a"), Runner(client, other).open()]
     ask_all(redis_server.url, [("DEL", job.key.replace(":log", ":lease"))])
+    answers += [opened.append(2, "b"), opened.append(2), opened.end(2)]
 
-    for response in (opened.append(1, "a"), opened.append(1), opened.end(1)):
-        assert response.status_code == 409
-        assert refusal(response) == {"reason": "FENCED"}
-
-
-def test_an_ended_job_is_closed(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """For its own runner and for all others."""
-    opened.end(1)
-
-    for response in (opened.append(1, "a"), Runner(client, job).open()):
-        assert response.status_code == 409
-        assert refusal(response) == {"reason": "CLOSED"}
+    reasons: list[dict[str, Any]] = [{"reason": "GAP", "expected": 2}] * 2 + [{"reason": "CLOSED"}] * 2
+    reasons += [{"reason": "FENCED"}] * 3
+    assert [(each.status_code, refusal(each)) for each in answers] == [(409, each) for each in reasons]
 
 
 def test_a_store_that_refuses_writes_is_temporary(service: Service, redis_server: RedisServer, opened: Runner) -> None:
@@ -195,28 +191,7 @@ def test_a_store_that_refuses_writes_is_temporary(service: Service, redis_server
     assert opened.append(1, "a").json() == {"next": 2}
 
 
-# Authorisation
-
-
-def test_other_methods_are_rejected(client: httpx.Client, job: Foreign) -> None:
-    """``Allow`` lists the methods of both routes with the path."""
-    response = client.put(f"{job.path}/logs")
-
-    assert response.status_code == 405
-    assert {"GET", "POST"} <= set(response.headers["Allow"].replace(" ", "").split(","))
-
-
 # Malformed bodies
-
-
-def test_a_line_is_at_most_as_long_as_the_setting(opened: Runner) -> None:
-    """In bytes. A replacement character counts as the single byte that it replaced."""
-    assert opened.append(1, "x" * MAX_LINE).status_code == 200
-    assert opened.append(2, "\ufffd" * MAX_LINE).status_code == 200
-    for long in ("x" * (MAX_LINE + 1), "é" * (MAX_LINE // 2) + "x"):
-        response = opened.append(3, long)
-        assert response.status_code == 400
-        assert "partial pieces" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("inside", [b"[]", b"{}", b"1", b'""'])
@@ -229,29 +204,19 @@ def test_a_body_of_nothing_but_structure_is_not_parsed(runner: Runner, inside: b
     assert "around values" in response.json()["detail"]
 
 
-def test_structure_inside_lines_is_text(opened: Runner) -> None:
-    """The output of a job can consist of JSON only."""
-    response = opened.append(1, *['[{"a":[],"b":"\\"[{,"},' * 100] * 500)
-
-    assert response.json() == {"next": 501}
-
-
 # Bodies that are too long or badly encoded
 
 
-@pytest.mark.parametrize("headers", [{"Content_Type": "text/plain"}, {"Content_Type": ""}], ids=repr)
-def test_only_json_is_accepted(runner: Runner, headers: dict[str, str]) -> None:
-    """According to its content type."""
-    assert runner.post_bytes("attempts", b"{}", **headers).status_code == 415
-
-
-@pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip"])
-def test_only_gzip_is_inflated(runner: Runner, coding: str) -> None:
-    """The answer names the accepted coding."""
-    response = runner.post_bytes("attempts", b"{}", Content_Encoding=coding)
-
-    assert response.status_code == 415
-    assert response.headers["Accept-Encoding"] == "gzip"
+def test_other_codings_types_and_methods_are_refused(client: httpx.Client, job: Foreign, runner: Runner) -> None:
+    """The answer names the accepted coding, or the methods of all routes with the path."""
+    for coding in ("br", "deflate", "zstd", "gzip, gzip"):
+        response = runner.post_bytes("attempts", b"{}", Content_Encoding=coding)
+        assert (coding, response.status_code, response.headers["Accept-Encoding"]) == (coding, 415, "gzip")
+    for kind in ("text/plain", ""):
+        assert runner.post_bytes("attempts", b"{}", Content_Type=kind).status_code == 415
+    response = client.put(f"{job.path}/logs")
+    assert response.status_code == 405
+    assert {"GET", "POST"} <= set(response.headers["Allow"].replace(" ", "").split(","))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ import pytest
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.web.routes.foreign import TIMESTAMP, Foreign
 from tests.web.routes.runner import Runner
-from tests.web.routes.test_publish import MAX_LINE, messages
+from tests.web.routes.test_publish import messages
 
+#: The service's default.
+MAX_LINE = 65_536
 LATER = "2026-03-03T10:00:06.000Z"
 
 
@@ -88,9 +90,11 @@ def test_a_batch_has_at_most_5000_lines(client: httpx.Client, job: Foreign, open
     assert publish(opened, 5001, run("the next")).json() == {"next": 5002}
 
 
-def test_a_message_can_have_a_replacement_for_each_byte(client: httpx.Client, job: Foreign, opened: Runner) -> None:
+def test_a_message_can_have_a_replacement_for_each_byte(opened: Runner) -> None:
     """Runners split lines by their original bytes."""
-    assert publish(opened, 1, run("\ufffd" * MAX_LINE, "x" * MAX_LINE)).json() == {"next": 3}
+    messages = "\ufffd" * MAX_LINE, "x" * MAX_LINE
+    assert publish(opened, 1, run(*messages)).json() == {"next": 3}
+    assert opened.append(3, *messages).json() == {"next": 5}
 
 
 def test_plain_text_becomes_lines(client: httpx.Client, job: Foreign, opened: Runner) -> None:

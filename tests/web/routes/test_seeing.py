@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 import httpx
 import pytest
@@ -16,9 +15,8 @@ from tests.support.servers import RedisServer
 from tests.support.service import Service, serving
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
+from tests.web.routes.runner import Runner
 from tests.web.routes.wire import PATIENCE_SECONDS, Stream, logged
-
-RUNNER: Final = "ab" * 16
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +157,19 @@ def test_the_end_of_a_download_is_logged(service: Service, job: Foreign) -> None
     assert (part["format"], part["why"], int(part["bytes"]) < 10_000_000) == ("json", "left", True)
 
 
-def test_the_stores_replies_to_runners_are_counted(service: Service, client: httpx.Client, job: Foreign) -> None:
+def test_the_stores_replies_to_runners_are_counted(service: Service, runner: Runner) -> None:
     """By kind, and so are the appended lines."""
 
     def count(operation: str, answer: str) -> float:
         return service.metric(f'chronoverse_publish_answers_total{{answer="{answer}",operation="{operation}"}}')
 
-    before = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
+    answers = (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))
+    before = [count(*each) for each in answers]
     lines = service.metric("chronoverse_lines_appended_total")
-    client.post(f"{job.path}/attempts", json={"token": RUNNER})
-    line = {"timestamp": now(), "message": "x", "stream": "stdout"}
+    runner.open()
     for first in (1, 4):
-        body = {"token": RUNNER, "attempt": 1, "first": first, "lines": [line] * 2}
-        client.post(f"{job.path}/logs", json=body)
-    client.post(f"{job.path}/end", json={"token": RUNNER[::-1], "attempt": 1, "status": "COMPLETED", "next": 3})
+        runner.append(first, "x", "x")
+    runner.end(3, token="0" * 32)
 
-    after = [count(*each) for each in (("open", "OK"), ("append", "OK"), ("append", "GAP"), ("finish", "FENCED"))]
-    assert [two - one for one, two in zip(before, after, strict=True)] == [1, 1, 1, 1]
+    assert [count(*each) - one for each, one in zip(answers, before, strict=True)] == [1, 1, 1, 1]
     assert service.metric("chronoverse_lines_appended_total") - lines == 2

@@ -194,6 +194,7 @@ def test_every_route_answers_every_token_as_documented(
         assert (route, response.status_code) == (route, status)
         check_documented(document, response)
         assert re.search("no-(store|cache)", response.headers["cache-control"])
+        assert "public" not in response.headers["cache-control"]
         assert response.headers["x-content-type-options"] == "nosniff"
         # nginx gives each request an id of its own.
         assert (response.headers["x-request-id"] == "mine") == (endpoint is service)

@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.servers import RedisServer
 from tests.support.service import Service
-from tests.support.waiting import deadline
 from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import pages
 
 
 @pytest.fixture
@@ -54,18 +54,14 @@ def test_an_answer_has_the_jobs_with_their_lines(client: httpx.Client, workflow:
 def test_pages_are_linked(service: Service, workflow: Foreign, path: str) -> None:
     """A page can end within a job, and the next one continues there. `more` is true if a job has other matches."""
     large = workflow.sibling("large").lines(["error" + "\1" * 10**6] * 4).end()
-    link: str | None = path.format(workflow.workflow_id) + "?q=error&per_job=3&limit=1"
-    found, in_time = list[tuple[str, int, bool]](), deadline(60, "the last page")
+    found = list[tuple[str, int, bool]]()
     with client_for(service, workflow.workflow_id) as client:
         assert client.get(large.path).status_code == 200
-        while link and in_time():
-            answer = client.get(link)
+        for answer in pages(client, path.format(workflow.workflow_id), q="error", per_job=3, limit=1):
             for job in answer.json()["jobs"]:
                 found += [(job["id"], line["sequence_num"], job["more"]) for line in job["logs"]]
-            link = answer.links.get("next", {}).get("url")
-            assert bool(link) == (answer.json()["cursor"] is not None)
             reached = r"(.+/)?\w+;created=20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z(;line=\d+)?"
-            assert not link or re.fullmatch(reached, answer.headers["Searched-To"])
+            assert not answer.json()["cursor"] or re.fullmatch(reached, answer.headers["Searched-To"])
     cut = [(job_id, number, True) for job_id in ("job_2", "large") for number in (1, 2, 3)]
     assert sorted(found) == [("job_1", 1, False), *cut]
 
@@ -121,20 +117,18 @@ def client_for(service: Service, *entries: str) -> httpx.Client:
 @pytest.mark.parametrize("limit", [1, 3, 100])
 def test_all_workflows_of_the_token_are_searched(workflows: httpx.Client, limit: int) -> None:
     """Across pages, newest job first. Each job has its workflow's id, and other workflows are not searched."""
-    answer = workflows.get("/logs/search", params={"q": "error", "limit": limit})
-    found, in_time = [], deadline(60, "the last page")
-    while in_time():
+    found = list[tuple[str, str, str]]()
+    for answer in pages(workflows, "/logs/search", q="error", limit=limit):
         assert list(answer.json()) == ["jobs", "cursor"], answer.text
-        found += [(job["created_at"], job["workflow_id"], job["id"], *job["logs"]) for job in answer.json()["jobs"]]
-        if "next" not in answer.links:
-            break
-        assert answer.headers["Searched-To"].startswith(f"{found[-1][1]}/{found[-1][2]};created=")
-        answer = workflows.get(answer.links["next"]["url"])
-    assert [(workflow[-1], job) for _, workflow, job, _ in found] == [
-        (name, f"job_{number}") for high in (5, 3, 1) for name in "ba" for number in (high, high - 1)
-    ]
-    assert [line["message"] for *_, line in found] == [
-        f"error {workflow[-1]}{job[-1]}" for _, workflow, job, _ in found
+        for job in answer.json()["jobs"]:
+            found += [(job["workflow_id"], job["id"], line["message"]) for line in job["logs"]]
+        reached = f"{found[-1][0]}/{found[-1][1]};created="
+        assert not answer.json()["cursor"] or answer.headers["Searched-To"].startswith(reached)
+    assert [(workflow[-1], job, message) for workflow, job, message in found] == [
+        (name, f"job_{number}", f"error {name}{number}")
+        for high in (5, 3, 1)
+        for name in "ba"
+        for number in (high, high - 1)
     ]
 
 

@@ -10,6 +10,8 @@ from chronoverse.auth.rights import ADMIN
 from tests.support.commands import call_main, environ
 from tests.support.servers import RedisServer
 from tests.support.service import Service
+from tests.web.routes.foreign import Foreign
+from tests.web.routes.runner import Runner
 
 NONE: Final = {"retention_seconds": None, "job_bytes": None, "bytes_per_day": None}
 
@@ -43,19 +45,15 @@ def test_a_team_sets_its_own_retention_and_quotas(admin: httpx.Client) -> None:
     ]
 
 
-def test_settings_apply_immediately(service: Service, admin: httpx.Client, redis_server: RedisServer) -> None:
+def test_settings_apply_immediately(admin: httpx.Client, redis_server: RedisServer) -> None:
     """A quota to the next line of a running job, and a retention to an ended job."""
-    jobs, token = "/workflows/team.f/jobs", {"token": "0" * 32}
-    attempts = [admin.post(f"{jobs}/{job}/attempts", json=token).json()["attempt"] for job in ("ended", "running")]
-    end = {**token, "attempt": attempts[0], "next": 1, "status": "COMPLETED", "exit_code": 0, "dropped": 0}
-    assert admin.post(f"{jobs}/ended/end", json=end).status_code == 204
+    ended, running = (Runner(admin, Foreign(redis_server.url, "team.f", name)) for name in ("ended", "running"))
+    assert [ended.open().status_code, running.open().status_code, ended.end(1).status_code] == [200, 200, 204]
 
     settings = {"retention_seconds": 60, "job_bytes": 10}
     assert admin.put("/workflows/team.f/settings", json=settings).status_code == 200
 
-    line = {"timestamp": "2026-03-03T10:00:05.123Z", "message": "more than ten bytes", "stream": "stdout"}
-    batch = {**token, "attempt": attempts[1], "first": 1, "lines": [line]}
-    refused = admin.post(f"{jobs}/running/logs", json=batch)
+    refused = running.append(1, "more than ten bytes")
     assert (refused.status_code, refused.json()["reason"]) == (409, "quota")
     with redis.Redis.from_url(redis_server.url, protocol=2) as client:
         assert 0 < client.pttl("chronoverse:{team.f}:ended:log") <= 60_000

@@ -1,20 +1,18 @@
 """``GET /workflows``: the workflows that a token can see, their order and their fields."""
 
 import time
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from chronoverse.auth.minting import mint
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
 from tests.support.bench import make_lines, ticking
 from tests.support.servers import RedisServer
-from tests.support.service import SECRET, Service
-from tests.support.waiting import deadline
+from tests.support.service import Service
 from tests.web.routes.foreign import Foreign, ask_all
+from tests.web.routes.wire import pages
 
 
 @pytest.fixture(scope="module")
@@ -28,46 +26,30 @@ def names(redis_server: RedisServer) -> list[str]:
     return names[::-1]
 
 
-def ask(service: Service, query: str = "", workflows: tuple[str, ...] = ("*",), scope: str = "logs:read") -> Any:
-    token = mint(SECRET, "reader", (scope,), workflows, 600, time.time())
-    headers = {"Authorization": f"Bearer {token}"}
-    return httpx.get(f"{service.url}/workflows{query}", headers=headers, timeout=10, verify=service.verify)
+def listed(service: Service, *workflows: str, **query: Any) -> list[list[dict[str, Any]]]:
+    """The workflows on each page, for a token with these entries; by default, for all workflows."""
+    headers = {"Authorization": f"Bearer {service.token(*workflows)}"}
+    with httpx.Client(base_url=service.url, headers=headers, verify=service.verify) as client:
+        return [page.json()["workflows"] for page in pages(client, "/workflows", **query)]
 
 
-def pages(service: Service, query: str, workflows: tuple[str, ...] = ("*",)) -> Iterator[list[dict[str, Any]]]:
-    """The workflows on each page, by ``Link``."""
-    in_time = deadline(60, "the last page")
-    while query and in_time():
-        answer = ask(service, query, workflows)
-        yield answer.json()["workflows"]
-        following = answer.links.get("next", {}).get("url")
-        assert (following is None) == (answer.json()["cursor"] is None)
-        query = following.removeprefix("/workflows") if following else ""
-
-
-def ids_on(pages: Iterable[list[dict[str, Any]]]) -> list[str]:
+def ids_on(pages: list[list[dict[str, Any]]]) -> list[str]:
     return [each["id"] for page in pages for each in page]
 
 
-def test_a_token_for_all_workflows_sees_all(service: Service, names: list[str]) -> None:
+def test_a_token_for_all_workflows_sees_all(service: Service, client: httpx.Client, names: list[str]) -> None:
     """With the number of jobs and of running ones, and the creation time of the newest."""
-    found = [each for page in pages(service, "?limit=100") for each in page if each["id"] in names]
+    found = [each for page in listed(service, limit=100) for each in page if each["id"] in names]
     assert [each["id"] for each in found] == names
     assert {(each["jobs"], each["running"]) for each in found} == {(2, 1)}
-    newest = httpx.get(f"{service.url}/workflows/{names[0]}/jobs/running", headers=_headers(), verify=False).json()
-    assert found[0]["last_job_at"] == newest["created_at"]
-
-
-def _headers() -> dict[str, str]:
-    return {"Authorization": f"Bearer {mint(SECRET, 'reader', ('logs:read',), ('*',), 600, time.time())}"}
+    assert found[0]["last_job_at"] == client.get(f"/workflows/{names[0]}/jobs/running").json()["created_at"]
 
 
 def test_a_token_for_some_workflows_sees_only_these(service: Service, names: list[str]) -> None:
     """If they exist. The number of other workflows is not revealed."""
-    answer = ask(service, workflows=(names[3], "unknown", names[1])).json()
-    assert [each["id"] for each in answer["workflows"]] == [names[1], names[3]]
-    assert answer["cursor"] is None
-    assert ask(service, workflows=("unknown",)).json() == {"workflows": [], "cursor": None}
+    found = listed(service, names[3], "unknown", names[1], limit=1)
+    assert [ids_on([page]) for page in found if page] == [[names[1]], [names[3]]]
+    assert listed(service, "unknown") == [[]]
 
 
 def test_a_token_for_prefixes_sees_matching_workflows(service: Service, redis_server: RedisServer) -> None:
@@ -78,14 +60,14 @@ def test_a_token_for_prefixes_sees_matching_workflows(service: Service, redis_se
             store.register(JobRef(f"team-{team}.{number}", "job"))
     store.close()
     allowed = ("team-a.*", "team-b.7", "nothing*")
-    found = [*pages(service, "?limit=4", allowed)]
+    found = listed(service, *allowed, limit=4)
 
     expected = [f"team-a.{number}" for number in reversed(range(30))]
     expected.insert(expected.index("team-a.7"), "team-b.7")
     assert ids_on(found) == expected
     assert {len(page) for page in found[:-1]} == {4}
-    assert ask(service, workflows=("team-*",)).json()["workflows"][0]["id"] == "team-b.29"
-    assert ask(service, workflows=("nothing*",)).json() == {"workflows": [], "cursor": None}
+    assert listed(service, "team-*")[0][0]["id"] == "team-b.29"
+    assert listed(service, "nothing*") == [[]]
 
 
 def test_workflows_with_the_same_time_are_all_listed(service: Service, redis_server: RedisServer) -> None:
@@ -95,30 +77,17 @@ def test_workflows_with_the_same_time_are_all_listed(service: Service, redis_ser
     for name in names:
         store.register(JobRef(name, "job"))
     store.close()
-    found = ids_on(pages(service, "?limit=20"))
+    found = ids_on(listed(service, limit=20))
     assert names <= set(found)
     assert len(found) == len(set(found))
 
 
-@pytest.mark.parametrize("all_workflows", [True, False])
-def test_pages_are_linked(service: Service, names: list[str], all_workflows: bool) -> None:
-    """By the cursor and the ``Link`` header. Other tests can have created newer workflows."""
-    found = list[str]()
-    for page in pages(service, "?limit=4", ("*",) if all_workflows else tuple(names)):
-        found += ids_on([page])
-        assert len(page) <= 4
-        if all_workflows and names[-1] in found:
-            break
-    assert [each for each in found if each in names] == names
-    assert len(found) == len(set(found))
-
-
-def test_a_foreign_job_is_counted_after_its_first_read(service: Service, job: Foreign) -> None:
+def test_a_foreign_job_is_counted_after_its_first_read(service: Service, client: httpx.Client, job: Foreign) -> None:
     """The workflow of a runner that only uses XADD is like any other."""
     job.line("a line")
-    assert ask(service, workflows=(job.workflow_id,)).json()["workflows"] == []
-    httpx.get(service.url + job.path, headers=_headers(), verify=service.verify)
-    (found,) = ask(service, workflows=(job.workflow_id,)).json()["workflows"]
+    assert listed(service, job.workflow_id) == [[]]
+    client.get(job.path)
+    ((found,),) = listed(service, job.workflow_id)
     assert (found["jobs"], found["running"]) == (1, 1)
 
 
@@ -126,7 +95,7 @@ def test_a_time_beyond_the_calendar_is_null(service: Service, redis_server: Redi
     """Foreign runners can write any score."""
     job.line("a line")
     ask_all(redis_server.url, [("ZADD", f"chronoverse:{{{job.workflow_id}}}:jobs", "inf", job.job_id)])
-    (found,) = ask(service, workflows=(job.workflow_id,)).json()["workflows"]
+    ((found,),) = listed(service, job.workflow_id)
     last = {"last_job_at": None, "last_job": job.job_id, "last_status": "RUNNING", "recent": ["RUNNING"]}
     assert found == {"id": job.workflow_id, "jobs": 1, "running": 0, **last}
 
@@ -143,12 +112,7 @@ def test_workflows_are_found_by_the_status_of_their_newest_job(
             store.finish(store.open(job, "token"), status, None, 0, 1)
     store.close()
     allowed = ("*",) if all_workflows else tuple(f"{prefix}{number}" for number in range(30))
-    pages, query = list[list[dict[str, Any]]](), "?limit=3&status=FAILED"
-    in_time = deadline(60, "the last page")
-    while query and in_time():
-        answer = ask(service, query, allowed)
-        pages.append(answer.json()["workflows"])
-        query = answer.links.get("next", {}).get("url", "").removeprefix("/workflows")
+    pages = listed(service, *allowed, limit=3, status="FAILED")
     found = [each for page in pages for each in page if each["id"].startswith(prefix)]
     assert [each["id"] for each in found] == [f"{prefix}{number}" for number in (24, 18, 12, 6, 0)]
     expected = {"last_job": "24-FAILED", "last_status": "FAILED", "recent": ["FAILED", "COMPLETED"]}

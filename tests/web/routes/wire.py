@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol, Self
 from urllib.parse import urlsplit
 
@@ -46,6 +46,24 @@ class PatientClient(httpx.Client):
         while (response := super().send(request, **options)).status_code == 503 and in_time():
             time.sleep(0.1)
         return response
+
+
+def pages(client: httpx.Client, path: str, **query: Any) -> Iterator[httpx.Response]:
+    """The answer of each page from ``path`` on, by ``Link``, which must agree with ``cursor``."""
+    answer, in_time = client.get(path, params=query or None), deadline(60, "the last page")
+    while in_time():
+        assert answer.status_code == 200, answer.text
+        yield answer
+        link = answer.links.get("next", {}).get("url")
+        assert (link is None) == (answer.json()["cursor"] is None)
+        if link is None:
+            return
+        answer = client.get(link)
+
+
+def everything(client: httpx.Client, path: str, key: str = "logs", **query: Any) -> list[Any]:
+    """What all pages from ``path`` on list."""
+    return [each for page in pages(client, path, **query) for each in page.json()[key]]
 
 
 class Stream:
