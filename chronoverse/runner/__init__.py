@@ -10,7 +10,7 @@ publisher         opens the job, appends its lines, renews its lease and ends it
 outage            retries after temporary errors, and tells the user
 http_log_writer   publishes through the service instead of the store
 ci_labels         labels from the environment of a CI system
-readback          compares lines with the log before the runner deletes its copy
+readback          compares the runner's copy of lines with the log, before the copy is deleted
 run               ``chronoverse run``: combines all of these
 resend            ``chronoverse deliver``: delivers the spool file that a runner left
 api               publishing from Python programs

@@ -1,4 +1,4 @@
-"""Publishes a job's log from a Python program, which can also write to it as a stream or by ``logging``.
+"""Publishes a job's log from a Python program, which can write lines directly, to a stream, or through ``logging``.
 
     with JobLog.open("http://127.0.0.1:8000", "wf_1", "job_1", token=token) as log:
         log.write("stdout", "Starting")
@@ -45,14 +45,14 @@ class JobLog:
     """The log of a running job, created by :meth:`open`. Any thread can write to it.
 
     As a context manager, it ends the job when the block exits: COMPLETED with 0; FAILED with 1 after an exception,
-    whose traceback is written to stderr; CANCELED with 130 after KeyboardInterrupt; with its own code after SystemExit.
+    whose traceback goes to stderr; CANCELED with 130 after KeyboardInterrupt; with SystemExit's code after SystemExit.
     """
 
     _publisher: Publisher
     _splitters: Mapping[str, LineSplitter]
     _deliver_seconds: float
     _clock: Callable[[], float]
-    #: Named in messages to the user.
+    #: The service's URL, for messages to the user.
     _service_url: str | None
     #: Closed when the log is finished.
     _resources: ExitStack
@@ -86,9 +86,9 @@ class JobLog:
 
         ``store`` can be the URL of a store or service. ``docs/python-api.md`` describes the options.
 
-        Raises ValueError, ``SettingsError``. If the store refuses the job: ``Held``, ``Closed``, ``Deleted``,
-        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden``, ``JobNotFound``; if the service's certificate is
-        not trusted, ``Unreachable``. Raises nothing during an outage: lines wait.
+        Raises ValueError and ``SettingsError``. If the store refuses the job, raises ``Held``, ``Closed``, ``Deleted``,
+        ``CorruptLog``, ``NotALog``, ``Unauthorized``, ``Forbidden`` or ``JobNotFound``. Raises ``Unreachable`` if the
+        service's certificate is not trusted. Raises nothing during an outage: lines wait in the spool.
         """
         if not (IDENTIFIER.fullmatch(workflow) and IDENTIFIER.fullmatch(job)):
             raise ValueError("invalid id: expected 1 to 128 of A-Z a-z 0-9 . _ - beginning with a letter or digit")
@@ -127,9 +127,9 @@ class JobLog:
 
     @classmethod
     def open_try(cls, store: "LogWriter | str", job: JobRef, settings: Settings, **options: Any) -> Self:
-        """Opens one try of a framework's task: the job's next attempt, or JOB.2, JOB.3, … if the job has ended.
+        """Opens a try of a framework's task: as the job's next attempt, or as JOB.2, JOB.3, … if the job has ended.
 
-        ``settings`` provide the line limit, the lease and the spool. Options and errors are those of :meth:`open`.
+        ``settings`` provide the line limit, the lease and the spool. Options and errors are as in :meth:`open`.
         """
         options |= {"max_line_bytes": settings.max_line_bytes, "lease_seconds": settings.lease_seconds}
         options["room"] = SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes)
@@ -151,7 +151,7 @@ class JobLog:
     def write(self, stream: str, text: str | bytes, *, at: float | None = None) -> None:
         """Publishes the lines of ``text`` on ``stream``, ``stdout`` or ``stderr``. Never waits for the store.
 
-        Only newlines end lines; the last line needs none. A line that is too long is published as ``partial`` lines.
+        Only newlines end lines; the last line needs none. A line that is too long becomes several ``partial`` lines.
         ``at`` is Unix time. Invalid UTF-8 is replaced. Raises ValueError for another stream, and after :meth:`finish`.
         """
         if stream not in STREAMS:
@@ -167,7 +167,7 @@ class JobLog:
         if self.finished:  # since write() began
             raise ValueError("the log is finished")
         stream, data, timestamp = text
-        # Bytes split into lines at once. The spool accepts batches of up to 2 MiB.
+        # Splits up to 256 KiB at once, because the spool accepts only batches of up to 2 MiB.
         for start in range(0, len(data), 262_144):
             for batch in self._splitters[stream].feed(data[start : start + 262_144], timestamp):
                 self._publisher.spool.put(batch)
@@ -186,7 +186,7 @@ class JobLog:
                 return self._publisher.ended
             self._texts.empty(self._put)
             self.finished = True
-        # A retried attempt's exit code is not the job's, and a killed attempt has none.
+        # If another attempt follows, this one's exit code is not the job's. A killed attempt has no exit code.
         has_code = status not in (Status.PENDING, Status.LOST)
         self._publisher.end(JobResult(Status(status), exit_code if has_code else None))
         with self._resources:
@@ -220,8 +220,8 @@ class JobLog:
 class _Funnel:
     """Passes texts on, in order and one at a time, from any thread, signal handler or finalizer.
 
-    A call that interrupts another one leaves its text for that one to pass on. Threads wait for each other, so that few
-    texts are held here, but only ``patience`` seconds: a finalizer can run in the thread that another thread waits for.
+    A call that interrupts another one leaves its text to that call. Threads wait for each other, so that few texts are
+    held here, but only for ``patience`` seconds, as a finalizer can run in the very thread that another one waits for.
     In the publisher's threads, a finalizer can run while the spool is locked, so texts wait for the next call.
     """
 
@@ -239,7 +239,7 @@ class _Funnel:
 
     def empty(self, pass_on: Callable[[Any], object]) -> None:
         me = threading.get_ident()
-        # Repeats if a text was added after the last one was passed on, and before the lock was released.
+        # Loops, because a text may have been added after the last one was passed on, but before the lock was released.
         while self._waiting and self._owner != me and self.lock.acquire(timeout=self.patience):
             self._owner = me
             try:
@@ -279,7 +279,7 @@ class JobLogStream(io.TextIOBase):
         return len(text)
 
     def _add(self, text: str) -> None:
-        # print() writes the newline separately. If the line was already published, that is not another line.
+        # print() writes the newline separately. If its line was already published, it does not make another line.
         new = text.removeprefix("\n") if self._is_cut else text
         self._is_cut = self._is_cut and not text
         lines, newline, rest = (self._unfinished + new).rpartition("\n")
@@ -307,7 +307,7 @@ class JobLogStream(io.TextIOBase):
 class JobLogHandler(logging.Handler):
     """Publishes log records as lines, with their time: on stderr from level ``stderr_level``, else on stdout.
 
-    Ignores records of Chronoverse's own threads: publishing these would cause an endless loop. ``log`` can be a
+    Ignores records of Chronoverse's own threads, because publishing these would cause an endless loop. ``log`` can be a
     function that returns the log for the calling thread.
     """
 
@@ -340,7 +340,7 @@ def connect_writer(
     read_seconds: float = READ_SECONDS,
     **store_options: Any,
 ) -> Store | HttpLogWriter:
-    """The store or service at ``url``. A store only uses ``store_options``, a service only the other arguments."""
+    """The store or service at ``url``. A store uses only ``store_options``; a service uses only the other arguments."""
     if url.startswith(("http://", "https://")):
         return HttpLogWriter(url, token, ca_file=ca_file, read_seconds=read_seconds)
     try:

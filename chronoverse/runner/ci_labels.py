@@ -63,6 +63,6 @@ def _first(choices: tuple[str, ...], environ: Mapping[str, str]) -> str | None:
         names = re.findall(r"\$([A-Z0-9_]+)", text)
         if all(environ.get(name) for name in names):
             value = re.sub(r"\$([A-Z0-9_]+)", lambda found: environ[found[1]], text)
-            # Only this variable contains the remote's name: origin/main.
+            # Only this variable includes the remote's name, as in origin/main.
             return value.removeprefix("origin/") if text == "$GIT_BRANCH" else value
     return None

@@ -19,7 +19,7 @@ from chronoverse.runner.capture.pipes import Capture, Child
 from chronoverse.runner.capture.terminals import PtyProcess, attach_terminal, foreground_process_group
 from chronoverse.settings import job_environ
 
-#: Seconds after the first signal. A second signal in this time can be a double press; a later one kills the command.
+#: A second signal within these seconds after the first can be a double press. A later one kills the command.
 GRACE_SECONDS: Final = 2.0
 
 
@@ -28,7 +28,7 @@ def open_standard(descriptor: int) -> BinaryIO:
 
 
 class Tee:
-    """Writes bytes to ``stream`` immediately. Stops if its reader is gone; publishing continues."""
+    """Writes bytes to ``stream`` immediately. If the stream's reader is gone, stops writing; publishing continues."""
 
     def __init__(self, stream: BinaryIO, is_terminal: bool = False) -> None:
         self._stream: BinaryIO | None = stream
@@ -42,7 +42,7 @@ class Tee:
         try:
             rest = memoryview(data)
             while rest:
-                # Another process on our terminal can have made it non-blocking: a write can then write nothing.
+                # If another process has made our terminal non-blocking, a write can write nothing.
                 try:
                     written = self._stream.write(rest)
                 except BlockingIOError as error:
@@ -55,7 +55,7 @@ class Tee:
             self._stream = None
 
     def say(self, text: str) -> None:
-        """Writes our message without control characters: it can quote a response of the service."""
+        """Writes our message, without control characters, because it can quote a response of the service."""
         self.clear_status()
         self(b"chronoverse: %b\n" % plain_text(text).encode("utf-8", "replace"))
 
@@ -105,7 +105,7 @@ class SignalForwarder:
             self._forward(self.received[0])
 
     def detach(self) -> None:
-        """Stops forwarding: only records signals. Call it before reaping the command: its group id can be reused."""
+        """From now on, only records signals. Call it before reaping the command, because its group id can be reused."""
         self._group = None
 
     def send(self, number: int, frame: FrameType | None = None) -> None:
@@ -126,7 +126,7 @@ class SignalForwarder:
         self._first_at = self._first_at or time.monotonic()
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._group, number)
-            # A stopped process, such as one that read from the terminal in the background, gets it only now.
+            # Wakes a stopped process, such as one that read from the terminal in the background, to get the signal.
             os.killpg(self._group, signal.SIGCONT)
 
 
@@ -135,8 +135,8 @@ def run_command(
 ) -> int:
     """Runs ``argv``. ``capture`` reads its output, ``signals`` are forwarded, and ``say`` reports a failed start.
 
-    The command does not get our settings. Returns its exit code, 128 + n for signal n, or 127 or 126 if it could not be
-    started.
+    The command does not get our settings. Returns its exit code, 128 + n for signal n, or 127 (not found) or 126 if it
+    could not be started.
     """
     if signals.received:
         return 128 + signals.received[0]
@@ -169,7 +169,7 @@ def run_command(
             signals.detach()
             code = child.wait()
     if code == -signal.SIGINT and may_be_interrupted():
-        # The terminal sent Ctrl-C only to the command's process group.
+        # Records Ctrl-C, which the terminal sent only to the command's process group.
         signals.received.append(signal.SIGINT)
-    # As a shell: POSIX, XCU 2.8.2.
+    # Like a shell: POSIX, XCU 2.8.2.
     return 128 - code if code < 0 else code

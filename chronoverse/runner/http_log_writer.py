@@ -31,7 +31,7 @@ from chronoverse.joblog.comparing import Comparison, line_digest
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, count_lines, lines_of, runs_of, split_runs
 
-#: Seconds without data from the service before a timeout. The service gives up on its store sooner.
+#: Timeout in seconds for data from the service. The service itself gives up on its store sooner.
 READ_SECONDS: Final = 10.0
 #: Bodies of at least this size are compressed, except for a service on this machine. Shorter ones fit into one packet.
 GZIP_BYTES: Final = 1_400
@@ -41,7 +41,7 @@ class HttpLogWriter:
     """The service at ``url``. Threads can share it. ``token`` can be a function, called for each request.
 
     With ``durable``, a line is safe only once the service confirms it. Raises what :class:`chronoverse.store.Store`
-    raises, :class:`TooFast`, and :class:`StaleToken` for a refused token from a function. Permanent errors are
+    raises, :class:`TooFast`, and :class:`StaleToken` if a function's token is refused. Permanent errors are
     :class:`Unauthorized`, :class:`Forbidden`, :class:`JobNotFound`, :class:`BadRequest` and, for an untrusted
     certificate, :class:`Unreachable`.
     """
@@ -65,7 +65,7 @@ class HttpLogWriter:
         self._durable = durable
         self._takes_runs = True
         host = urlsplit(url).hostname or ""
-        #: Whether the service is on this machine: then compressing takes longer than sending.
+        #: Whether the service is on this machine. Compressing then takes longer than sending.
         self._is_near = host in ("localhost", "::1") or host.startswith("127.")
         self._service = ServiceConnection(
             url, self._next_token, ca_file=ca_file, connect_seconds=2.0, read_seconds=read_seconds
@@ -124,12 +124,12 @@ class HttpLogWriter:
                     f"{self._service.url} does not accept lines in bulk, so publishing is slower: an earlier version?"
                 ) from error
         one, other = split_runs(runs, (lines + 1) // 2)
-        with contextlib.suppress(QuotaReached):  # the other half raises it, too
+        with contextlib.suppress(QuotaReached):  # the second half raises it, too
             self.append_runs(attempt, first, one)
         return self.append_runs(attempt, first + count_lines(one), other)
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Starts an append. The returned function completes it, and returns or raises what :meth:`append_runs` does."""
+        """Starts an append. The returned function waits for its result, which is that of :meth:`append_runs`."""
         plain = partial(self.append_runs, attempt, first, runs)
         if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain
@@ -173,7 +173,7 @@ class HttpLogWriter:
         return Comparison(_number(answer, "next"), answer.get("differs") is True)
 
     def job_warnings(self, job: JobRef) -> list[str]:
-        """Empty: the service checks its own store."""
+        """Empty, because the service checks its own store."""
         return []
 
     def durability_probe(self) -> "HttpLogWriter | None":
@@ -186,7 +186,7 @@ class HttpLogWriter:
         if job == attempt.job:  # an end that the service acknowledged is safe
             return next_number
         if not may_sync:
-            # Asks once a second: one answer covers many lines.
+            # Asks once a second, because one answer covers many lines.
             time.sleep(1.0)
         try:
             answer = self._post(attempt.job, "logs", _body(attempt, first=attempt.next, lines=[], safe=True))
@@ -225,7 +225,7 @@ class HttpLogWriter:
     def _next_token(self) -> str | None:
         token = self._token() if callable(self._token) else self._token
         if token is None and self._had_token:
-            # The service is restarting. Without a token, its old worker would answer 401, and the runner would stop.
+            # The service is restarting. Without a token, its old worker would answer 401, which stops the runner.
             raise StoreUnavailable(f"no token for {self._service.url} now")
         self._had_token = token is not None
         return token
@@ -242,7 +242,7 @@ class HttpLogWriter:
     def _post(self, job: JobRef, route: str, body: Mapping[str, Any]) -> Any:
         path, headers, content = self._request(job, route, body)
         with self._translated(job):
-            # Maximum bytes of an answer. The service's have a few hundred.
+            # Maximum bytes of an answer. Answers of the service have a few hundred.
             answer = self._service.request("POST", path, {}, headers, content, 65_536)[0]
             self._was_answered = True
             return orjson.loads(answer) if answer else None
@@ -261,7 +261,7 @@ class HttpLogWriter:
             raise StoreUnavailable(f"{by}{error}") from error
         except ChronoverseError as error:
             if self._was_answered and is_from_proxy(error):
-                # While the service is being deployed, a proxy can answer 404. A retry can succeed.
+                # A proxy can answer 404 while the service is being deployed, so a retry can succeed.
                 raise StoreUnavailable(f"{self._service.url}: {error}") from error
             if isinstance(error, JobNotFound) and not is_from_proxy(error):
                 # The service's message does not say what is missing.

@@ -21,10 +21,10 @@ class Outage:
     say: Callable[[str], None]
     stop: threading.Event
     most_seconds: float
-    #: Whether to hide the message that lines wait, because the command only starts once the job is open.
+    #: Whether to hide the message that lines wait: there are none, as the command only starts once the job is open.
     is_silent: bool = False
     last_error: ChronoverseError | None = None
-    #: Whether the user was warned, in this outage, that the spool's file cannot be written.
+    #: Whether the user was warned during this outage that the spool's file cannot be written.
     _has_warned_of_file: bool = False
 
     def __post_init__(self) -> None:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 #: Seconds before a lost lease is requested again, and the minimum pause when the store asks for one.
 _SHORT_PAUSE_SECONDS: Final = 0.05
 
-#: Writes logs. Both have methods with the same names and errors, which the store documents.
+#: Writes logs. Both classes have methods with the same names and errors, which the store documents.
 LogWriter: TypeAlias = "Store | HttpLogWriter"
 
 
@@ -55,7 +55,7 @@ class JobResult(NamedTuple):
 
 
 class _Phase(Enum):
-    #: Without the lease.
+    #: The publisher does not have the lease.
     OPENING = auto()
     OPEN = auto()
     #: The terminal entry was written, but may not be safe yet.
@@ -68,8 +68,8 @@ class _Phase(Enum):
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    Continues another process's spool where that process stopped, with the same token. The job of a reassigned spool
-    must have no lines. ``say`` shows the user a message. ``labels`` that the store refuses are dropped.
+    Continues a spool that another process left where that process stopped, with its token. If the spool is reassigned,
+    the new job must have no lines. ``say`` shows the user a message. Drops ``labels`` that the store refuses.
     """
 
     connect: Callable[[], LogWriter]
@@ -79,10 +79,10 @@ class Publisher:
     say: Callable[[str], None]
     _: KW_ONLY
     lease_seconds: float = 30
-    #: Whether to open the first of JOB, JOB.2, …, JOB.20, JOB.<Unix time> without lines, end, tombstone or live
-    #: runner.
+    #: Whether to open the first free job of JOB, JOB.2, …, JOB.20, JOB.<Unix time>. A free job has no lines, no end, no
+    #: tombstone and no live runner.
     find_free_id: bool = False
-    #: Whether lines wait while another runner holds the job. Otherwise that raises :class:`Held`.
+    #: Whether lines wait while another runner holds the job, instead of raising :class:`Held`.
     wait_for_lease: bool = False
     lease_token: str | None = field(default=None, repr=False)
     labels: Labels = ()
@@ -92,20 +92,20 @@ class Publisher:
     def __post_init__(self) -> None:
         spool, job = self.spool, self.job
         self._stop = threading.Event()
-        # Three renewals per lease: two can fail before the lease is lost.
+        # Renews the lease three times before it expires: two renewals can fail.
         self._renew_seconds = self.lease_seconds / 3
         self._renew_at = 0.0
         #: When lines can be sent again to a service that was too busy.
         self._send_at = 0.0
         self._outage = Outage(spool, self.say, self._stop, self._renew_seconds / 2)
-        #: With ``find_free_id``: the ids to try instead of a taken one, and why that one was refused.
-        # A script that runs every minute has thousands of jobs. Trying all of their ids would take minutes.
+        #: With ``find_free_id``: the ids to try instead of a taken one, and why the taken one was refused.
+        # A script that runs every minute has thousands of jobs, and trying all of their ids would take minutes.
         self._free_ids = (f"{job.job_id}.{number}" for number in chain(range(2, 21), count(int(time.time()))))
         self._taken: ChronoverseError | None = None
         self._token: str = spool.state.get("token") or self.lease_token or os.urandom(16).hex()
         #: The sequence number of the spool's index 0.
         self._base: int = spool.state.get("base", 0)
-        #: Our last attempt, or the one of the process that left the spool.
+        #: Our last attempt, or the last attempt of the process that left the spool.
         self._attempt: Attempt | None = None
         self._phase = _Phase.OPENING
         if "attempt" in spool.state:
@@ -114,17 +114,17 @@ class Publisher:
         #: a process that never opened the job can follow.
         self._earlier_attempt = self._attempt
         self._earlier_end = min(spool.state.get("earlier_end", spool.end), spool.end)
-        # An earlier process's labels take precedence: they were set first.
+        # An earlier process's labels take precedence, because they were set first.
         self.labels = read_labels({**dict(self.labels), **dict(read_labels(spool.state.get("labels")))})
         state = {"workflow": job.workflow_id, "job": job.job_id, "token": self._token}
         earlier_end = self._earlier_end if self._attempt else None
         spool.save_state(**state, labels=dict(self.labels) or None, earlier_end=earlier_end)
-        #: One past the last index ever sent. The log cannot have later lines of ours.
+        #: One past the last index ever sent. The log cannot have lines of ours beyond it.
         self._sent_end = self._earlier_end if self._attempt else 0
         self._sent_at = 0.0
         #: Unanswered appends, each with the index after its last line, and a function that waits for its answer.
         self._unanswered: deque[tuple[int, Callable[[], int]]] = deque()
-        #: Confirms which lines are safe. None if acknowledged lines are.
+        #: Confirms which lines are safe. None if acknowledged lines count as safe.
         self._probe: Store | HttpLogWriter | None = None
         self._result: JobResult | None = None
         #: Labels known only at the end. Empty once the job has them.
@@ -156,9 +156,9 @@ class Publisher:
             raise self._outage.last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
-        """Call this after the last line. The thread delivers the rest of the spool, then ends the job.
+        """Call this after the last line. The thread delivers the rest of the spool, sets ``labels``, and ends the job.
 
-        Before that, it sets ``labels``, without those that the store refuses.
+        Labels that the store refuses are dropped.
         """
         self._last_labels = labels
         self.spool.save_state(ending=list(result))
@@ -226,8 +226,8 @@ class Publisher:
                 raise
             self._outage.wait_after(error)
         except (Fenced, Closed) as error:
-            # The lease may just have expired: open the job again, as a new attempt. Or a failover has undone our end
-            # while a node still reads the old master: opening the job shows whether the end is ours.
+            # The lease may just have expired: then opens the job again, as a new attempt. Or a failover has undone our
+            # end, while a node still reads the old master: opening the job shows whether the end is ours.
             can_be_ours = type(error) is Closed and self._result is not None and self._phase is not _Phase.OPENING
             if not can_be_ours and not isinstance(error, Fenced):
                 raise
@@ -254,7 +254,7 @@ class Publisher:
         elif (pause := min(self._send_at, self._renew_at) - time.monotonic()) > 0:
             self._stop.wait(pause)
         elif self.spool.wait_for_lines(1, self._renew_at - time.monotonic()):
-            # Collects lines for 0.05 s. A line after a longer silence is sent immediately.
+            # Collects lines until 0.05 s after the last send, so a line after a longer silence is sent immediately.
             self.spool.wait_for_lines(store.batch_lines, self._sent_at + 0.05 - time.monotonic())
             self._sent_at = time.monotonic()
             self._append(store, attempt)
@@ -289,7 +289,7 @@ class Publisher:
             if not self._has_said_quota:
                 self._has_said_quota = True
                 self.say(f"{quota}; the job continues")
-        # The store can have more lines than this append had: those of a later append whose answer was lost.
+        # The store can already have lines beyond this append, from a later append whose answer was lost.
         if not end <= index <= self._sent_end:
             raise ForeignLines("another program appends to this job's log")
         self.spool.acknowledge(index)
@@ -297,7 +297,7 @@ class Publisher:
 
     def _name_lost(self, store: LogWriter, attempt: Attempt, start: int, end: int) -> None:
         first, last = self._base + start, self._base + end - 1
-        # Lines never sent were dropped by the spool, which is reported at the end.
+        # If the lines were never sent, the spool has dropped them, which is reported at the end.
         were_sent, self._sent_end = start < self._sent_end, max(self._sent_end, end)
         store.append_lost(attempt, first, last, self.gap_reason)
         self.spool.acknowledge(end)
@@ -306,7 +306,7 @@ class Publisher:
         self._on_success()
 
     def _finish(self, store: LogWriter, attempt: Attempt, result: JobResult) -> None:
-        """Ends the job, or only the attempt, once its lines are safe, because they cannot be resent after the end."""
+        """Ends the job, or only the attempt, once its lines are safe: they cannot be resent after the end."""
         only_attempt = result.status is Status.PENDING
         if only_attempt and not self._are_safe(attempt, self._base + self.spool.end):
             return
@@ -314,7 +314,7 @@ class Publisher:
             with contextlib.suppress(LabelSet):
                 store.open(self.job, self._token, None, self._last_labels)  # we hold the lease: no new attempt
             self._last_labels = ()
-        # An attempt's exit code counts for the job only if further attempts of the same run follow.
+        # Includes the exit code in the job's, if only the attempt ends, and further attempts of the same run follow.
         counts = only_attempt and result.exit_code is not None
         store.finish(attempt, *result, self.spool.dropped, self._base + self.spool.acked, counts=counts)
         self._phase = _Phase.ENDED if only_attempt else _Phase.ENDING
@@ -323,7 +323,7 @@ class Publisher:
         last = self._attempt
         must_be_new = last is None and (self.find_free_id or self.spool.is_reassigned)
         try:
-            # Always the same token, in case a power loss restored an old lease. A new job's first line has number 1.
+            # Uses the same token each time, in case a power loss restored an old lease. A new job starts at line 1.
             attempt = store.open(self.job, self._token, 1 if must_be_new else None, self.labels)
         except LabelSet as refusal:
             self.labels = tuple(label for label in self.labels if refusal.keys and label[0] not in refusal.keys)
@@ -361,7 +361,7 @@ class Publisher:
                 self.say(warning)
 
     def _has_ended_as_ours(self, store: LogWriter, attempt: Attempt) -> bool:
-        """Whether the job has ended as we would end it: then only the answer was lost."""
+        """Whether the job has ended as we would end it, which means that only the answer was lost."""
         if self._result is None:
             return False
         try:
@@ -378,12 +378,12 @@ class Publisher:
         if index == self.spool.acked:
             return
         if last is self._earlier_attempt and attempt.attempt <= last.attempt + 1 and index > self._earlier_end:
-            # The process that left the spool had sent more than its file contains, so the store has all of the file.
+            # The process that left the spool had sent more lines than its file contains, so the store has all of these.
             self.spool.drop_earlier(self._earlier_end)
             self._base = attempt.next - self._earlier_end
             return
         # The store either lost some of our lines, or has a batch whose answer was lost. If there was another attempt in
-        # between, the lines can also be that one's.
+        # between, the lines can also be from that attempt.
         if attempt.attempt > last.attempt + 1 or index > max(self._sent_end, self.spool.acked):
             raise ForeignLines("another runner wrote to this job after our lease expired")
         self.spool.acknowledge(index)
@@ -397,7 +397,7 @@ class Publisher:
     def _release_safe(self) -> None:
         """The second thread: confirms which lines are safe, and releases them from the spool."""
         unconfirmed = 0
-        # Asks what is on the store's disk every 0.1 s at most, not after each batch.
+        # Asks what is on the store's disk every 0.1 s at most, instead of after each batch.
         while not self._stop.wait(0.1) and (probe := self._probe) is not None:
             if self._phase is _Phase.OPENING or self._attempt is None or not self.spool.wait_for_unsafe(1.0):
                 continue
@@ -406,9 +406,9 @@ class Publisher:
             except NotDurable as error:
                 self._stop_asking(error)
             except ChronoverseError:
-                self._stop.wait(1.0)  # the publisher notices the store's return earlier
+                self._stop.wait(1.0)  # the first thread notices earlier when the store is back
             except Exception:
-                # stop() does not wait, so its caller can close the store during a request.
+                # stop() does not wait for this thread, so its caller can close the store during a request.
                 if not self._stop.is_set():
                     raise
             else:
@@ -442,19 +442,19 @@ class Publisher:
         self._renew_at = time.monotonic() + self._renew_seconds
 
     def _give_up(self, error: ChronoverseError) -> None:
-        # If the job was deleted, its lines in the spool must go, too. If the spool was reassigned, or never had an
-        # attempt, they are not that job's lines.
+        # If the job was deleted, its lines must be removed from the spool, too. But if the spool was reassigned, or
+        # never had an attempt, its lines are not those of the deleted job.
         deleted = isinstance(error, Deleted) and not self.spool.is_reassigned and self._attempt is not None
         if deleted and self.spool.line_count:
             error = Deleted(f"{error}; its waiting lines are dropped")
-        # If this process never opened the job, the spool can also contain lines of our own, or get some.
+        # If this process never opened the job, the spool can also contain this process's lines, or still get some.
         has_own = self._attempt is self._earlier_attempt and (
             self._result is None or self.spool.end > self._earlier_end
         )
         with self._lock:
             in_background = self._in_background
             if deleted and in_background and has_own:
-                # A new command's lines follow those of an earlier runner. Drop only the earlier ones.
+                # A new command's lines follow those of an earlier runner, and only the earlier runner's are dropped.
                 self.spool.drop_earlier(self._earlier_end)
                 self.spool.save_state(attempt=None, base=None, earlier_end=None)
                 deleted = False

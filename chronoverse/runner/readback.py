@@ -10,7 +10,7 @@ from chronoverse.joblog.model import MAX_LINE_BYTES, JobRef, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import LogWriter
 
-#: Compares consecutive lines of a job, some or all, with its log. Raises :class:`JobNotFound`, :class:`StoreError`.
+#: Compares consecutive lines of a job with its log. Raises :class:`JobNotFound` and :class:`StoreError`.
 Compare = Callable[[JobRef, Sequence[Line]], Comparison]
 
 

@@ -1,6 +1,6 @@
 """Delivers a spool file that a runner left: its lines, then the job's end.
 
-Removes the file only once the job has ended, and every line was read back from the log and compared.
+Removes the file only once the job has ended, and each line was compared with the log.
 """
 
 import contextlib
@@ -37,8 +37,8 @@ def resend_spool(
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether all was delivered and the file deleted.
 
     ``job_id`` (a job without lines) or ``retry`` (the first free JOB.N) publish the lines as another job. Raises
-    :class:`SpoolError` for a file that is not a spool, or is damaged (its undamaged lines were delivered). Also raises
-    :class:`SpoolNotInLog`, :class:`AppendRefused`, :class:`NotALog`, :class:`StoreError`.
+    :class:`SpoolError` if the file is not a spool, or if it is damaged (after delivering its undamaged lines). Also
+    raises :class:`SpoolNotInLog`, :class:`AppendRefused`, :class:`NotALog`, :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:
@@ -53,7 +53,7 @@ def resend_spool(
     saved = spool.state.get("ending")
     result = JobResult(Status(saved[0]), saved[1]) if saved else JobResult(Status.LOST, None)
     if result.status is Status.PENDING and spool.is_reassigned:
-        # Later attempts are in another log, so this one must end here.
+        # Later attempts are in another job's log, so this job must end here.
         result = JobResult(Status.FAILED, None)
     connect_once = cache(partial(connect, job.workflow_id))
     publisher = Publisher(connect_once, job, spool, say, lease_seconds=lease_seconds, find_free_id=retry)
@@ -74,7 +74,7 @@ def resend_spool(
         say("interrupted")
     finally:
         publisher.stop()
-        # The file's lines need another id if the job ended without them, but not if it ended with them.
+        # The user must choose another id only if the job ended without the file's lines.
         reported = refusal if was_published else publisher.refusal
         close_and_report(publisher, service_url, delivered=delivered, refusal=reported)
         if isinstance(publisher.refusal, Deleted) and not path.exists():
@@ -101,7 +101,7 @@ def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]
 
 
 def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Path) -> SpoolNotInLog | None:
-    """The error if the ended log lacks lines of the file, else None. Raises :class:`StoreError` if it is unreadable."""
+    """The error if the ended log lacks lines of the file, else None. Raises :class:`StoreError` if reading fails."""
     job, spool, base = publisher.job, publisher.spool, publisher.base
     if base is None:
         if spool.line_count == 0:
@@ -123,7 +123,7 @@ def _verify(publisher: Publisher, open_comparer: Callable[[], Compare], path: Pa
 
 
 def _compare_spool(compare: Compare, job: JobRef, spool: Spool, base: int) -> Comparison:
-    """Compares all lines in ``spool`` with the log. Lines missing in the spool count as equal."""
+    """Compares all lines in ``spool`` with the log. Lines that the spool lacks count as equal."""
     index = spool.first
     while (batch := spool.take(index)) and batch.runs:
         comparison = compare(job, batch.lines(base))

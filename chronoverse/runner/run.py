@@ -28,7 +28,7 @@ from chronoverse.runner.spool.spool_file import MAX_ORPHANS, SpoolRoom, orphaned
 
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 60.0
-#: A spool without a file: up to 64 MiB of lines wait in memory.
+#: The room of a spool without a file: up to 64 MiB of lines wait in memory.
 MEMORY_ONLY: Final = SpoolRoom(memory_bytes=67_108_864)
 
 
@@ -86,7 +86,7 @@ def run(
     refusal: ChronoverseError | None = None
     with signals, _short_switch_interval():
         try:
-            # These are the only cases in which we must know, before the command starts, whether the job is open.
+            # Waits for the store only if the job must be open, or its id known, before the command starts.
             seconds = open_seconds if require_log or retry or recovered is not None else 0
             publisher.start(seconds, must_open=require_log)
         except ChronoverseError as error:
@@ -98,7 +98,7 @@ def run(
             refusal = error
             say(f"nothing is published: {error}; the command still runs")
             if recovered is not None and _refuses_id(error):
-                # Our lines cannot follow the earlier runner's, whose file keeps its lines.
+                # Our lines cannot follow those of the earlier runner, which stay in its file.
                 spool.save_state(retry=True)
                 spool.preserve()
                 recovered = None
@@ -110,7 +110,7 @@ def run(
         if recovered is not None:
             say(f"first delivering {counted(recovered_lines)} of an earlier runner of this job, from {recovered}")
         try:
-            # A recovered spool file can contain the end of an earlier command, whose exit code still counts.
+            # A recovered spool file can contain the end of an earlier command. Its exit code still counts for the job.
             earlier = spool.state.get("ending") or (None, None)
             before = (earlier[1] or 0) if more_follow is not None and earlier[0] == Status.PENDING else 0
             spool.save_state(ending=None, retry=None, server=service_url or "")
@@ -138,12 +138,12 @@ def run(
 def _open_spool(
     job: JobRef, room: SpoolRoom, say: Callable[[str], None], *, retry: bool, service_url: str | None
 ) -> Spool:
-    """A spool for the job. Unless ``retry``, recovers the one that an earlier runner of the job left, if any."""
+    """A spool for the job. Unless ``retry``, recovers the spool that an earlier runner of the job left, if any."""
     others: list[tuple[Path, dict[str, Any]]] = []
     left = orphaned_spools(room.directory, "" if retry else job.job_id) if room.directory else {}
     for path, state in left.items():
         if not retry and (state.get("workflow"), state.get("job")) == tuple(job):
-            with contextlib.suppress(SpoolError):  # another runner has just opened it
+            with contextlib.suppress(SpoolError):  # another runner has just opened the file
                 return Spool.recover(path, room)
         others.append((path, state))
     if others:
@@ -152,7 +152,7 @@ def _open_spool(
         runs = "another run" if len(others) == 1 else f"{count} other runs"
         which = "them" if len(others) == 1 else "the oldest"
         server = state.get("server", service_url)
-        # An empty ``server`` means that the run published directly to a store, maybe not that of CHRONOVERSE_URL.
+        # An empty ``server`` means that the run published directly to a store, which CHRONOVERSE_URL may not serve.
         prefix = "env -u CHRONOVERSE_URL " if service_url and not server else ""
         command = _deliver_command(path, server, retry=state.get("retry", False))
         say(f"{runs} left undelivered lines. Upload {which} with: {prefix}{command}")
@@ -162,7 +162,7 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until all is delivered or ``is_stopped()``; at most 5 s for a store never reached. Shows the progress."""
+    """Waits until all is delivered or ``is_stopped()``, but only 5 s for a store never reached. Shows progress."""
     start = time.monotonic()
     show_at = start + 1
     # Seconds between checks for a signal, which cannot wake a waiting thread.
@@ -227,7 +227,7 @@ def _refuses_id(refusal: ChronoverseError | None) -> bool:
 @contextlib.contextmanager
 def _short_switch_interval() -> Iterator[None]:
     before = sys.getswitchinterval()
-    # With Python's default of 5 ms, the pipes' reader waits for the GIL at each read: output took 5 times as long.
+    # With Python's default of 5 ms, output took 5 times as long, as the pipes' reader waited for the GIL at each read.
     sys.setswitchinterval(0.0002)
     try:
         yield

@@ -4,7 +4,7 @@
                 ProgressFilter ──> Masks ──> LineSplitter
 
 pipes            reads both pipes in one loop, so that their lines share one order and one clock
-terminals        gives our terminal to the command, or allocates a pseudo-terminal instead of two pipes
+terminals        lends our terminal to the command, or allocates a pseudo-terminal that replaces the two pipes
 line_assembler   turns one stream's bytes into batches of lines
 masking          replaces secrets with ***
 """

@@ -14,7 +14,7 @@ STATE_SECONDS: Final = 0.25
 
 
 class LineAssembler:
-    """Assembles one stream's lines. ``now`` is monotonic seconds. A batch has the ``timestamp`` of its last bytes."""
+    """Assembles one stream's lines. ``now``: monotonic seconds. A batch has the ``timestamp`` of its last bytes."""
 
     def __init__(self, stream: str, max_line_bytes: int = MAX_LINE_BYTES, masks: Masks | None = None) -> None:
         self._progress_filter = ProgressFilter()
@@ -44,7 +44,7 @@ class LineAssembler:
         return batches
 
     def flush_due(self, now: float) -> list[LineBatch]:
-        """Returns text that is due: a progress bar's state, or an unfinished line, up to where a secret may begin."""
+        """Returns text that is due: a progress bar's state, or an unfinished line without a possible secret's start."""
         batches: list[LineBatch] = []
         is_partial_due = now >= self._partial_at
         if is_partial_due or now >= self._state_at:

@@ -9,7 +9,7 @@ from typing import Final
 from chronoverse.errors import InvalidMask
 from chronoverse.joblog.secret_forms import SecretForms
 
-#: Minimum characters of a secret. A shorter one would occur everywhere in a log, and the masks would reveal it.
+#: Minimum characters of a secret. A shorter secret would occur everywhere in a log, and its masks would reveal it.
 _MIN_CHARACTERS: Final = 4
 #: Maximum bytes of a secret. Up to this many bytes are held back while they could begin a secret.
 MAX_BYTES: Final = 65_536
@@ -18,9 +18,9 @@ MAX_BYTES: Final = 65_536
 class Masks:
     """The secrets to mask, as arbitrary bytes.
 
-    Masks each line of a secret wherever it occurs, very short lines only as part of the whole secret. Ignores line
-    endings, and whitespace next to them and around the secret, because programs can change these. Raises
-    :class:`InvalidMask`, without the secret, if one is too short or too long.
+    Masks each line of a secret wherever it occurs, but very short lines only as a part of the whole secret. Ignores
+    line endings, and whitespace next to them and around the secret, because programs can change these. Raises
+    :class:`InvalidMask` if a secret is too short or too long. The error does not contain the secret.
     """
 
     def __init__(self, secrets: Iterable[bytes] = (), forms: SecretForms | None = None) -> None:
@@ -54,7 +54,7 @@ class Masks:
         return b"".join([*masked, text[position:end]]), text[end:]
 
     def _occur_in(self, text: bytes) -> bool:
-        # Ten times as fast as the regular expression, which only the few texts with a secret need.
+        # This check is ten times as fast as the regular expression, which few texts need.
         return any(part in text for part in self._longest_first)
 
     def _undecided_from(self, text: bytes, start: int) -> int:

@@ -20,7 +20,7 @@ from chronoverse.runner.capture.line_assembler import LineAssembler
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.capture.terminals import PtyProcess
 
-#: After the command's end, a pipe that a grandchild keeps open is closed after this many seconds without output.
+#: Once the command has ended, a pipe that a grandchild keeps open is closed after this many seconds without output.
 ORPHAN_QUIET_SECONDS: Final = 2.0
 
 
@@ -81,14 +81,14 @@ class Capture:
     def _run(self) -> None:
         while time.monotonic() < self._deadline():
             ready = [key.data for key, _ in self._selector.select(self._timeout()) if key.data is not None]
-            # Of two pipes, stdout is emptied first: an error is usually written after the output that waits there.
+            # Empties stdout before stderr, because an error is usually written after the output that waits in stdout.
             ready.sort(key=lambda pipe: pipe.stream == "stderr")
             for pipe in ready:
                 waiting = _waiting(pipe) if len(ready) > 1 else 0
                 size = self._read(pipe)
                 if size >= 16_384:
-                    # More follows a large read. Waiting makes the next read larger: 0.25 instead of 0.7 µs per line.
-                    # A terminal never has that much, and a pipe of 1 MiB does not fill up within a millisecond.
+                    # More output usually follows a large read. Waiting makes the next read larger: 0.25 instead of 0.7
+                    # µs per line. A pipe of 1 MiB does not fill up meanwhile, and a terminal has no such large reads.
                     time.sleep(0.001)
                 self._read_up_to(pipe, waiting - size)
             now = time.monotonic()
@@ -98,13 +98,13 @@ class Capture:
                 self._ended_at = time.monotonic()
                 if self._exit is not None:
                     self._selector.unregister(self._exit)
-        # A grandchild keeps these open. They can still hold the command's output, if the reader of our output is slow.
+        # A grandchild keeps these pipes open. They can still hold output, if the reader of our own output is slow.
         for pipe in list(self._pipes):
             with contextlib.suppress(OSError):
                 self._read_up_to(pipe, _waiting(pipe))
 
     def _add(self, pipe: _Pipe) -> None:
-        # Refused to users with many large pipes; the pipe then stays small.
+        # The kernel refuses this to users with many large pipes; then the pipe stays small.
         with contextlib.suppress(OSError, AttributeError):
             # The capacity of a pipe in bytes (Linux).
             fcntl.fcntl(pipe.source, fcntl.F_SETPIPE_SZ, 1_048_576)
@@ -112,18 +112,18 @@ class Capture:
         self._pipes.add(pipe)
 
     def _read_up_to(self, pipe: _Pipe, rest: int) -> None:
-        """Reads at least ``rest`` bytes, unless the pipe ends before."""
+        """Reads at least ``rest`` bytes, or to the pipe's end."""
         while rest > 0 and (size := self._read(pipe)):
             rest -= size
 
     def _read(self, pipe: _Pipe) -> int:
         try:
-            # Large, so that a busy command costs few reads. A batch has at most this and one line.
+            # Large, so that a busy command costs few reads. A batch has at most this many bytes, plus one line.
             data = os.read(pipe.source.fileno(), 262_144)
         except BlockingIOError:
             return 0
         except OSError as error:
-            # On Linux: no process has the pseudo-terminal open. Stated in tty_io.c, but not in pty(7).
+            # On Linux, EIO means that no process has the pseudo-terminal open (see tty_io.c; pty(7) lacks this).
             if error.errno != errno.EIO:
                 raise
             data = b""
@@ -146,14 +146,14 @@ class Capture:
         self._pipes.discard(pipe)
 
     def _deadline(self) -> float:
-        """When to close open pipes: once they are quiet, or 10 s after the command's end. Infinite while it runs."""
+        """When to close open pipes: once quiet, or 10 s after the command's end. Infinite while the command runs."""
         if not self._pipes:
             return self._ended_at
         return min(max(self._last_read_at, self._ended_at) + ORPHAN_QUIET_SECONDS, self._ended_at + 10.0)
 
     def _timeout(self) -> float:
         moment = min([self._deadline(), *(pipe.assembler.due for pipe in self._pipes)])
-        # If the command's end cannot wake the loop, it must look often.
+        # If the command's end cannot wake the loop, the loop must look often.
         longest = 0.05 if self._exit is None else 1.0
         return min(max(0.0, moment - time.monotonic()), longest)
 

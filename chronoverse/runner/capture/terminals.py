@@ -1,4 +1,4 @@
-"""The command's terminal: ours, as under a shell, or a pseudo-terminal in a new session.
+"""The command's terminal: either ours, as under a shell, or a pseudo-terminal in a new session.
 
 See https://www.gnu.org/software/libc/manual/html_node/Implementing-a-Shell.html. With a pseudo-terminal, ours is set to
 raw mode, and all input, including Ctrl-C, is forwarded to the command.
@@ -21,7 +21,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
     """Makes ``group`` the foreground process group of our terminal within the ``with`` block.
 
     Ctrl-C then goes to the command instead of us, and Ctrl-Z stops both. Does nothing if our stdin is not a terminal,
-    we are in its background, or this is not the main thread. Yields a function that returns False in these cases.
+    if we are in its background, or outside the main thread. Yields a function that tells whether this was done.
     """
     if threading.current_thread() is not threading.main_thread() or not _is_foreground():
         yield lambda: False
@@ -32,7 +32,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
             os.killpg(group, signal.SIGCONT)
 
     def on_child_stopped(number: int, frame: FrameType | None) -> None:
-        """If the command was stopped, stops us too; both continue together."""
+        """If the command was stopped, also stops us. Later, both continue together."""
         with contextlib.suppress(ChildProcessError):
             stopped = os.waitid(os.P_PID, group, os.WSTOPPED | os.WNOHANG)
             if stopped is None:
@@ -40,7 +40,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
             was_in_background = stopped.si_status in (signal.SIGTTIN, signal.SIGTTOU)
             if not was_in_background:
                 _set_foreground(os.getpgrp())
-                # Ignored by the kernel if no shell could wake us (orphaned process group).
+                # The kernel ignores this if no shell could wake us (orphaned process group).
                 os.killpg(os.getpgrp(), signal.SIGTSTP)
             if _is_foreground():
                 _set_foreground(group)
@@ -50,12 +50,12 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
 
     saved = {
         signal.SIGCHLD: signal.signal(signal.SIGCHLD, on_child_stopped),
-        # Without this, writing to the terminal from the background, or taking it back, would stop us.
+        # Otherwise writing to the terminal from the background, or taking it back, would stop us.
         signal.SIGTTOU: signal.signal(signal.SIGTTOU, signal.SIG_IGN),
     }
     try:
         _set_foreground(group)
-        # The command may have been stopped for reading from the terminal too early.
+        # The command may have been stopped because it read from the terminal too early.
         resume()
         yield lambda: True
     finally:
@@ -127,12 +127,12 @@ def attach_terminal(process: PtyProcess) -> Iterator[Callable[[], bool]]:
             thread.start()
             yield interrupted.is_set
         finally:
-            # Later input is for other programs. The thread may be writing to a command that does not read.
+            # Stops forwarding, since later input is for other programs. The thread may hang: the command may not read.
             os.close(stop_write)
             if thread.ident is not None:
                 thread.join(1.0)
             os.close(stop_read)
-            # Fails if the terminal was closed, which is also why we got a SIGHUP.
+            # Fails if the terminal was closed, in which case we also got a SIGHUP.
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(0, termios.TCSADRAIN, saved)
 
@@ -146,7 +146,7 @@ def _forward_stdin(to: int, stop: int, interrupted: threading.Event) -> None:
 
     with contextlib.suppress(OSError):
         while wait_until_ready([0], []):
-            # Typed or pasted bytes to forward at once.
+            # At most 4 KiB of typed or pasted input at once.
             data = os.read(0, 4_096)
             if not data:
                 return
@@ -162,7 +162,7 @@ def _prepare(master: int, slave: int, interactive: bool) -> None:
     # Ctrl-Z must not stop the command: no shell knows it and could continue it.
     modes[6][termios.VSUSP] = os.fpathconf(slave, "PC_VDISABLE")
     if not interactive:
-        # Our terminal, if any, is not raw and adds carriage returns itself; a file needs none.
+        # Output goes to our terminal, which is not raw and adds carriage returns, or to a file, which needs none.
         modes[1] &= ~termios.ONLCR
     termios.tcsetattr(slave, termios.TCSANOW, modes)
     termios.tcsetwinsize(master, _size())
@@ -201,14 +201,14 @@ def _spawn(argv: Sequence[str], environ: Mapping[str, str], terminal: str, inter
     """Starts ``argv`` on ``terminal``, and returns its process id.
 
     The first terminal that a session leader opens becomes its controlling terminal: tty(4), credentials(7). posix_spawn
-    opens it without running Python in the new process: that would be unsafe after forking a threaded process.
+    opens it without running Python in the new process, which would be unsafe after the fork of a threaded process.
     """
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 1, terminal, os.O_RDWR, 0), (os.POSIX_SPAWN_DUP2, 1, 2)]
     if interactive:
         actions.append((os.POSIX_SPAWN_DUP2, 1, 0))
     elif os.isatty(0):
-        # We are in the background of our terminal: reading from it would take the shell's input.
+        # If we are in the background of our terminal, reading from it would take the shell's input.
         actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-    # Python ignores these signals. Like Popen, restores them for the new process.
+    # Python ignores these signals. Restores them for the new process, as Popen does.
     ignored = [signal.SIGPIPE, signal.SIGXFSZ]
     return os.posix_spawnp(argv[0], list(argv), environ, file_actions=actions, setsid=True, setsigdef=ignored)

@@ -16,11 +16,11 @@ _NAMED: Final = 10
 
 
 def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
-    """The undamaged lines of the spool file ``path``, and a sentence about damaged ones (empty if there are none).
+    """The undamaged lines of the spool file ``path``, and a sentence about damage (empty if there is none).
 
-    Writes them into a new file. ``in_place`` replaces ``path`` with it, and renames the old file to FILE.damaged;
-    otherwise the new file is temporary. Raises :class:`SpoolError` if nothing is undamaged or, with ``in_place``, if
-    the lines' job is unknown; :class:`SpoolInUse`.
+    Writes them into a new file. ``in_place`` replaces ``path`` with the new file, and renames the old one to
+    FILE.damaged; otherwise the new file is temporary. Raises :class:`SpoolInUse`, and :class:`SpoolError` if all is
+    damaged or, with ``in_place``, if the lines' job is unknown.
     """
     try:
         return Spool.recover(path, keep_all=True), ""
@@ -36,7 +36,7 @@ def recover_whole(path: Path, *, in_place: bool) -> tuple[Spool, str]:
             damage = f"{path} is damaged: {lacks or 'a part of it'} cannot be read"
             try:
                 spool = Spool.recover(draft, keep_all=True)
-            except SpoolError:  # its state contradicts its lines
+            except SpoolError:  # the file's state contradicts its lines
                 raise refused from None
             if not in_place:
                 return spool, damage

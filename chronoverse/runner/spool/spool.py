@@ -90,20 +90,20 @@ class Spool:
     def __init__(self, room: SpoolRoom | None = None) -> None:
         self.room = room or SpoolRoom()
         self._changed = threading.Condition()
-        #: The state last saved, by this process or the one that left the file.
+        #: The state last saved by this process, or by the process that left the file.
         self.state: dict[str, Any] = {}
-        #: Indexes, as in the picture above: ``safe`` is that of the first line not known to be safe.
+        #: Indexes, as in the picture above. ``safe``: the index of the first line not known to be safe.
         self.acked = self.safe = self.first = self.end = 0
-        #: For a recovered file: the first index without an acknowledgement to its runner. 0 once we have one ourselves.
+        #: For a recovered file: the first index that its runner had no acknowledgement for. 0 after our first one.
         self._was_acked = 0
         #: Lines dropped because the spool was full.
         self.dropped = 0
-        #: The oldest lines, if they are in a file; the newest lines, in memory.
+        #: The file with the oldest lines, if there is one; the newest lines, in memory.
         self._file: SpoolFile | None = None
         self._memory = MemoryBatches()
         #: Bytes that the job has printed.
         self._position = 0
-        #: Lines below this index may have been sent. They are not dropped: the store may have them.
+        #: Lines below this index may have been sent. They are not dropped, because the store may have them.
         self._sent = 0
         #: The last batch read, and its messages.
         self._last_read: tuple[LineBatch, list[bytes]] | None = None
@@ -189,7 +189,7 @@ class Spool:
             self._save()
 
     def reassign(self) -> None:
-        """Prepares the lines for another job: forgets the previous job, and the lines' numbers in that job's log.
+        """Prepares the lines for another job: forgets the previous job, and the lines' numbers in its log.
 
         The file is changed only once the other job has an attempt.
         """
@@ -198,7 +198,7 @@ class Spool:
             self.state = {name: value for name, value in self.state.items() if name in ("ending", "labels")}
 
     def force_spill(self, enabled: bool) -> None:
-        """While enabled, writes all lines to the file immediately, so that they survive this process. For outages."""
+        """For outages: while enabled, writes all lines to the file immediately, so that they survive this process."""
         with self._changed:
             self._is_forced = enabled
             if enabled:
@@ -219,15 +219,15 @@ class Spool:
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
         """Up to ``lines`` lines from ``index``, for one append. None after the last line, or if abandoned.
 
-        Skips lines dropped at ``index``, and ends before the next dropped ones. If all remaining lines were dropped,
-        the batch is empty and begins at the end.
+        Skips dropped lines at ``index``, and ends before the next dropped line. If all remaining lines were dropped,
+        the batch is empty and begins at the spool's end.
         """
         with self._changed:
             if self._is_abandoned or index >= self.end:
                 return None
             runs: list[LineRun] = []
             start = end = index
-            # An append ends once it has 1 MiB.
+            # The append ends once it has 1 MiB.
             size = 1_048_576
             most_runs = BATCH_RUNS if lines > BATCH_LINES else lines
             for each in self._batches(index):
@@ -258,7 +258,7 @@ class Spool:
             index = batch.end
 
     def acknowledge(self, index: int) -> None:
-        """Records that the store has the lines below ``index``, and no later ones: it may have lost some."""
+        """Records that the store has exactly the lines below ``index``. It may have lost acknowledged ones."""
         with self._changed:
             self.acked, self._was_acked = index, 0
             self.safe = min(self.safe, index)
@@ -303,7 +303,7 @@ class Spool:
             return file.path
 
     def abandon(self) -> None:
-        """Removes all lines and the file, and accepts no more lines: all are safe, or none can be sent."""
+        """Removes all lines and the file, and accepts no more lines. Called if all are safe, or none can be sent."""
         with self._changed:
             self._is_abandoned = True
             self._memory = MemoryBatches()
@@ -352,7 +352,7 @@ class Spool:
         for start, stop in ((0, self.acked), (max(self._sent, self.acked), self.end)):
             oldest = store.next_at(start)
             if oldest is not None and oldest.end <= stop:
-                # Removes a sixteenth, so that not every new batch has to remove others.
+                # Removes a sixteenth of the lines, so that not every new batch has to remove others.
                 stop = max(oldest.end, oldest.ordinal + (stop - oldest.ordinal) // 16)
                 break
         else:
@@ -374,7 +374,7 @@ class Spool:
         return True
 
     def _remove_safe(self) -> None:
-        """Removes safe batches except the newest ``keep_bytes``. If the disk is full, they stay, which is harmless."""
+        """Removes safe batches except the newest ``keep_bytes``. They stay if the disk is full, which is harmless."""
         following = next((found for store in self._stores if (found := store.next_at(self.safe))), None)
         position = (following.position if following else self._position) - self.room.keep_bytes
         kept = [store.first_kept(self.safe, position) for store in self._stores]

@@ -27,7 +27,7 @@ from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, TIMESTAMP
 SPOOL_MAX_BYTES: Final = 1_073_741_824
 #: Maximum bytes of a batch: more than a read of 256 KiB after a line of 1 MiB.
 MAX_BATCH_BYTES: Final = 2_097_152
-#: Page size in bytes. A large batch takes many pages; small ones share a page, which is written as a whole.
+#: Page size in bytes. A large batch takes many pages; small batches share a page, which is written as a whole.
 PAGE_BYTES: Final = 16_384
 #: The whole schema. No version wrote a file with another schema.
 _TABLES: Final = (
@@ -64,7 +64,7 @@ class SpoolFile:
         self.path = path
         address = f"{path.absolute().as_uri()}?mode=rw"
         self._connection = sqlite3.connect(address, timeout=0, isolation_level=None, check_same_thread=False, uri=True)
-        # Never read a row longer than any of ours.
+        # Refuses rows that are longer than any of ours.
         self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_BATCH_BYTES + PAGE_BYTES)
         self._execute = self._connection.execute
         self._written = b""
@@ -81,7 +81,7 @@ class SpoolFile:
     @classmethod
     def create(cls, directory: Path, name: str) -> Self:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The longest ids would make the name too long.
+        # Cuts the name, because the longest ids would make it too long for a file.
         path = directory / f"{name[:64]}-{os.urandom(4).hex()}.sqlite"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         try:
@@ -129,7 +129,7 @@ class SpoolFile:
         return int(self._execute(f"SELECT total(lines) FROM batches WHERE {_BETWEEN}", (start, stop)).fetchone()[0])
 
     def write(self, state: dict[str, Any], add: Iterable[LineBatch] = (), delete: tuple[int, int] = (0, 0)) -> None:
-        """Atomically writes the state, adds batches, and deletes those between two indexes."""
+        """Atomically writes the state, adds batches, and deletes the batches between two indexes."""
         packed = orjson.dumps(state)
         with self._transaction():
             if delete[0] < delete[1]:
@@ -170,7 +170,7 @@ class SpoolFile:
                     return
                 limit = -1
             except sqlite3.Error:
-                # Python reads one row ahead, so the error can concern the row after next: read the next row alone.
+                # Python reads one row ahead, so the error can concern the row after next. Reads the next row alone.
                 if limit < 0:
                     limit = 1
                     continue
@@ -256,9 +256,9 @@ class SpoolFile:
 def orphaned_spools(directory: Path, job_id: str = "") -> dict[Path, dict[str, Any]]:
     """The spool files that no process has open, with their states (empty if unreadable), oldest first.
 
-    Not more than :data:`MAX_ORPHANS`, besides those named after ``job_id``.
+    At most :data:`MAX_ORPHANS`, besides those named after ``job_id``.
     """
-    # A new file is empty while its runner creates it.
+    # Omits new empty files, which their runners are still creating.
     new = time.time() - 60
     paths = (*directory.glob("*.sqlite"), *directory.glob("*.spool"))
     files = {path: stat for path in paths if (stat := _stat(path)) and (stat.st_size or stat.st_mtime < new)}
@@ -273,8 +273,8 @@ def orphaned_spools(directory: Path, job_id: str = "") -> dict[Path, dict[str, A
         except SpoolInUse:
             continue
         except SpoolError:
-            pass  # delivering it reports why
-        if _stat(path):  # else its runner has deleted it
+            pass  # delivering the file reports why
+        if _stat(path):  # otherwise its runner has deleted it
             found[path] = state
     return found
 
@@ -313,7 +313,7 @@ def _is_plausible(batch: LineBatch) -> bool:
     )
 
 
-#: Selects the batches between two indexes. Without the second condition, SQLite would read all following rows, too.
+#: Selects the batches between two indexes. Without the second condition, SQLite would also read all later rows.
 _BETWEEN: Final = "ordinal >= ?1 AND ordinal < ?2 AND ordinal + lines <= ?2"
 _COUNT: Final = "[0-9]{1,15}"
 #: Valid values in a file's state, as JSON. Exit codes have at most the digits that a log can hold.
