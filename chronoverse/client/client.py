@@ -36,7 +36,7 @@ _SETTING_NAMES: Final = {"day_bytes": "bytes_per_day"}
 _Result = TypeVar("_Result")
 
 
-#: Why streams time out again and again without a byte.
+#: The likely reason if streams repeatedly time out without a byte.
 _IS_BUFFERED: Final = "if other commands work, a proxy buffers the stream: turn off its response buffering"
 
 
@@ -74,7 +74,7 @@ class Client:
             self.token,
             ca_file=self.ca_file,
             connect_seconds=5.0,
-            # After three missed heartbeats, a connection counts as dead.
+            # A connection is considered dead after three missed heartbeats.
             read_seconds=3 * self.heartbeat_seconds,
         )
 
@@ -136,16 +136,16 @@ class Client:
         failure: RequestFailed | None = None
         while not stop.is_set():
             start = first if follower.last_number is None else {}
-            left = min(max(ceil(wait_until - self.clock()), 0), 300)  # the most that the service allows
+            left = min(max(ceil(wait_until - self.clock()), 0), 300)  # the service's maximum
             query = {**start, **filters, "wait": left or None}
-            backoff.record_failure()  # reset once the connection receives something
+            backoff.record_failure()  # reset once the stream yields something
             try:
                 yield from self._follow_connection(path, query, follower, backoff, stop)
                 failure = RequestFailed("the service closed the stream")
             except RequestFailed as error:
                 failure = error
             except Unauthorized as error:
-                # The token can expire a moment before its file is renewed, so try again.
+                # A token can expire a moment before its file is renewed, so a retry can succeed.
                 if follower.last_number is None or not callable(self.token):
                     raise
                 failure = RequestFailed(str(error))
@@ -160,9 +160,9 @@ class Client:
                 raise failure
             if follower.retry_ms:  # with 0, retries would have no delay
                 backoff.policy = replace(RETRY, first=follower.retry_ms / 1000)
-            # The token expired, and the next request gets a new one: waiting would only delay the next line.
+            # If the token expired, the next request gets a new one, and waiting would only delay the next line.
             at_once = callable(self.token) and isinstance(failure, _StreamFailed) and str(failure) == TOKEN_EXPIRED
-            # If no job appeared in time, the next request follows immediately, does not wait, and gets a 404.
+            # If no job appeared in time, the next request follows immediately, and gets a 404 because it does not wait.
             is_over = bool(left) and isinstance(failure, _StreamFailed) and self.clock() >= wait_until
             delay = 0.0 if at_once or is_over else max(backoff.delay(), failure.min_delay)
             if backoff.failures > 1 and isinstance(failure.__cause__, TimeoutError):
@@ -177,7 +177,7 @@ class Client:
         headers = {"Accept": "text/event-stream"}
         if follower.last_number is not None:
             headers["Last-Event-ID"] = str(follower.last_number)
-        self._service.close()  # an idle connection may be dead, and then this attempt would fail
+        self._service.close()  # an idle connection may be dead, which would fail this attempt
         with self._service.stream("GET", path, query, headers) as response:
             if response.status == 204:
                 follower.ended = True
@@ -189,10 +189,10 @@ class Client:
                 follower.start_connection(response.headers.get("Last-Event-ID"))
                 while not (follower.ended or stop.is_set()) and (chunk := response.read1(READ_BYTES)):
                     if not chunk.strip(b":\n"):
-                        backoff.record_success()  # only heartbeats: the service works, and there is nothing new
+                        backoff.record_success()  # heartbeats show that the service works
                     for item in follower.feed(chunk):
                         if failure is not None:
-                            yield Notice(str(failure))  # it concerned a single entry
+                            yield Notice(str(failure))  # more follows, so the error concerned a single entry
                             failure = None
                         if isinstance(item, Notice) and not follower.ended:
                             failure = _StreamFailed(item.reason)
@@ -260,7 +260,7 @@ class Client:
         self, job: JobRef, *, q: str | None, regex: bool, stream: str | None, offset: int | None, seconds: float | None
     ) -> dict[str, Any]:
         """Waits until a line matches ``q``, the job ends, or ``seconds`` are over. Returns the last answer, with the
-        ``gaps`` of all.
+        ``gaps`` of all answers.
 
         Raises :class:`JobNotFound` if the job does not appear in that time, or was deleted.
         """
@@ -290,7 +290,7 @@ class Client:
                 self.sleep(backoff.delay())
                 continue
             except Unauthorized:
-                # The token may have expired during the wait; the next request gets the new one.
+                # The token may have expired during the wait; the next request gets a new one.
                 if was_refused or not callable(self.token):
                     raise
                 was_refused = True
@@ -308,10 +308,10 @@ class Client:
             backoff.record_success()
             with reading("answer"):
                 gaps += answer.get("gaps", [])
-                # A single request waits for at most WAIT_SECONDS.
+                # A request waits for at most WAIT_SECONDS, so a timeout is final only after the deadline.
                 if answer["outcome"] != "timeout" or (deadline is not None and self.clock() >= deadline):
                     return {**answer, "gaps": gaps} if gaps else answer
-                # Without ``q``, only the job's end matters, and there is nothing to continue after.
+                # Without ``q``, the wait is only for the job's end, and needs no position to continue from.
                 offset = answer["cursor"] if q is not None else None
 
     def download(self, job: JobRef, **query: Any) -> Iterator[bytes]:
@@ -331,7 +331,7 @@ class Client:
                 raise Unreachable("the download was cut off before its end") from error
 
     def redact(self, job: JobRef, **query: Any) -> tuple[int, bool]:
-        """Redacts lines, in several requests if needed. Returns how many lines, and whether the old text can come back.
+        """Redacts lines, in several requests if needed. Returns their number, and whether the old text can come back.
 
         Also raises :class:`LineStillOpen` and :class:`ArchiveNotConfigured`. After an error, some lines can already be
         redacted.
@@ -358,7 +358,7 @@ class Client:
                     "DELETE", _path("/workflows/{}/jobs/{}", *job), {}, {"Accept": "application/json"}
                 )
             except JobNotFound:
-                # An earlier attempt may have deleted the job: its answer was lost, or was an error.
+                # An earlier attempt, whose answer was lost or an error, may have deleted the job.
                 if attempts == 1:
                     raise
 

@@ -51,7 +51,7 @@ class JobChange(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Changes were lost: forget all known jobs of the workflow. Those that still exist are yielded again."""
+    """Changes were lost: forget all known jobs of the workflow. Jobs that still exist are yielded again."""
 
 
 class UpToDate(NamedTuple):
@@ -119,7 +119,7 @@ class Follower:
             case EventName.END:
                 self.ended = True
             case EventName.ERROR:
-                # An error event with a new id of its own ends the log: the job was lost. Others end only this stream.
+                # An error event with its own, new id means that the job was lost. Other errors end only this stream.
                 self.ended = self._decoder.has_id and self._advance(parse_number(event.id))
                 return Notice(event.data)
         return None
@@ -144,7 +144,7 @@ class WorkflowFollower(Follower):
     _has_begun = False
 
     def start_connection(self, starts_after: str | None) -> None:
-        """Begins a connection. Ignores ``starts_after``: the number is known once the first jobs have arrived."""
+        """Begins a connection. Ignores ``starts_after``, as the number is known once the first jobs have arrived."""
         super().start_connection(None)
 
     def feed(self, chunk: bytes) -> Iterator[WorkflowEvent]:
@@ -165,7 +165,7 @@ class WorkflowFollower(Follower):
                 job = orjson.loads(event.data)
                 return JobChange(job["id"], job["status"], job)
             case EventName.CONNECTED:
-                # The previous connection ended before all its jobs arrived. Jobs deleted since are not sent again.
+                # If the previous connection ended before all of its jobs arrived, starts over: some may be deleted now.
                 is_again, self._has_begun = self._has_begun and self.last_number is None, True
                 return Reset() if is_again else None
             case EventName.RESET:

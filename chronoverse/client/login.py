@@ -43,7 +43,7 @@ class Login:
         return self.at <= now < self.until - early
 
     def is_due(self, now: float) -> bool:
-        # A minute or a quarter of the token's lifetime before its end, whichever is shorter.
+        # Renews a minute before the token's end, or a quarter of its lifetime if that is shorter.
         return not self.is_valid(now, min(60.0, (self.until - self.at) / 4))
 
 
@@ -66,8 +66,8 @@ class IssuerClient:
     ) -> Login:
         """Signs the user in. ``show`` gets an address, a code to enter there, and an address that includes the code.
 
-        Raises :class:`Unauthorized` if the issuer refuses or the time is up; :class:`Unreachable`, also for an invalid
-        answer; and :class:`SettingsError` for an unsuitable issuer.
+        Raises :class:`Unauthorized` if the issuer refuses or the time is up, :class:`Unreachable` (also for an invalid
+        answer), and :class:`SettingsError` for an unsuitable issuer.
         """
         metadata = self._metadata()
         if "device_authorization_endpoint" not in metadata:
@@ -208,7 +208,7 @@ class LoginFile:
             raise SettingsError(f"{self._path} has no sign-in: run `chronoverse login`") from None
 
     def write(self, login: Login) -> None:
-        """Replaces the sign-in, after any renewal in progress. Raises :class:`SettingsError`."""
+        """Replaces the sign-in, after waiting for a renewal in progress. Raises :class:`SettingsError`."""
         with self._lock():
             self._write(login)
 
@@ -257,7 +257,7 @@ class LoginFile:
         try:
             renewed = IssuerClient(login.issuer, login.client_id, self._ca_file).renew(login, now)
         except Unauthorized as error:
-            # Without the refresh token, later requests do not ask the issuer again.
+            # Forgets the refresh token, so that later requests do not ask the issuer again.
             login = replace(login, refresh_token=None, until=login.at, ended=str(error))
             self._write(login)
             return self._renewed(login, now)

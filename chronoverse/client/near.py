@@ -26,7 +26,7 @@ def near_ids(wanted: str, ids: Iterable[str]) -> list[str]:
 
 
 def explain_not_found(client: Client, workflow_id: str, job_id: str | None = None, *, of_line: bool = False) -> str:
-    """A sentence on what was not found, with similar ids among the newest 200 that the token can read. Never raises.
+    """A sentence about what was not found, with similar ids among the newest 200 that the token can read. Never raises.
 
     ``of_line``: the request was for a line of the job.
     """

@@ -1,4 +1,4 @@
-"""Sends each request once, and converts failures to errors that show whether a retry can succeed.
+"""Sends each request once, and converts failures to errors that say whether a retry can succeed.
 
 Does not use urllib3, whose import would add 60 ms to every command.
 """
@@ -38,7 +38,7 @@ class TooLong(errors.BadRequest):
     status = 413
 
 
-#: The errors for permanent statuses. 415 counts as a malformed request.
+#: The errors for permanent statuses. 415 is treated as a malformed request.
 _FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
     kind.status: kind
     for kind in (errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.JobNotFound, TooLong)
@@ -48,8 +48,8 @@ _FINAL: Final[dict[int, type[ChronoverseError]]] = {415: errors.BadRequest} | {
 class ServiceConnection:
     """Connections to the service at ``url``, for all threads. ``token`` can be a function, called for each request.
 
-    If the server has closed an idle connection, resends the request, so all must be idempotent. Never resends a DELETE:
-    its repetition would not find the deleted resource.
+    If the server has closed an idle connection, resends the request, so all requests must be idempotent. Never resends
+    a DELETE, because the repetition would not find the deleted resource.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class ServiceConnection:
         self._was_answered = False
 
     def __del__(self) -> None:
-        # Python warns about open sockets, and a request that ends after close() leaves its socket open.
+        # Python warns about open sockets, and a request that ends after close() has left its socket open.
         self.close()
 
     def twin(self, token: str | Callable[[], str | None] | None) -> "ServiceConnection":
-        """Connections to the same service with another token. They share the trusted certificates, which take 1 MB."""
+        """Connections to the same service with another token. Shares the trusted certificates, which take 1 MB."""
         if self._tls is None and self.url.startswith("https:"):
             self._tls = create_default_context()
         twin = copy.copy(self)
@@ -145,8 +145,8 @@ class ServiceConnection:
     def post_ahead(self, path: str, headers: Mapping[str, str], body: bytes) -> Callable[[], bytes | None]:
         """Sends a POST without waiting for earlier answers. Call the returned functions in the order of sending.
 
-        Each waits for the answer, and returns its body or raises the error of a refusal. It returns None if the request
-        must be sent again: the connection was lost, or another thread uses it.
+        Each function waits for its answer, and returns the body or raises the error of a refusal. It returns None if
+        the request must be sent again, because the connection was lost or another thread uses it.
         """
         token, thread = self._token() if callable(self._token) else self._token, threading.get_ident()
         try:
@@ -234,10 +234,10 @@ class Pipeline:
         """The next response, which must answer request ``number``. Raises :data:`CONNECTION_ERRORS`."""
         if number != self._received + 1 or self._answers.file.closed:
             raise HTTPException("the connection was closed, or earlier responses were not read")
-        # Closed even if no response has begun: since Python 3.13, it complains when collected after its closed file.
+        # Closed even if no response has begun. Since Python 3.13, it complains if collected after its file was closed.
         with contextlib.closing(HTTPResponse(self._answers, method="POST")) as response:  # type: ignore[arg-type]
             response.begin()
-            # The service's answers are shorter.
+            # Answers of the service are shorter than this.
             answer = response.read(65_536)
             if not response.isclosed():
                 raise HTTPException("the answer is too long")
@@ -262,7 +262,7 @@ class _Answers:
         return getattr(self.file, name)
 
     def close(self) -> None:
-        """Does nothing. Called after each answer."""
+        """Does nothing, because it is called after each answer."""
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]:
@@ -274,7 +274,7 @@ def make_connection(url: str, tls: SSLContext | None, seconds: float) -> HTTPCon
     """A connection to the server of ``url``, with a timeout in seconds. Opened on first use."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    # Always passes a port: http.client would search an IPv6 address for one.
+    # Always passes a port, because http.client would search an IPv6 address for one.
     if parts.scheme == "https":
         return HTTPSConnection(host, parts.port or HTTPSConnection.default_port, timeout=seconds, context=tls)
     return HTTPConnection(host, parts.port or HTTPConnection.default_port, timeout=seconds)
@@ -305,12 +305,12 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
     status = response.status
     try:
         problem = orjson.loads(answer)
-        detail = str(problem.get("detail") or problem["title"]).rstrip(".")  # it becomes a part of a sentence
+        detail = str(problem.get("detail") or problem["title"]).rstrip(".")  # messages continue after this text
         title, reason, expected = str(problem.get("title", "")), problem.get("reason"), problem.get("expected")
     except (ValueError, LookupError, AttributeError, TypeError):
         detail = f"the service returned {status} {response.reason or ''}".rstrip()
         title, reason, expected = "", None, None
-    if detail == "a bearer token is required":  # Without a token, the caller raised another error.
+    if detail == "a bearer token is required":  # A token was sent: without one, the caller has raised an error.
         detail += ", and one was sent: a proxy seems to remove the Authorization header; configure it to pass it on"
     error: ChronoverseError
     if status in (408, 425, 429) or status >= 500:  # as in web/static/client/request.js
@@ -335,14 +335,14 @@ def _refusal(response: HTTPResponse, answer: bytes, url: str) -> ChronoverseErro
 
 
 def is_from_proxy(error: ChronoverseError) -> bool:
-    """Whether ``error`` is a refusal without a problem document. Only proxies send these: the service adds one."""
+    """Whether ``error`` is a refusal without a problem document, which only proxies send."""
     kinds = (errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.JobNotFound)
     is_refusal = type(error) is ChronoverseError or isinstance(error, kinds)
     return is_refusal and not isinstance(error, TooLong) and "title" not in vars(error)
 
 
 def path_hint(url: str) -> str:
-    """A hint for a 404's message, because a service answers a wrong path in ``url`` as it answers a missing job."""
+    """A hint for a 404's message: the path in ``url`` may be wrong, which a service answers like a missing job."""
     return f"; is {url} the right address?" if urlsplit(url).path.strip("/") else ""
 
 
