@@ -19,19 +19,19 @@ import orjson
 from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import SigningKeysUnavailable, StoreError, Unauthorized
 
-#: Timeout for the issuer in seconds. The request that fetches waits; others use the cached keys meanwhile.
+#: Timeout for the issuer in seconds. The request that fetches keys waits; others meanwhile use the cached keys.
 FETCH_SECONDS: Final = 3.0
-#: Maximum bytes of a key set. A hundred RSA keys have 60 KB.
+#: Maximum bytes of a key set. A hundred RSA keys take 60 KB.
 MAX_KEY_SET_BYTES: Final = 262_144
 #: Maximum bytes of a record as JSON: a key set with every character escaped.
 MAX_RECORD_BYTES: Final = 2 * MAX_KEY_SET_BYTES + 1_024
 #: Seconds after which keys are fetched again, and a withdrawn key is refused, if the issuer is reachable.
 REFRESH_SECONDS: Final = 300.0
-#: Seconds between checks of :func:`keep_fresh`, and between its fetches while there are no keys.
+#: Seconds between checks by :func:`keep_fresh`, and between its fetches while there are no keys.
 CHECK_SECONDS: Final = 5.0
 #: Minimum seconds between fetches for unknown ``kid``s.
 MIN_REFETCH_SECONDS: Final = 2.0
-#: Seconds beyond :data:`REFRESH_SECONDS` for which cached keys are used while the issuer is unreachable.
+#: Seconds, in addition to :data:`REFRESH_SECONDS`, for which cached keys are used while the issuer is unreachable.
 MAX_STALE_SECONDS: Final = 3_600.0
 #: Seconds after which a waiting request with an unknown ``kid`` is refused, unless it is fetching keys itself.
 WAIT_SECONDS: Final = 4.0
@@ -73,7 +73,7 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
     if not isinstance(found, dict):
         raise ValueError("the issuer's key set is not a JSON object")
     listed = found["keys"] if isinstance(found.get("keys"), list) else []
-    # The library fails for the algorithm ``none``, and for a secret without a value. Neither verifies a token.
+    # Omits keys that cannot verify a token, as the library would fail for the algorithm ``none`` and empty secrets.
     usable = [
         each for each in listed if isinstance(each, dict) and each.get("kty") != "oct" and each.get("alg") != "none"
     ]
@@ -83,7 +83,7 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
 
 @dataclass(frozen=True, slots=True)
 class FetchRecord:
-    """When the last fetch and the last successful fetch began (Unix time, 0: never), and the last key set fetched."""
+    """When the last fetch and the last successful fetch began (Unix time; 0: never), and the last key set fetched."""
 
     tried_at: float = 0.0
     fetched_at: float = 0.0
@@ -129,7 +129,7 @@ def keep_fresh(
 
 @dataclass(eq=False)
 class PublishedKeys:
-    """The keys at ``url``. If the issuer is down, those that another worker or node has saved in ``store``.
+    """The keys at ``url``. If the issuer is down, uses keys that another worker or node has saved in ``store``.
 
     ``fetch`` can take several times :data:`FETCH_SECONDS`. ``clock`` is Unix time.
     """
@@ -158,7 +158,7 @@ class PublishedKeys:
         return self.clock() - self._record.fetched_at if self._keys else math.inf
 
     def check(self) -> None:
-        """Raises :class:`SigningKeysUnavailable` if no token can be checked: no keys, or only outdated ones."""
+        """Raises :class:`SigningKeysUnavailable` if no token can be checked, as there are no keys or only old ones."""
         if not self._usable():
             raise SigningKeysUnavailable("the issuer's keys cannot be fetched")
 
@@ -166,7 +166,7 @@ class PublishedKeys:
         """The key ``kid``, or the only key if None. Raises :class:`Unauthorized`, :class:`SigningKeysUnavailable`."""
         asked_at = self.clock()
         if self._record.tried_at > asked_at:
-            # The clock was set back, so the record's times are meaningless.
+            # The clock was set back, so the record's times are useless.
             self._record, self._keys = FetchRecord(), {}
         if self._find(kid) is None:
             self._wait_for_fetch(kid, asked_at)
@@ -198,7 +198,7 @@ class PublishedKeys:
         return self._keys.get(kid) if isinstance(kid, str) else None
 
     def _wait_for_fetch(self, kid: object, asked_at: float) -> None:
-        """Waits for the key, or the end of a fetch begun since ``asked_at``. Raises :class:`SigningKeysUnavailable`."""
+        """Waits for the key, or for a fetch begun after ``asked_at``. Raises :class:`SigningKeysUnavailable`."""
         if self.waiting >= MAX_WAITING:
             raise SigningKeysUnavailable("too many tokens with unknown keys wait for the issuer")
         self.waiting += 1
@@ -240,7 +240,7 @@ class PublishedKeys:
         try:
             text = self.store.load_key_set(key_set_name(self.url)) or b""
             found = FetchRecord.from_json(text) if 0 < len(text) <= MAX_RECORD_BYTES else FetchRecord()
-            # The other node's clock can be some seconds ahead. With a time further ahead, keys would be used too long.
+            # Accepts times a few seconds ahead, as clocks differ. A later time would make keys last too long.
             if self._record.fetched_at < found.fetched_at <= self._record.tried_at + CHECK_SECONDS:
                 self._keys = parse_key_set(found.document)
                 self._record = replace(found, tried_at=self._record.tried_at)

@@ -16,7 +16,7 @@ _PART: Final = re.compile("[A-Za-z0-9._-]{1,128}")
 
 
 def entry_problem(entry: object) -> str | None:
-    """What is wrong with an entry, or None. Ambiguous entries are invalid, so that no token gets more than intended."""
+    """What is wrong with an entry, or None. Ambiguous entries are invalid, so that no token gets unintended rights."""
     if not isinstance(entry, str):
         return "an entry must be a string"
     if not entry:
@@ -80,7 +80,7 @@ class Rule(NamedTuple):
         for before, claim, after in self.templates:
             value = _claim(claims, claim)
             part = value.replace("/", ".").replace(":", ".") if isinstance(value, str) else ""
-            # A claim's value must not turn the entry into a prefix, or make it invalid.
+            # The claim's value must not turn the entry into a prefix, or make it invalid.
             if not _PART.fullmatch(part) or entry_problem(entry := f"{before}{part}{after}"):
                 return None
             entries.append(entry)

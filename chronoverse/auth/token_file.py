@@ -18,7 +18,7 @@ def read_token_file(path: Path) -> str:
     """The file's current token. Raises :class:`StaleToken`, which never contains the file's content."""
     try:
         with path.open("rb") as file:
-            # More than the longest token and surrounding whitespace.
+            # This is more than the longest token and the whitespace around it.
             return bearer_token(file.read(16_384).decode("ascii").strip())
     except OSError as error:
         raise StaleToken(f"the token file {path} cannot be read: {error.strerror}") from error

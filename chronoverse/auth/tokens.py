@@ -45,7 +45,7 @@ _EC_ALGORITHMS = {"secp256r1": ("ES256",), "secp384r1": ("ES384",), "secp521r1":
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A token's user and rights. Nothing is sent after ``expires_at``, in Unix seconds."""
+    """A token's user and rights. Answers are cut off at ``expires_at``, in Unix seconds."""
 
     subject: str
     expires_at: float
@@ -73,7 +73,7 @@ class Key(NamedTuple):
 class Issuer:
     """An accepted issuer, configured by environment variables or by ``terms`` of the trust file.
 
-    ``name`` is its ``iss``; None accepts any.
+    ``name`` is the required ``iss`` of its tokens; None accepts any.
     """
 
     keys: Sequence[Key] | PublishedKeys
@@ -102,7 +102,7 @@ class _PreparedHmac(HMACAlgorithm):
         return hmac.digest(key, msg, "sha256")
 
 
-#: The library only verifies signatures. This module checks claims, with strict types and ``now`` as an argument.
+#: The library is used only to verify signatures. This module checks claims, strictly, and gets ``now`` as an argument.
 _SIGNATURES: Final = jwt.PyJWS()
 _SIGNATURES.unregister_algorithm("HS256")
 _SIGNATURES.register_algorithm("HS256", _PreparedHmac(HMACAlgorithm.SHA256))
@@ -223,7 +223,7 @@ def _claims(token: str, issuer: Issuer) -> dict[str, Any]:
     if "crit" in signed["header"]:  # https://www.rfc-editor.org/rfc/rfc7515#section-4.1.11
         raise Unauthorized("the token requires unsupported extensions (crit)")
     try:
-        # Unlike json, refuses text that is not UTF-8: the audit trail could not store it.
+        # Unlike json, orjson refuses text that is not UTF-8, which the audit trail could not store.
         claims = orjson.loads(signed["payload"])
     except ValueError:
         claims = None
@@ -267,7 +267,7 @@ def _principal(claims: dict[str, Any], issuer: Issuer, now: float) -> Principal:
     if now >= expires_at:
         raise Unauthorized("the token has expired")
     for claim in ("nbf", "iat"):
-        # An issuer's clock can be 60 s ahead of ours. ``exp`` has no such tolerance: streams end at exactly that time.
+        # An issuer's clock can be 60 s ahead of ours. ``exp`` has no such tolerance, because streams end exactly then.
         if claim in claims and ((start := _time(claims, claim)) is None or start > now + 60):
             raise Unauthorized(f"the token is not valid yet ({claim}): compare the clocks of service and issuer")
     if not isinstance(subject, str):
@@ -287,7 +287,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
         names = claims.get(issuer.claim)
         if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
             raise Unauthorized(f"the token's claim {issuer.claim} is not a list of groups")
-        # Without these claims, as from an issuer that only knows groups, only rules with their own scopes grant rights.
+        # If these claims are missing, as from an issuer that only has groups, only rules with scopes grant rights.
         scopes = _scopes(claims) if claims.keys() & {"scope", "scp"} else scopes
     rights = rights_by(rules, claims, scopes)
     if not rights and issuer.terms is None:
@@ -298,7 +298,7 @@ def _rights(claims: dict[str, Any], issuer: Issuer) -> Mapping[str, Workflows]:
 
 
 def _check_audience(claim: object, issuer: Issuer) -> None:
-    """Refuses a token for another service (RFC 8725, 3.9), or any token with an audience if none is configured."""
+    """Refuses a token for another service (RFC 8725, 3.9). If no audience is configured, refuses tokens with one."""
     named = [claim] if isinstance(claim, str) else [] if claim is None else claim
     if not isinstance(named, list) or not all(isinstance(each, str) for each in named):
         raise Unauthorized("the token's audience (aud) must be a string or a list of strings")
@@ -310,7 +310,7 @@ def _check_audience(claim: object, issuer: Issuer) -> None:
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:
-    """The scopes: a string as in RFC 8693 section 4.2, or a list. Falls back to ``scp``."""
+    """The scopes in the claim ``scope`` or else ``scp``: a string as in RFC 8693 section 4.2, or a list."""
     name = "scope" if "scope" in claims or "scp" not in claims else "scp"
     value = claims.get(name)
     words = value.split(" ") if isinstance(value, str) else value

@@ -27,7 +27,7 @@ class TomlFile(Generic[_Content]):
     _is_valid: bool = False
 
     def read(self) -> _Content:
-        """The file's current content. Raises :class:`SettingsError`, which names the first error and where it is."""
+        """The file's current content. Raises :class:`SettingsError`, which names the first error and its position."""
         try:
             with self._path.open("rb") as file:
                 content = file.read(MAX_FILE_BYTES + 1)
@@ -49,7 +49,7 @@ class TomlFile(Generic[_Content]):
             status = self._path.stat()
             seen = status.st_ino, status.st_ctime_ns, status.st_size
         except OSError:
-            pass  # read() says what is wrong.
+            pass  # read() reports the error.
         if seen != self._seen:
             self._seen = seen
             try:

@@ -14,7 +14,7 @@ from chronoverse.settings import parse
 #: Asymmetric algorithms only: with a shared secret, a reader of an issuer's keys could forge its tokens.
 _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
-#: What a rule can require of its claim, and how to make the test.
+#: What a rule can require of its claim, and the function that makes the test.
 _TESTS: Final = {"equals": lambda text: text.__eq__, "matches": whole_match}
 _TEMPLATE: Final = re.compile(r"([^{}]*)\{([^{}]+)\}([^{}]*)")
 
@@ -116,7 +116,7 @@ def _template(entry: Any) -> tuple[str, str, str]:
     before, claim, after = found.groups()
     if after.endswith("*") and not after.startswith("."):
         raise ValueError(f"has {entry!a:.130}: the * would match other values: put a . after the value")
-    # The entry must be valid with any valid value.
+    # The template must make a valid entry from any valid value.
     Workflows.parse([f"{before}a{after}"])
     return before, claim, after
 
