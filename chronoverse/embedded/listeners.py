@@ -15,7 +15,7 @@ from typing import Final
 from chronoverse.files import draft_of
 from chronoverse.settings import reached_at
 
-#: A service bound to one of these is reached at every address of its family.
+#: A service bound to one of these can be reached at every address of the same family.
 _WILDCARDS: Final = ("0.0.0.0", "::")
 
 
@@ -39,7 +39,7 @@ def is_service(data_dir: Path, host: str, port: int) -> bool:
         return False
     ours = {address for address in found if _is_recorded(data_dir, str(address), port)}
     for address in found - ours if ours else ():
-        # A listener on this machine accepts within a second.
+        # A listener on this machine accepts connections within a second.
         with contextlib.suppress(OSError), socket.create_connection((str(address), port), 1.0):
             return False
     return bool(ours)

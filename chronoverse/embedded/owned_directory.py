@@ -26,7 +26,7 @@ def keep(directory: Path) -> BinaryIO:
     """Marks ``directory`` as owned until this process and all its forks have closed the returned file."""
     name = directory / LOCK_NAME
     if not name.exists():
-        # The file is locked before it gets its name, so a file with that name is unlocked only if its owner is dead.
+        # Locks the file before it gets its name, so that a file with this name is unlocked only if its owner is dead.
         fresh = directory / f"{LOCK_NAME}.new"
         file = fresh.open("wb")
         fcntl.flock(file, fcntl.LOCK_SH)

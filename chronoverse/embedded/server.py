@@ -1,6 +1,6 @@
 """Leases the server of a data directory. Starts it with the first lease, and stops it after the last. Keeps its data.
 
-    <data_dir>/holders        a shared lock per lease. A process shares it with its forks, not with other programs
+    <data_dir>/holders        a shared lock per lease. Forks of a process share its lock; other programs do not
     <data_dir>/keeper         locked by the supervisor and its server, so that there is only one of each
     <data_dir>/server.sock    the server's only listening socket
 
@@ -28,7 +28,7 @@ from chronoverse.errors import EmbeddedError
 from chronoverse.files import sync
 from chronoverse.settings import child_environ
 
-#: Seconds in which a starting server must answer, and a stopping one end (its supervisor kills it after 5).
+#: Seconds within which a starting server must answer, and a stopping server must end (it is killed after 5).
 START_SECONDS: Final = 10.0
 #: Seconds between two polls of a lock or the server. A cold start takes about 60 ms.
 POLL_SECONDS: Final = 0.005
@@ -39,7 +39,7 @@ _SOCKET_PATH_BYTES: Final = 103
 #: ``appendonly`` with ``everysec`` loses nothing when the server is stopped, and up to a second when the machine fails.
 #: A server that is killed during an fsync can lose writes (1 in 300 kills). WAITAOF reports which writes are safe.
 #: ``aof-load-truncated``: an incomplete last write was never acknowledged, and must not prevent a start. ``save ''``:
-#: the append-only file is the data, and a failed snapshot would block writes.
+#: snapshots are not needed beside the append-only file, and a failed one would block writes.
 SERVER_OPTIONS: Final = (
     *("--port", "0", "--unixsocket", "server.sock", "--unixsocketperm", "700"),
     *("--dir", ".", "--daemonize", "no", "--logfile", "server.log"),
@@ -80,7 +80,7 @@ class ServerLease:
         """Waits until the server answers. Starts a supervisor if there is none. Raises :class:`EmbeddedError`."""
         start, timeout, started = time.monotonic(), self._start_seconds, 0
         with _translated(self._data_dir):
-            # An error is an answer, too: PING fails when the disk is full.
+            # An error also shows that the server is up: PING fails when the disk is full.
             while not (answer := _ping(self._address)) or answer.startswith(b"-LOADING"):
                 if answer:
                     # Loading gigabytes from a slow disk may take ten minutes.
@@ -132,7 +132,7 @@ def _bundled() -> Path | None:
 
 
 def _open_private(path: Path) -> int:
-    """Opens a lock file that only this user can open: opening it, even read-only, is enough to lock it.
+    """Opens a lock file that only this user can open, because others could lock it even if they open it read-only.
 
     Sets the mode each time, since an existing file may be accessible to others.
     """
@@ -169,8 +169,8 @@ def _start_supervisor_if_none(data_dir: Path, binary: Path | None, give_up: bool
         if give_up:
             raise EmbeddedError(f"the embedded server did not start.{_log_tail(data_dir)}")
         supervisor = (sys.executable, "-I", "-S", str(_SUPERVISOR), str(data_dir), str(lock.fileno()))
-        # Lets malloc cache up to 8,000 freed blocks per size. An append allocates and frees 5,000 small blocks. With
-        # glibc's default of 7, that took a fifth of the server's time. Other C libraries ignore the variable.
+        # Lets malloc cache up to 8,000 freed blocks per size. An append allocates and frees 5,000 small blocks, which
+        # took a fifth of the server's time with glibc's default of 7. Other C libraries ignore the variable.
         # https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html
         subprocess.run(
             (*supervisor, str(binary or find_binary()), *SERVER_OPTIONS),
@@ -207,7 +207,7 @@ def _address(data_dir: Path) -> Path:
 def _log_tail(data_dir: Path) -> str:
     path = data_dir / "server.log"
     try:
-        # The last 1,200 bytes are shown.
+        # Shows the last 1,200 bytes.
         tail = path.read_bytes()[-1200:].decode(errors="replace").strip()
     except OSError:
         return ""

@@ -15,9 +15,9 @@ from typing import Final
 from chronoverse.backoff import Backoff, RetryPolicy
 
 POLL_SECONDS: Final = 0.5
-#: Delays between restarts. A run that was longer than the longest delay resets the delay.
+#: Delays between restarts. A run that is longer than the longest delay resets the delay.
 _RESTART: Final = RetryPolicy(first=1.0, longest=60.0, jitter=0)
-#: Seconds after which a program that does not read its standard input is killed; a minute at its start.
+#: Seconds after which a program that does not read its standard input is killed. It has a minute to start.
 ANSWER_SECONDS: Final = 5.0
 
 
@@ -25,7 +25,7 @@ def on_owner_end(act: Callable[[], object]) -> None:
     """Calls ``act`` in a thread when standard input ends, because the process that supervises this one has ended."""
 
     def wait() -> None:
-        # Reads the file descriptor: a thread blocked in sys.stdin holds a lock that the interpreter needs at exit.
+        # Reads the descriptor, because a thread blocked in sys.stdin holds a lock that the interpreter needs at exit.
         while os.read(0, 4_096):
             pass
         act()
@@ -34,7 +34,7 @@ def on_owner_end(act: Callable[[], object]) -> None:
 
 
 def _inheritable_descriptors() -> list[int]:
-    """Descriptors that the program must not inherit: with gunicorn's sockets, it would keep a drained port open."""
+    """Descriptors that the program must not inherit. With gunicorn's sockets, it would keep a drained port open."""
     found = []
     for descriptor in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):  # the descriptor used to list the directory
@@ -47,7 +47,7 @@ def _inheritable_descriptors() -> list[int]:
 class SupervisedProcess:
     """Runs ``argv`` with ``environ``. The program's stdin ends when this process and all its forks have ended.
 
-    The program must keep reading stdin (:func:`on_owner_end`); if not, it is killed with its process group.
+    The program must keep reading stdin (:func:`on_owner_end`); otherwise it is killed with its process group.
     ``file`` is its descriptor 3. ``on_death`` gets its process id and the seconds until the restart; ``report`` gets
     whether it is responding. Does not use Popen, because gevent and gunicorn reap all children.
     """
@@ -67,7 +67,7 @@ class SupervisedProcess:
     def __post_init__(self) -> None:
         self._owner = os.getpid()
         self._stopped = threading.Event()
-        # Until the start. No process has this id; 0 would mean our own process group.
+        # The value until the start: no process has this id, while 0 would mean our own process group.
         self._pid = 2**31 - 1
         self._started_at = 0.0
         self._asked_at = 0.0
@@ -98,13 +98,13 @@ class SupervisedProcess:
         actions += [(os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()]
         if self.file is not None:
             actions.append((os.POSIX_SPAWN_DUP2, self.file, 3))
-        # Its own process group, so that Ctrl-C only reaches gunicorn's master, which then stops the program.
+        # The program gets its own process group, so that Ctrl-C only reaches gunicorn's master, which then stops it.
         self._pid = os.posix_spawn(self.argv[0], self.argv, self.environ, file_actions=actions, setpgroup=0)
         self._has_answered = False
         self._ask()
 
     def _ask(self) -> None:
-        """Writes a byte for the program to read, unless an earlier one is unread."""
+        """Writes a byte for the program to read, unless the previous byte is unread."""
         if not self._has_question():
             os.write(self._lifeline[1], b"?")
         self._asked_at = time.monotonic()
@@ -146,14 +146,14 @@ class SupervisedProcess:
             if self._stopped.wait(pause):
                 return
             self._stay_in_owner()
-            # At a limit of processes or open files, or during an upgrade, the next round tries again.
+            # Fails at a limit of processes or open files, or during an upgrade. The next round tries again.
             with contextlib.suppress(OSError):
                 self._spawn()
 
     def _stay_in_owner(self) -> None:
-        """Blocks forever in a fork: with gevent, a fork has a copy of this thread.
+        """Blocks forever in a fork, because with gevent, a fork has a copy of this thread.
 
-        The copy must not end either: the fork's ``threading`` does not know it, and would raise KeyError.
+        The copy must not end, because the fork's ``threading`` does not know it, and would raise KeyError.
         """
         if os.getpid() != self._owner:
             threading.Event().wait()

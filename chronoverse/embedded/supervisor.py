@@ -2,7 +2,7 @@
 
     python -I -S supervisor.py DIRECTORY LOCK_FD SERVER [OPTION…]
 
-``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``, which the server inherits: no second server can start. A
+``LOCK_FD`` has the exclusive lock on ``DIRECTORY/keeper``. The server inherits it, so that no second one can start. A
 lease is a shared lock on ``DIRECTORY/holders``. This program imports little of the standard library, because each
 import delays the first line of a cold start.
 """
@@ -15,10 +15,10 @@ import sys
 import time
 from typing import Final
 
-#: Seconds between SIGTERM and SIGKILL. Less than the 10 s for which a new lease waits.
+#: Seconds between SIGTERM and SIGKILL: less than the 10 s that a new lease waits.
 STOP_SECONDS: Final = 5.0
 #: Seconds before a crashed server is restarted: the first delay, which doubles each time, and the longest. (This
-#: program runs without the package, and so without ``chronoverse.backoff``.)
+#: program runs outside the package, so it cannot use ``chronoverse.backoff``.)
 _BACKOFF_SECONDS: Final = (0.02, 1.0)
 
 
@@ -27,18 +27,18 @@ def main(directory: str, lock: str, *command: str) -> None:
     os.umask(0o077)
     os.set_inheritable(int(lock), True)
     if os.fork():
-        os._exit(0)  # the fork continues; it is not the caller's child, so the caller need not reap it
+        os._exit(0)  # the fork continues. It is not the caller's child, so the caller does not have to reap it
     # The caller may have blocked or ignored signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # A service manager may signal all processes. The server is restarted while other processes with a lease drain.
+        # A service manager may signal all processes. This one restarts the server while others with a lease drain.
         signal.signal(number, signal.SIG_IGN)
     holders = os.open("holders", os.O_RDWR | os.O_CREAT, 0o600)
     server = _SupervisedServer(command)
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, server.restart_if_dead)
-    # A SIGCHLD just before flock does not interrupt flock. The next SIGALRM does.
+    # A SIGCHLD just before flock does not interrupt it, but the next SIGALRM does.
     signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
     fcntl.flock(holders, fcntl.LOCK_EX)
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -61,10 +61,10 @@ class _SupervisedServer:
             if os.waitpid(self._pid, os.WNOHANG)[0] == 0:
                 return
         except ChildProcessError:
-            return  # a signal came during the pause below
+            return  # a signal arrived during the pause below
         self._failures += 1
-        # A server that ran for 2 s started successfully. If SIGCHLD was missed, a failed start seems to run for up to a
-        # second, until SIGALRM.
+        # A server that ran for 2 s started successfully. If SIGCHLD was missed, a failed start is only noticed at the
+        # next SIGALRM, up to a second later.
         if time.monotonic() - self._started_at >= 2.0:
             self._pause, self._came_up = _BACKOFF_SECONDS[0], True
         elif not self._came_up and self._failures == 3:
@@ -96,7 +96,7 @@ def _start_server(command: tuple[str, ...]) -> int:
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        # SIGKILL also ends a hanging server. No write is lost: Redis writes to its file before it acknowledges.
+        # SIGKILL also ends a hanging server. No write is lost, because Redis writes to its file before it acknowledges.
         die_with(supervisor, signal.SIGKILL)
         os.execv(command[0], command)
     except OSError as error:
@@ -120,7 +120,7 @@ def die_with(parent: int, number: int) -> None:
 def _rotate_log() -> None:
     """Renames server.log if it is long. Redirects stderr to the new file, for output besides the server's own log."""
     with contextlib.suppress(OSError):
-        # Renamed to server.log.1 above 1 MiB.
+        # Renames the log to server.log.1 above 1 MiB.
         if os.path.exists("server.log") and os.stat("server.log").st_size > (1 << 20):
             os.replace("server.log", "server.log.1")
         log = os.open("server.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
