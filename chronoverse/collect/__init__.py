@@ -8,7 +8,7 @@ pods           parses pods of the API: the names of their jobs, the ends of thei
 watcher        lists and watches the pods of a node
 agent          publishes all logs of a node, round-robin; provides metrics and a health check
 
-The files are the spool.
+The log files take the place of the spool: they keep lines until these are safe.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def _label_key(text: str) -> str:
-    """A pod label's key that a job's label can have too. Raises ValueError."""
+    """A pod label's key, if a job's label can have it, too. Raises ValueError."""
     check_labels({text: "-"})
     return text
 
@@ -82,16 +82,16 @@ def kubernetes(
     from chronoverse.collect.watcher import SILENT_SECONDS, PodWatcher
     from chronoverse.joblog.secret_forms import SecretForms
 
-    if len(labels) > MAX_LABELS - 7:  # the agent adds seven
+    if len(labels) > MAX_LABELS - 7:  # the agent adds seven labels
         raise click.UsageError("--label can be given at most 9 times")
     settings = common.read_settings()
-    # A hundred logs can have the same problem at once, so each message is printed once a minute.
+    # A hundred logs can have the same problem at once, so each message is printed at most once a minute.
     say_once = lru_cache(maxsize=1_000)(lambda text, minute: common.print_message(text))
 
     def say(text: str) -> None:
         say_once(text, time.monotonic() // 60)
 
-    account = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes mounts a pod's
+    account = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # where Kubernetes mounts a pod's account
     token_file, ca_file = (path if path.exists() else None for path in (account / "token", account / "ca.crt"))
     token = partial(read_token_file, token_file) if token_file else None
     bounds = {"connect_seconds": 5.0, "read_seconds": SILENT_SECONDS}
@@ -107,7 +107,7 @@ def kubernetes(
             state.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise click.BadParameter(f"--state: {error}") from error
-        if address:  # /healthz and /metrics give the same answers
+        if address:  # /healthz and /metrics have the same answers
             serve_metrics(address, metrics.registry_of("chronoverse_collect", agent))
         threading.Thread(target=watcher.run, name="chronoverse-pods", daemon=True).start()
         say(f"collecting the logs of node {node} in {pods}")

@@ -1,4 +1,4 @@
-"""The agent of a node: finds the logs of its pods, and publishes them in rotation, in one thread.
+"""The agent of a node: finds the logs of the node's pods, and publishes them round-robin, in one thread.
 
 Each turn spends a few milliseconds on a log, so that a fast log does not delay others. Each log has its own publisher.
 """
@@ -19,8 +19,8 @@ from chronoverse.collect.container_log import ContainerLog, RunKey, Surroundings
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.collect.watcher import PodWatcher
 
-#: Bytes in flight: what each log can always have, what one log can have at most, and what all logs can have together
-#: beyond their LEAST_BYTES.
+#: Bytes in flight: the amount that each log can always have, the maximum of one log, and the maximum that all logs
+#: together can have beyond their LEAST_BYTES.
 LEAST_BYTES: Final = 262_144
 MOST_BYTES: Final = 8_388_608
 TOTAL_BYTES: Final = 33_554_432
@@ -32,8 +32,8 @@ _LOG_NAME: Final = re.compile(r"([0-9]{1,9})\.log(?:\..*)?", re.ASCII)
 class Agent(Collector):
     """Publishes the logs below ``directory`` for the pods of ``watcher``, in ``namespaces`` (empty: all).
 
-    ``label_names`` are the pod labels to copy to jobs. Runs until ``stop``. Unfinished jobs then wait for the next
-    agent, for up to a week.
+    ``label_names`` are the pod labels to copy to jobs. Runs until ``stop`` is set. Unfinished jobs then wait up to a
+    week for the next agent.
     """
 
     directory: Path
@@ -42,7 +42,7 @@ class Agent(Collector):
     stop: threading.Event
     namespaces: Collection[str] = ()
     label_names: Collection[str] = ()
-    #: The runs' logs, until their pods are gone. None if the job has ended.
+    #: The log of each run, until its pod is gone. None if the job has ended.
     _logs: dict[RunKey, ContainerLog | None] = field(default_factory=dict)
     #: When the agent first saw that a container does not start.
     _stuck: dict[RunKey, float] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Agent(Collector):
                 self._look_at(pod, time.monotonic())
         for log in self.active():
             key, known = log.key, pods.get(log.key.uid)
-            # The pod's status only has the current run and the one before.
+            # A pod's status has only the current and the previous run.
             is_gone = known is None or known.is_gone or known.restarts(key.container) > key.restart + 1
             end = known.end(key.container, key.restart) if known else None
             log.end = log.failure or end or (ContainerEnd(None, "") if is_gone and self.watcher.is_synced else None)
@@ -147,7 +147,7 @@ class Agent(Collector):
             if failure is None:
                 self._stuck.pop(key, None)
             elif pod.has_ended or now - self._stuck.setdefault(key, now) >= 30.0:
-                self._begin(pod, key, failure)  # if the container starts later, it gets another job
+                self._begin(pod, key, failure)  # if the container starts later, its run gets another job
 
     def _begin(self, pod: Pod, key: RunKey, failure: ContainerEnd | None = None) -> None:
         if key not in self._logs:

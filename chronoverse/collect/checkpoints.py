@@ -1,4 +1,4 @@
-"""A small file that records how far each log was published. Without it, log files are compared with published logs."""
+"""A small file that records how far each log was published. If it is lost, log files are compared with their jobs."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import orjson
 
 
 class Checkpoints(dict[str, dict[str, Any]]):
-    """The logs' checkpoints, in the file ``path``. A damaged file counts as missing. It is not synced to disk."""
+    """The logs' checkpoints, in the file ``path``. It is not synced to disk; a damaged file is treated as missing."""
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
         super().__init__()

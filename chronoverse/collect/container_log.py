@@ -1,4 +1,4 @@
-"""One run of a container: reads its log files, publishes the lines as a job, and ends the job as the container ended.
+"""One run of a container: reads its log files, publishes the lines as a job, and ends the job like the container.
 
     LogFiles ──> CriReader ──> Spool ──> Publisher ──> the store, or the service
 
@@ -28,11 +28,11 @@ from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
 
-#: Seconds without new bytes after the container's end until the job's end is published.
+#: Once the container has ended, the job's end is published after this many seconds without new bytes.
 QUIET_SECONDS: Final = 1.0
 #: Seconds before a failed operation is retried.
 RETRY_SECONDS: Final = 30.0
-#: Number of last published lines to search for in the files when there is no checkpoint.
+#: Number of a job's last lines to search for in the files, to find out where to continue.
 COMPARED_LINES: Final = 100
 
 _CONTINUED: Final = re.compile(r"-from-([0-9]{1,15})\Z", re.ASCII)
@@ -50,7 +50,7 @@ class RunKey(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """Shared by all logs. ``connect`` makes a writer; ``read_end`` reads a job's status and last lines."""
+    """What all logs share. ``connect`` makes a writer; ``read_end`` reads a job's status and last lines."""
 
     connect: Callable[[], LogWriter]
     read_end: Callable[[JobRef, int], tuple[str, Sequence[Line]]]
@@ -64,12 +64,12 @@ class ContainerLog:
     """Publishes a run. Call :meth:`step` repeatedly; it never waits.
 
     ``saved`` is a checkpoint. For a new log, it has the ``job``, the ``path`` of the log's file, ``labels``, and when
-    the container ``started``, if known. With ``failure`` there is no file, and the failure's message is the only line.
+    the container ``started``, if known. If ``failure`` is given, there is no file, and its message is the only line.
     """
 
     def __init__(self, key: RunKey, around: Surroundings, saved: dict[str, Any], failure: ContainerEnd | None) -> None:
         self.key, self.around, self.failure = key, around, failure
-        #: Whether there is nothing left to do: the job has ended, or cannot be ended by this object.
+        #: Whether nothing is left to do: the job has ended, or this object cannot end it.
         self.is_done = False
         #: How the container ended, once known.
         self.end = failure
@@ -88,15 +88,15 @@ class ContainerLog:
         options: dict[str, Any] = {"wait_for_lease": True, "labels": self.labels, "gap_reason": "missing"}
         options["lease_seconds"] = self.around.settings.lease_seconds
         self._publisher = Publisher(self.around.connect, self.job, self._spool, self.around.say, **options)
-        #: Number of already published lines still to be read from the files.
+        #: Number of lines still to be read from the files that are already published.
         self._skip = 0
         self._is_ending = self._is_refused = False
-        #: The rest of the work. Yields whether there is more to do now. Calling ``_begin`` again abandons it.
+        #: The rest of the work. Yields whether there is more to do now. Another call of ``_begin`` replaces it.
         self._work = self._publish()
         saved["token"] = self._spool.state["token"]
         self.around.checkpoints[str(self.key)] = saved
         self.around.checkpoints.write()
-        with contextlib.suppress(ChronoverseError):  # step() reads publisher.refusal
+        with contextlib.suppress(ChronoverseError):  # step() handles publisher.refusal
             self._publisher.start(0)
 
     def _rewind(self, saved: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ class ContainerLog:
         self._most_bytes = most_bytes
         try:
             is_busy = next(self._work)
-            if not self.is_done:  # a file that is rotated now may be removed soon
+            if not self.is_done:  # opens new files now, because rotation may soon remove them
                 self._files.find_newer()
             return is_busy
         except OSError as error:
@@ -141,7 +141,7 @@ class ContainerLog:
         return max(0.0, time.time() - began) if began else 0.0
 
     def suspend(self) -> None:
-        """Starts to end this attempt as PENDING, so that the job waits for the next agent instead of becoming LOST."""
+        """Begins to end this attempt as PENDING, so that the job waits for the next agent instead of becoming LOST."""
         if not (self._is_ending or self._publisher.base is None):
             self._is_ending = True
             self._publisher.end(JobResult(Status.PENDING, None))
@@ -173,7 +173,7 @@ class ContainerLog:
                 self._begin_as(f"-{self.key.uid[:8]}")
                 yield False
             self._skip, lacks = point.published, not point.is_found
-        if lacks:  # at least one line; the number is unknown
+        if lacks:  # an unknown number of lines is missing: makes a gap of one
             self._spool.skip(1)
         self._put([])
 
@@ -183,7 +183,7 @@ class ContainerLog:
         if head is None or not self._files.order:
             return head is None
         began, started = seconds_of(head.partition(b" ")[0].decode("latin-1")), seconds_of(self._saved["started"])
-        return began is None or started is None or began >= started + 2.0  # the start is known in whole seconds
+        return began is None or started is None or began >= started + 2.0  # the start is rounded to seconds
 
     def _search(self) -> Generator[bool, None, "_ResumePoint"]:
         """Searches the files for the log's last lines: after the checkpoint, if any, then from the beginning."""
@@ -254,7 +254,7 @@ class ContainerLog:
         yield False
 
     def _continue(self, point: "_ResumePoint") -> None:
-        """Publishes a LOST job's remaining lines as another job. That job's id ends with its first line's number."""
+        """Publishes a LOST job's remaining lines as another job, whose id ends with its first line's number."""
         changes = {"position": self._files.position(), "reader": self._reader.state(), "next": 1 - point.published}
         changes["labels"] = {**dict(self.labels), "continues": self.job.job_id}
         changes["lacks"] = not point.is_found and point.last_number > 0
@@ -279,7 +279,7 @@ class ContainerLog:
         files, end = self._files, self.end
         if files.take_gap():
             self._put(self._reader.close(is_torn=True))
-            if not self._skip:  # skipped lines are already published, and so is a gap between them
+            if not self._skip:  # a gap between lines that are already published is published, too
                 self._spool.skip(1)
         data = files.read()
         if data != b"":
@@ -318,7 +318,7 @@ class ContainerLog:
         self._marks.append((self._spool.end, saved, batches[0].timestamp if batches else ""))
 
     def _note_safe(self) -> None:
-        """Records which lines are safe. Writes checkpoints if these lines reach another file; else, the agent does."""
+        """Records which lines are safe. Writes checkpoints if these lines reach another file. (The agent also does.)"""
         before = self._saved.get("position") or [0]
         while self._marks and self._marks[0][0] <= self._spool.safe:
             self._saved |= self._marks.popleft()[1]
@@ -341,17 +341,17 @@ class ContainerLog:
 class _ResumePoint:
     """Where to continue a job in its files, found by comparing their lines with the job's ``last`` published lines.
 
-    The place is ``published`` lines after ``start``, which is a checkpoint, or empty for the beginning of the files. If
-    the last published line is not in the files (``is_found``), timestamps decide, and lines are lost.
+    The place is ``published`` lines after ``start``, which is a checkpoint, or empty for the beginning of the files.
+    ``is_found``: the files contain the last published line. Otherwise timestamps decide, and lines are lost.
     """
 
     def __init__(self, status: str, last: Sequence[Line], start: dict[str, Any]) -> None:
         self.status = status
         self.last_number = last[-1].sequence_num if last else 0
-        #: Lines published since ``start``, by number. If the last lines are in the files several times, those that end
-        #: after this many are meant.
+        #: Number of lines published since ``start``. If the files contain the last lines several times, selects those
+        #: that end after this number of lines.
         self._expected = self.last_number + 1 - start.get("next", 1)
-        #: Without lines since the checkpoint, there is nothing to compare.
+        #: If no lines were published since the checkpoint, there is nothing to compare.
         self.is_found = bool(start) and self.last_number + 1 == max(start["next"], 1)
         self.published = self._expected if self.is_found else 0
         self._count, self._has_gap = 0, False
@@ -366,7 +366,7 @@ class _ResumePoint:
         return self.is_found and self.published == self._expected
 
     def note_gap(self) -> None:
-        """Records a gap in the files. The clock may have been set back there, so later timestamps prove nothing."""
+        """Records a gap in the files. From here, timestamps prove nothing, as the clock may have been set back."""
         self._has_gap = True
         if not self.is_found:
             self.published = self._count
@@ -389,7 +389,7 @@ class _ResumePoint:
         """Compares unfinished lines, which only a job's end publishes. ``unread``: bytes that were not compared."""
         published, had_found = self.published, self.is_found
         self.compare(batches)
-        if had_found or not self.is_found:  # these lines can still become longer
+        if had_found or not self.is_found:  # unfinished lines can still become longer
             self.published = published
         self.is_whole = self.is_found and self.published == self._count and not unread
 

@@ -9,16 +9,16 @@ from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
 from chronoverse.joblog.model import STREAMS, read_time
 from chronoverse.joblog.secret_forms import SecretForms
 
-#: Maximum bytes of an unfinished line that are kept. By default, runtimes split lines at 16 KiB.
+#: Maximum bytes kept of an unfinished line. By default, runtimes split lines at 16 KiB.
 LONG_BYTES: Final = 4_194_304
 
 
 class CriReader:
-    """Parses a file's bytes into batches of lines. Joins pieces of a line: tag ``P``, and ``F`` for the last.
+    """Parses a file's bytes into batches of lines. Joins pieces of a line, which have the tag ``P``, or ``F`` (last).
 
     A joined line longer than ``max_line_bytes`` becomes ``partial`` lines. A line in another format is kept unchanged,
-    in the previous line's stream. The sizes of reads do not matter. ``state`` is an earlier :meth:`state`. Masks
-    secrets that match ``forms``.
+    in the previous line's stream. The result does not depend on the sizes of reads. ``state``: an earlier
+    :meth:`state`. Masks secrets that match ``forms``.
     """
 
     def __init__(self, max_line_bytes: int, forms: SecretForms, state: dict[str, Any] | None = None) -> None:
@@ -52,19 +52,19 @@ class CriReader:
         return batches
 
     def end_file(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Call this at the end of a file. Its last line may be truncated. ``is_torn`` drops it: a gap follows."""
+        """Call this at the end of a file. ``is_torn`` (a gap follows) drops the last line, which may be truncated."""
         self.rest = b"" if is_torn else self.rest
         return self.feed(b"\n") if self.rest else []
 
     def close(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Call this at the end of the log, or at a gap (``is_torn``) that may contain the rest of unfinished lines."""
+        """Call this at the log's end, or at a gap (``is_torn``), which may contain the rest of unfinished lines."""
         batches = self.end_file(is_torn=is_torn)
         for splitter in self._splitters.values():
             batches += splitter.close(is_torn=is_torn)
         return batches
 
     def _read(self, lines: list[bytes]) -> list[LineBatch]:
-        """Passes lines to a splitter: consecutive lines that differ only in text are passed together."""
+        """Passes lines to a splitter. Consecutive lines that differ only in text are passed together."""
         batches: list[LineBatch] = []
         texts: list[bytes] = []
         known: tuple[bytes, bytes] | None = None
@@ -77,8 +77,8 @@ class CriReader:
                 batches += self._splitters[self._stream].feed(b"".join(texts), self._timestamp)
             tag, text = self._parse(line, parts)
             texts = [text, b"\n"] if tag == b"F" else [text]
-            # Times in other formats are parsed for each line. A partial line is passed on alone, as at the end of a
-            # read: if it is long and has a secret, its parts decide where it is cut.
+            # Times in other formats are parsed for each line. A partial line is passed alone, as it is at the end of a
+            # read, because its parts decide where a long line with a secret is cut.
             is_known = tag == b"F" and parts[0][-1:] == b"Z" and len(parts[0]) > 23 and text is not line
             known = (parts[0][:23], parts[1]) if is_known else None
         return batches + self._splitters[self._stream].feed(b"".join(texts), self._timestamp)

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-#: Bytes per read, so that a file that grows fast delays others for a few milliseconds only.
+#: Bytes per read. A file that grows fast then delays others for only a few milliseconds.
 READ_BYTES: Final = 131_072
-#: Seconds without new bytes after which a file counts as complete if the next file has bytes. The writer switches
-#: stdout and stderr to the next file one after the other.
+#: Seconds without new bytes after which a file is considered complete, if the next file has bytes. The writer switches
+#: stdout and stderr to the next file at different times.
 SETTLE_SECONDS: Final = 0.5
 #: Maximum number of files held open. The kubelet keeps 5, of 10 MiB each. While nothing can be published, removed
 #: files use up to 1 GiB of disk.
@@ -56,7 +56,7 @@ class _File:
 
     @property
     def unread(self) -> int:
-        """Number of unread bytes, or 1 if only a gap is left. A compressed file counts in full until it is read."""
+        """Number of unread bytes, or 1 if only a gap is left. A compressed file counts as unread until it is read."""
         size = os.fstat(self.file.fileno()).st_size
         unread = (0 if self._is_at_end else size) if self.is_compressed else max(0, size - self.offset)
         return unread or int(self.has_gap)
@@ -71,13 +71,13 @@ class _File:
         data, file = b"", self.file
         try:
             data = (file.read1(size) if isinstance(file, gzip.GzipFile) else file.read(size)) or b""
-        except DAMAGED:  # treat this as the end of the file
+        except DAMAGED:  # treats this as the end of the file
             self.has_gap |= not self._is_damaged
             self._is_damaged = True
         self.offset += len(data)
         self._is_at_end = not data
         if not data and not self.is_compressed and os.fstat(file.fileno()).st_size < self.offset:
-            self._head, self.follows_gap = b"", True  # it was truncated
+            self._head, self.follows_gap = b"", True  # the file was truncated
             self.seek(0)
         return data
 
@@ -104,7 +104,7 @@ class _File:
 class LogFiles:
     """The bytes of the log ``path``, oldest rotated file first. Never waits.
 
-    ``order`` is that of an earlier :class:`Position`. ``clock`` returns monotonic seconds.
+    ``order`` is from an earlier :class:`Position`. ``clock`` returns monotonic seconds.
     """
 
     def __init__(self, path: Path, order: Sequence[str] = (), clock: Callable[[], float] = time.monotonic) -> None:
@@ -129,7 +129,7 @@ class LogFiles:
             self.changed_at = self._clock()
             return data
         is_silent = self._clock() - self.changed_at > SETTLE_SECONDS
-        # No program writes to a file that is compressed, or has two successors.
+        # No program still writes to a file that is compressed, or has two successors.
         if later and (len(later) > 1 or current.is_compressed or (is_silent and later[0].unread)):
             later[0].has_gap |= current.has_gap
             self._at += 1
@@ -166,7 +166,7 @@ class LogFiles:
         return Position(current.inode, current.head.hex(), current.offset - unused, tuple(self.order))
 
     def go_to(self, position: Position | None) -> bool:
-        """Continues at ``position``. If that no longer exists, starts at the beginning and returns False."""
+        """Continues at ``position``. If it no longer exists, starts at the beginning and returns False."""
         for each in self._files:
             each.seek(0)
         for index, each in enumerate(self._files):
@@ -194,7 +194,7 @@ class LogFiles:
         newest = self._files[-1] if self._files else None
         if newest and self._inode() in (0, newest.inode):
             return
-        # The log may be rotated while the files are opened.
+        # Retries if the log is rotated while its files are opened.
         for _ in range(10):
             seen = self._inode(), self._rotated()
             opened = {name: file for name in [*seen[1], ""] if (file := self._open(name))}
@@ -212,8 +212,8 @@ class LogFiles:
         plain = [opened[each].head for each in new if not opened[each].is_compressed]
         last = (opened[""].head if "" in opened else b"") or max(plain, default=b"")
         new.sort(key=lambda each: (opened[each].head <= last, opened[each].head))
-        # Rotation removes the oldest names first. So if the newest known file still exists, all later files exist,
-        # unless the clock was set back and they have older names.
+        # Rotation removes the oldest names first. So if the newest known file still exists, all later files do, unless
+        # their names are older because the clock was set back.
         if newest:
             may_lack = not any(each.is_copy(newest) for each in opened.values())
         else:
@@ -261,7 +261,7 @@ class LogFiles:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a regular file. A link could lead to another file, such as the agent's token, and a pipe would block."""
+    """Opens a regular file. Links are refused, as they could lead to the agent's token, and pipes, as they block."""
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise OSError(f"not a regular file: {path}")
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)

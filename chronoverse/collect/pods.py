@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from chronoverse.joblog.labels import Labels, read_labels
 from chronoverse.joblog.model import JobRef, Status
 
-#: Pod labels that name the workflow of a pod. The CronJob of its Job takes precedence.
+#: Pod labels that name a pod's workflow. The CronJob of the pod's Job takes precedence.
 _OWNER_LABELS: Final = (
     "workflows.argoproj.io/workflow-template",
     "workflows.argoproj.io/cron-workflow",
@@ -23,7 +23,7 @@ _OWNER_LABELS: Final = (
 _SCHEDULED: Final = re.compile(r"-[0-9]{8,10}\Z")
 #: Suffixes that the API server generates: https://github.com/kubernetes/apimachinery/blob/master/pkg/util/rand/rand.go
 _GENERATED: Final = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}\Z")
-#: Reasons for which a container will not start without help, or ended without having run.
+#: Reasons that mean that a container will not start without help, or ended without having run.
 _STUCK: Final = (
     *("ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"),
     *("CreateContainerConfigError", "CreateContainerError"),
@@ -67,13 +67,13 @@ class Pod:
         self._images = {
             str(each["name"]): each.get("image") for kind in _KINDS for each in self._spec.get(f"{kind}s") or ()
         }
-        #: The names of its containers; init containers after the others.
+        #: The names of the pod's containers, init containers last.
         self.containers = list(self._images)
         statuses = (each for kind in _KINDS for each in self._status.get(f"{kind}Statuses") or ())
         self._statuses: Mapping[str, Mapping[str, Any]] = {str(each["name"]): each for each in statuses}
 
     def is_collected(self, namespaces: Collection[str]) -> bool:
-        """Whether to collect its logs: by its annotation, or because its restartPolicy lets it end."""
+        """Whether to collect the pod's logs: by its annotation, or because its restartPolicy lets it end."""
         wanted = self._annotations.get("chronoverse/collect")
         ends = self._spec.get("restartPolicy") in ("Never", "OnFailure")
         return (not namespaces or self.namespace in namespaces) and (wanted == "true" or (wanted != "false" and ends))
@@ -82,7 +82,7 @@ class Pod:
         """The job of a container's run. ``restart`` is 0 for the first run."""
         workflow = self._annotations.get("chronoverse/workflow") or f"{self.namespace}.{self._owner()}"
         if job := self._annotations.get("chronoverse/job"):
-            # The annotation applies to the pod, but only one container can have that id.
+            # The annotation applies to the pod, but only one of its containers can have the id.
             job = job if container == self.containers[0] else f"{job}.{container}"
         else:
             job = f"{self.name}.{container}"
@@ -113,7 +113,7 @@ class Pod:
         if ended := self._state(container, restart).get("terminated"):
             code, reason = int(ended.get("exitCode") or 0), str(ended.get("reason") or "Unknown")
             message = f"{reason}: {ended.get('message')}" if reason in _NEVER_RAN else ""
-            # Such as Evicted: the reason why the containers were killed.
+            # The reason why the containers were killed, such as Evicted.
             is_last = restart == self.restarts(container)
             why = self._status.get("reason") if code and is_last else None
             return ContainerEnd(code, str(why or reason), message)

@@ -14,7 +14,7 @@ from chronoverse.client.service_connection import ServiceConnection
 from chronoverse.collect.pods import Pod
 from chronoverse.errors import ChronoverseError, Unreachable
 
-#: Seconds without a byte after which the connection counts as lost. The server ends a watch after 60 s.
+#: Seconds without a byte after which the connection is considered lost. The server ends a watch after 60 s.
 SILENT_SECONDS: Final = 90.0
 
 
@@ -27,7 +27,7 @@ class PodWatcher:
         self._connection = connection
         self._query = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": selector}
         self._say = say
-        #: The pods by UID, as last reported. Other threads copy it and remove deleted pods: a dict is thread-safe.
+        #: The pods by UID, as last reported. Other threads copy this dict and remove pods, as dicts are thread-safe.
         self.pods: dict[str, Pod] = {}
         #: The resourceVersion from which the watch continues. Empty if the pods must be listed.
         self._version = ""
@@ -43,7 +43,7 @@ class PodWatcher:
                 self._watch()
                 time.sleep(0.1)
             except Exception as error:
-                # Unless only the connection was lost, the server may no longer know the version.
+                # If this is not just a lost connection, the server may no longer know the version.
                 self._version = self._version if isinstance(error, Unreachable) else ""
                 self._say(f"cannot read pods from the API server, retrying: {error}")
                 self._backoff.record_failure()
@@ -53,7 +53,7 @@ class PodWatcher:
         answer = orjson.loads(self._connection.request("GET", "/api/v1/pods", self._query, {})[0])
         found = {pod.uid: pod for pod in map(Pod, answer["items"])}
         known = dict(self.pods).items()
-        # Not pods that are already gone: another thread may be removing them.
+        # Skips pods that are already gone, because another thread may be removing them.
         gone = {uid: Pod(pod.data, is_gone=True) for uid, pod in known if not (pod.is_gone or uid in found)}
         self.pods.update({**gone, **found})
         self._version = str(answer["metadata"]["resourceVersion"])
@@ -70,12 +70,12 @@ class PodWatcher:
 
     def _take(self, event: dict[str, Any]) -> None:
         kind, told = event["type"], event["object"]
-        if kind == "ERROR":  # such as 410: the version to continue from is too old
+        if kind == "ERROR":  # for example 410: the version to continue from is too old
             raise ChronoverseError(str(told.get("message")))
         if kind != "BOOKMARK":
             pod = Pod(told, is_gone=kind == "DELETED")
             known = self.pods.get(pod.uid)
-            # Events may arrive again, out of order.
+            # Events may arrive twice, or out of order.
             if not known or known.version <= pod.version:
                 self.pods[pod.uid] = pod
         self._version = str(told["metadata"]["resourceVersion"])
