@@ -4,7 +4,7 @@ main     the group of commands, and the exit code of each error
 serve    ``serve``: starts gunicorn, and prints a banner when it is ready
 run      ``run`` and ``deliver``: publishing
 logs     ``logs``, and how lines, gaps and notices are printed
-follow   ``logs -f`` without a job: follows all running jobs of a workflow
+follow   ``logs -f`` without a job, which follows all running jobs of a workflow
 listing  ``jobs`` and ``workflows``, and how lists are printed
 mcp      ``mcp``: tools for AI agents
 notify   ``notify``: delivers the messages of watches

@@ -72,10 +72,10 @@ def archive(
         raise click.UsageError("--once, --orphans, --import, --verify and --confirm-store cannot be combined")
     if output != "text" and not (orphans or verify):
         raise click.UsageError("--output requires --orphans or --verify")
-    # --import and --verify may be interrupted at any time.
+    # --import and --verify can be interrupted at any time, so they need no signal handlers.
     settings, stop = begin("archive", address, while_stdin, catch_signals=not (imports or verify))
     gc.freeze()
-    # Reference counting frees the thousands of objects of a page of entries: the collector would find nothing.
+    # Reference counting frees the thousands of objects of a page of entries, so the collector rarely finds anything.
     gc.set_threshold(100_000)
     with common.open_store(settings) as store:
         objects = common.open_archive(settings)
@@ -86,14 +86,14 @@ def archive(
             return _print_orphans(store, objects, settings, delete, output)
         if imports or verify:
             problems = _import(store, objects, settings) if imports else _verify(store, objects, output)
-            # Logs what an operator has to confirm: the store was rolled back, or the archive is another store's.
+            # Logs what an operator has to confirm: the store was rolled back, or the archive belongs to another store.
             history.went_back()
             return (os.EX_DATAERR if imports else 1) if problems or history.bucket_lost else 0
         if confirm_store:
             history.confirm()
             click.echo("confirmed: within a minute, archivers resume deleting expired jobs and garbage")
             return 0
-        # The first step of the archiver reports an unreachable store.
+        # Ignored here: the archiver's first step reports an unreachable store.
         with contextlib.suppress(errors.StoreUnavailable):
             for warning in store.warnings():
                 log.warning("%s", warning)
@@ -154,7 +154,7 @@ def _print_orphans(store: "Store", objects: "ObjectStore", settings: Settings, d
 def _record(store: "Store", did: str, workflow_id: str, job_id: str | None, what: str) -> None:
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container may run as a user without a name
+    except (OSError, KeyError):  # in a container, the user may have no name
         user = str(os.getuid())
     store.audit_trail.record(f"os:{user}@{socket.gethostname()}", did, workflow_id, job_id, what)
 
@@ -184,7 +184,7 @@ def _import(store: "Store", objects: "ObjectStore", settings: Settings) -> int:
             show(f"{made:,} jobs imported, {known:,} known")
         if waiting:
             show(f"waiting for the runners of {len(waiting):,} unfinished jobs")
-        # No job is declared LOST before the server has been up for a lease.
+        # Waits for two leases, because no job is declared LOST before the server has been up for one.
         lost = wait_for_ends(store, waiting, 2 * settings.lease_seconds + 5)
     of_workflows = f"settings of {settings_made} workflows; " if settings_made else ""
     of_jobs = f"{counted(made, 'job', 'jobs')} imported, {lost} of them LOST; {known} already known"
@@ -348,7 +348,7 @@ def token(workflows: tuple[str, ...], scopes: tuple[str, ...], ttl: int, subject
     settings = common.read_settings()
     host = urlsplit(settings.service_url).hostname
     if settings.has_local_secret and not is_loopback(host):
-        # That service's secret is on another machine. The service would refuse tokens signed with a new secret.
+        # The service's secret is on another machine. The service would refuse tokens signed with a new secret.
         raise errors.SettingsError(
             f"the service at {settings.service_url} runs elsewhere: ask its administrator for a token"
         )

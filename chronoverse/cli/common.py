@@ -47,7 +47,7 @@ def duration(text: str) -> int:
 
 
 def moment(text: str) -> str:
-    """Parses an ISO 8601 time or an age, such as ``5m``. Returns the time in the form of :func:`read_time`."""
+    """Parses an ISO 8601 time, or an age such as ``5m``. Returns the time in the format of :func:`read_time`."""
     if re.fullmatch("(?:[0-9]+[smhd])+", text):
         return iso_timestamp(time.time() - duration(text))
     found = read_time(text)
@@ -168,7 +168,7 @@ def print_message(text: str) -> None:
 
 
 def may_go_on(question: str, yes: bool) -> bool:
-    """Whether the user agrees, by ``yes`` (``--yes``) or at the prompt. Raises UsageError without a terminal."""
+    """Whether the user agrees, with ``yes`` (``--yes``) or at the prompt. Raises UsageError without a terminal."""
     if yes:
         return True
     if not sys.stdin.isatty():
@@ -195,7 +195,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
 
 def json_text(value: dict[str, Any]) -> str:
-    """``value`` as JSON in ASCII: nothing in it can control a terminal."""
+    """``value`` as JSON in ASCII, so that nothing in it can control a terminal."""
     import json  # takes 10 ms, and few commands need it
 
     return json.dumps(value, separators=(",", ":"))
@@ -240,7 +240,7 @@ def took(seconds: float) -> str:
 
 
 def usually(usual: dict[str, float] | None) -> str:
-    """Formats the usual time, to append to a measured one. Empty if unknown.
+    """Formats the usual time, to append to a measured time. Empty if unknown.
 
     >>> usually({"least": 0.1, "most": 0.2}), usually({"least": 2, "most": 2}), usually(None)
     (', usually 0.1 s to 0.2 s', ', usually 2 s', '')
@@ -269,7 +269,7 @@ def require_store(settings: Settings) -> None:
 
 
 def means_other_store(settings: Settings) -> bool:
-    """Whether the settings name a service, but not its store."""
+    """Whether the settings name a service but not its store, so the embedded store would be another one."""
     url = meant_service(settings)
     return url is not None and not _is_own_service(settings, url)
 
@@ -318,7 +318,7 @@ def open_archive(settings: Settings) -> "ObjectStore":
 
 
 def _print_retry(text: str) -> None:
-    """Prints a message. On a terminal, it replaces the line of progress."""
+    """Prints a message. On a terminal, the message replaces the progress line."""
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", err=True, nl=False)
     print_message(text)
@@ -335,7 +335,7 @@ def open_client(
     settings = read_settings()
     context = click.get_current_context(silent=True)
     linked = context and context.meta.get(LINKED_SERVICE)
-    # A link is untrusted: its service must not get another service's token.
+    # A link is untrusted, so its service must not get another service's token.
     if linked and linked != page_base(settings):
         raise errors.SettingsError(
             f"the link is for {linked}, but commands use {page_base(settings)}: set CHRONOVERSE_URL={linked}"
@@ -357,19 +357,19 @@ def open_client(
 
 @contextlib.contextmanager
 def naming_near_ids(client: "Client", workflow: str, job: str | None, *, of_line: bool = False) -> Iterator[None]:
-    """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block. The block must only request this job."""
+    """Adds similar ids to a :class:`JobNotFound` raised in the ``with`` block, which must only request this job."""
     from chronoverse.client.near import explain_not_found
 
     try:
         yield
     except errors.JobNotFound as error:
-        if error.__cause__ is not None:  # The log's last event gave the reason, or a proxy answered.
+        if error.__cause__ is not None:  # The log's last event gave the reason, or the answer is a proxy's.
             raise
         raise errors.JobNotFound(explain_not_found(client, workflow, job, of_line=of_line)) from error
 
 
 def require_jobs(client: "Client", workflow: str) -> None:
-    """Raises :class:`JobNotFound` if the workflow has no jobs. If it does not exist, the service lists none."""
+    """Raises :class:`JobNotFound` if the workflow has no jobs: the service lists none for an unknown workflow."""
     if not client.read("/workflows/{}/jobs", workflow, limit=1).get("jobs"):
         raise errors.JobNotFound("no such workflow")
 
@@ -385,11 +385,11 @@ def make_client(settings: Settings, workflow: str, scope: str = "logs:read", **o
 def token_for(
     settings: Settings, url: str, workflow: str, subject: str, scope: str
 ) -> str | Callable[[], str | None] | None:
-    """The token for the service at ``url``: the one in ``settings``, or a function that returns one.
+    """The token for the service at ``url``: the token in ``settings``, or a function that returns a token.
 
     The function reads the token file or the sign-in (``login``), or uses the local secret to sign a token with
-    ``scope`` for ``workflow``. It returns None if our service is not listening at ``url``: another user's program could
-    be using the port.
+    ``scope`` for ``workflow``. It returns None if our service is not listening at ``url``, because another user's
+    program could be using the port.
     """
     from chronoverse.auth.token_file import configured_token
 
@@ -407,7 +407,7 @@ def token_for(
     def make_token() -> str | None:
         if not _is_own_service(settings, url):
             return None
-        # The token expires after a minute: each connection gets a new one.
+        # The token expires after a minute, because each connection gets a new one.
         return mint(local_secret(settings.data_dir), subject, [scope], [workflow], 60, time.time(), settings)
 
     return make_token

@@ -28,7 +28,7 @@ def follow_jobs(
     For each job, yields the job as JSON unless it has ended, the events of :meth:`Client.follow`, then the job or the
     error that ended it. Notices about the workflow's stream have the id "". With ``until_idle``, ends when no job runs.
     """
-    # When the queue is full, the jobs' threads wait.
+    # The jobs' threads wait while the queue is full.
     events: queue.Queue[tuple[str, Any]] = queue.Queue(2_000)
     stop, is_current = threading.Event(), False
     followed, seen = set[str](), set[tuple[str, int]]()
@@ -67,7 +67,7 @@ def follow_jobs(
                     seen.add(key)
                     if not Status(event.status).terminal:
                         yield event.job_id, event.job
-                    # A job that starts while we follow is printed from its first line.
+                    # ``tail`` does not apply to jobs that start later: these are printed from their first line.
                     own = {**start, "tail": None} if is_current else start
                     spawn(event.job_id, client.follow(JobRef(workflow, event.job_id), stop=stop, **own))
             elif isinstance(event, UpToDate):
@@ -96,7 +96,7 @@ def print_jobs(events: Iterable[tuple[str, Any]], renderer: LineRenderer, output
             case Line() | dict() if output != "text":
                 text = common.json_text(event if isinstance(event, dict) else {"id": job_id, **event.to_json()}) + "\n"
             case Line():
-                # The next line may be another job's, so each part of a long line is printed on a line of its own.
+                # The next line may be from another job, so each part of a long line is printed as a separate line.
                 text = prefix + renderer.render(event._replace(partial=False))
             case Notice(reason) if reason != said:
                 said = reason

@@ -102,7 +102,7 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     plain = [[plain_text(cell).replace("\n", " ") for cell in row] for row in (head, *rows)]
     *widths, _ = (max(map(len, column)) for column in zip(*plain, strict=True))
     columns = shutil.get_terminal_size().columns - 2 * len(widths)
-    # A few long names must not push the other rows beyond the edge. Names are not cut, since users copy them.
+    # A few long names must not push all rows beyond the edge. The names are not cut, because users copy them.
     widths[0] = min(widths[0], max(20, columns - sum(widths[1:]) - 24))
     room = max(16, columns - sum(widths))
     for row in plain:
@@ -135,7 +135,7 @@ def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _labels(job: dict[str, Any]) -> str:
-    # The branch comes first: a narrow terminal may have room for one label only.
+    # The branch comes first, because a narrow terminal may have room for only one label.
     labels = sorted(job.get("labels", {}).items(), key=lambda label: label[0] != "branch")
     return "".join(f"  {key}={value}" for key, value in labels)
 

@@ -29,7 +29,7 @@ def login(issuer: str | None, client_id: str | None, yes: bool) -> int:
             f"{settings.service_url} requires a token from {told['issuer']} "
             f"(client {told['client_id']}, {audience}, scopes {told['scopes']})"
         )
-        # The service may name another service's audience.
+        # A malicious service may name another service's audience.
         if not common.may_go_on("The service can use this token wherever it is accepted. Sign in?", yes):
             return 1
     told |= {name: value for name, value in given.items() if value}

@@ -160,10 +160,10 @@ def stored_lines(
     tail: int | None,
     **start: Any,
 ) -> Iterator[Line | Gap]:
-    """The stored lines and gaps, from the first line at or after ``since`` to the last at or before ``until``.
+    """The stored lines and gaps, from the first line at or after ``since`` to the last line at or before ``until``.
 
     ``last`` is the highest line number. ``tail`` and ``start`` (an offset and a stream) narrow the range. Includes all
-    lines in between, even if the clock went backwards.
+    lines in the range, even if the clock went backwards.
     """
     state, stream = JobState.from_json(client.job(job)), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
@@ -188,7 +188,7 @@ def stored_lines(
 
 
 def _named(lines: Iterable[Line], start: int, end: int, first: int) -> Iterator[Line | Gap]:
-    # Pages do not tell a gap's reason, except that lines before the first one were trimmed.
+    # Pages do not give a gap's reason, but lines before the first readable one were trimmed.
     for each in name_gaps(lines, attrgetter("sequence_num"), start, end, first):
         yield each._replace(reason="") if isinstance(each, Gap) and each.reason == "missing" else each
 
@@ -219,7 +219,7 @@ def follow_from(
     wait: float,
     **filters: Any,
 ) -> Iterator[LogEvent]:
-    """Follows the log from the first line at or after ``since``, or from the next line if there is none yet."""
+    """Follows the log from the first line at or after ``since``, or from the next line if no such line exists yet."""
     first, reached = None, offset if isinstance(offset, int) else 0
     if since is not None and offset != "latest":
         try:
@@ -263,7 +263,7 @@ def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line,
     is_said = False
     for page in client.pages("/workflows/{}/jobs/{}/logs/new", *job, limit=PAGE_LINES, **query):
         lines = read_items(page, "logs", _found_line)
-        # Until the first lines or the last page arrive, the service may not have read all runs to compare with.
+        # Before the first lines or the last page, the service may not yet have read all runs to compare with.
         if not is_said and (lines or page.get("cursor") is None):
             common.print_message(f"compared with {plain_text(', '.join(read_items(page, 'compared_with', str)))}")
             is_said = True
@@ -275,7 +275,7 @@ def _found_line(value: dict[str, Any]) -> tuple[Line, bool]:
 
 
 def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line | None]:
-    """Yields the matches and ``context`` lines before and after each, each line once.
+    """Yields the matches, and ``context`` lines before and after each match. Yields each line once.
 
     Yields None between two groups, where grep prints ``--``. A group covers the line numbers of its matches and
     ``context`` numbers before and after each, even if some of these lines are missing.
@@ -294,7 +294,7 @@ def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line |
             if number <= covered:
                 yield line
             else:
-                # A context line before a match. The match decides whether a new group begins.
+                # This context line precedes a match, which decides whether a new group begins.
                 before.append(line)
 
 

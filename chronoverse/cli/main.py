@@ -85,7 +85,7 @@ def _module_of(name: str) -> str | None:
 
 class _CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        # An optional package, such as cli.mcp or collect, can be removed by deleting its folder.
+        # The folder of an optional package, such as cli.mcp or collect, may be deleted.
         return list(filter(_module_of, _COMMANDS))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -146,20 +146,20 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-# click suggests similar names of this mapping. The commands themselves are imported on use.
+# click suggests similar names from this mapping. The commands themselves are imported on use.
 commands.commands = dict.fromkeys(_COMMANDS, commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command in ``argv`` (by default the program's arguments). Returns the exit code."""
     if argv is None:
-        # Without this, the next file or socket would get the number of a closed standard stream.
+        # Opens closed standard streams: otherwise the next file or socket would get their numbers.
         for name in ("stdin", "stdout", "stderr"):
             if getattr(sys, name) is None:
                 setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
         # Prevents redis-py from importing OpenTelemetry's SDK, which takes a third of its import time.
         sys.modules.setdefault("opentelemetry.sdk.metrics", None)  # type: ignore[arg-type]
-        # Skips the garbage collection at exit: it takes 10 ms. The kernel frees the memory anyway.
+        # Skips the garbage collection at exit, which takes 10 ms. The kernel frees the memory anyway.
         atexit.register(gc.freeze)
     if instruction := os.environ.get("_CHRONOVERSE_COMPLETE"):
         from chronoverse.cli.completion import answer
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        # Python flushes stdout at exit, which must not fail again.
+        # Python flushes stdout at exit. With /dev/null, this cannot fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:
             return 141  # as shells report a program killed by SIGPIPE
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return 130  # SIGINT
     except RuntimeError as error:
-        # A wait fails if SIGINT comes while its lock is free: https://github.com/python/cpython/issues/118433
+        # A wait fails if SIGINT arrives while its lock is free: https://github.com/python/cpython/issues/118433
         if isinstance(error.__context__, KeyboardInterrupt):
             return 130
         raise

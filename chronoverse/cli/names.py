@@ -92,7 +92,7 @@ def _ids(allowed: str, route: str, name: str, start: str, *path: str) -> list[st
 
 
 def _id(item: dict[str, Any]) -> str:
-    """A job's or workflow's id from the service. Raises ValueError if it is invalid: it could control a terminal."""
+    """A job's or workflow's id from the service. Raises ValueError if it is invalid, as it could control a terminal."""
     if not IDENTIFIER.fullmatch(item["id"]):
         raise ValueError
     return str(item["id"])

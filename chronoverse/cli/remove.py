@@ -96,7 +96,7 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
     if not common.may_go_on(f"Delete {jobs} of {workflow}, with their logs? This cannot be undone.", yes):
         return 1
     deleted, kept = 0, 0
-    # Each deletion takes up to a second, in which the service waits for the store's disk.
+    # Deletes eight at once: each deletion takes up to a second, as the service waits for the store's disk.
     pool = ThreadPoolExecutor(8)
     try:
         with common.status_line() as show:
@@ -106,7 +106,7 @@ def _delete_all(client: "Client", workflow: str, yes: bool) -> int:
                     if error is None:
                         deleted += 1
                     elif isinstance(error, JobNotFound):
-                        count -= 1  # it expired or was deleted meanwhile
+                        count -= 1  # the job expired or was deleted meanwhile
                     else:
                         kept += 1
                         show("")

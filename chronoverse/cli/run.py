@@ -111,7 +111,7 @@ def run(
             max_line_bytes=settings.max_line_bytes,
             room=SpoolRoom(settings.data_dir / "spool", file_bytes=settings.spool_max_bytes),
             lease_seconds=settings.lease_seconds,
-            # Long enough for a service to restart.
+            # 10 s is long enough for a service to restart.
             open_seconds=10.0 if require_log else runner.OPEN_SECONDS,
             deliver_seconds=seconds,
             masks=masks,
@@ -170,7 +170,7 @@ def deliver(file: Path, server: str | None, only_print: bool, raw: bool, **deliv
 
 
 def _open_log_writer(settings: Settings, server: str | None, stack: contextlib.ExitStack, workflow: str) -> "LogWriter":
-    """Returns a runner's writer, to the service at ``server`` or to the store. ``stack`` closes it."""
+    """Returns a runner's writer, for the service at ``server`` or for the store. ``stack`` closes it."""
     if server is not None:
         from chronoverse.runner.http_log_writer import HttpLogWriter
 

@@ -24,7 +24,7 @@ from chronoverse.settings import Settings, child_environ, reached_at, unknown_na
 if TYPE_CHECKING:
     from chronoverse.history.scans.app import ScanApp
 
-#: Hours for which the printed token is valid: a working day. Not longer, because terminals keep their output.
+#: Hours for which the printed token is valid: a working day. No longer, because terminals keep their output.
 _TOKEN_HOURS: Final = 12
 
 
@@ -61,7 +61,7 @@ def check_address(bind: str, seconds: float = 5.0) -> None:
     family, ends_at = socket.AF_INET6 if host.startswith("[") else socket.AF_INET, time.monotonic() + seconds
     while True:
         with socket.socket(family) as probe:
-            # As gunicorn does: connections of an earlier service may still be closing.
+            # gunicorn does this, too, because connections of an earlier service may still be closing.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 return probe.bind((host.strip("[]"), int(port)))
@@ -73,7 +73,7 @@ def check_address(bind: str, seconds: float = 5.0) -> None:
 
 
 def service_settings(environ: Mapping[str, str]) -> Settings:
-    """A service's settings. Raises :class:`SettingsError`, also if a key, library or rights file is missing."""
+    """A service's settings. Raises :class:`SettingsError` if they are invalid, or a key, library or file is missing."""
     from chronoverse.archive.schemes import open_object_store
     from chronoverse.auth.tokens import Verifier
     from chronoverse.joblog.secret_forms import SecretForms
@@ -155,7 +155,7 @@ def scans() -> None:
         # The store is closed when the process ends.
         store = contextlib.ExitStack().enter_context(open_store(settings))
         archive = ArchiveReader(open_archive(settings) if settings.archive_location else None, store.chunks.chunk)
-        # The workers cache the answers. A second cache could show redacted lines for twice as long.
+        # Caches nothing, because the workers cache the answers. A second cache would show redacted lines twice as long.
         replay_cache = ReplayCache(store, archive, max_line_bytes=settings.max_line_bytes, most_bytes=0)
         read_replay = partial(read_frames, replay_cache)
         return ScanApp(store, archive, settings.max_line_bytes, read_replay=read_replay, progress=progress)

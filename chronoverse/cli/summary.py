@@ -22,8 +22,8 @@ _VERDICTS: Final = {
     "since": "Every failure since {id} has it.",
     "recurring": "Flaky: in {seen} of the last {runs} runs, with passing runs in between.",
 }
-#: The time before each line of a log downloaded from GitHub; and markup of CI systems at the start of a line. Both as
-#: in the page's markup.js. ``place`` is an annotation's file and line.
+#: The time before each line of a log downloaded from GitHub, and the markup of CI systems at the start of a line, both
+#: as in the page's markup.js. ``place`` is an annotation's file and line.
 _TIME: Final = re.compile(r"\A\ufeff?\d{4}-\d\d-\d\dT[\d:.]+Z ")
 _MARKUP: Final = re.compile(
     r"(?:(?:\x1b\[0?K)?(?:section_(?:start|end):\d+:[\w.-]+(?:\[[^\]\r\n]*\])?|travis_(?:fold|time):(?:start|end):[\w.:,=-]+)"
@@ -71,7 +71,7 @@ def _around(client: Client, summary: dict[str, Any]) -> dict[int, Line]:
 
 
 def end_text(summary: Mapping[str, Any]) -> str | None:
-    """Why the job failed, by its exit code or silence alone. None if a log line explains more."""
+    """Why the job failed, according to its exit code or silence. None if a log line explains more."""
     job, cause = summary["job"], summary.get("cause")
     if job["status"] == "LOST":
         # A foreign runner's timestamp can be any text.
@@ -188,7 +188,7 @@ def _one_line(message: str) -> str:
 
 
 def verdict_sentence(summary: dict[str, Any]) -> str | None:
-    """A sentence about the cause in earlier runs, or None."""
+    """A sentence about earlier runs in which the cause was seen, or None."""
     if not (verdict := summary.get("verdict")):
         return None
     seen = summary["cause"]["line"].get("seen") or {}
@@ -256,7 +256,7 @@ def _how_many(summary: dict[str, Any], kind: str, one: str, many: str, more: str
 
 
 def _slower(summary: Mapping[str, Any]) -> dict[int, str]:
-    """The pauses that were longer than in any good run, by the number of the line that ended each."""
+    """The pauses that were longer than in any good run, by the number of the line after the pause."""
     pauses = {pause["before"]["sequence_num"]: pause for pause in summary.get("slower") or () if pause["before"]}
     return {
         number: f"{common.took(pause['seconds'])} before line {number:,}{common.usually(pause['usual'])}"

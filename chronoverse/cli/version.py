@@ -8,9 +8,9 @@ from chronoverse import __version__
 def build_version() -> str:
     """The version, with the commit for a development version: ``0.3.0.dev0+g1a2b3c4d``.
 
-    In a checkout, git knows the commit. An installed package has it in its metadata: ``tool.hatch.version`` in
-    ``pyproject.toml`` calls this function when a wheel is built. The version of a release, or of a source tree without
-    git, has no commit.
+    In a checkout, git provides the commit. An installed package has the commit in its metadata, as
+    ``tool.hatch.version`` in ``pyproject.toml`` calls this function when a wheel is built. The version of a release, or
+    of a source tree without git, has no commit.
     """
     if ".dev" not in __version__:
         return __version__

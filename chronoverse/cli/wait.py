@@ -38,7 +38,7 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
         with common.open_client(workflow, job) as client:
             answer = client.wait(JobRef(workflow, job), seconds=timeout, **query)
     except JobNotFound as missing:
-        if timeout is None or time.monotonic() < began + timeout:  # a deleted job, which is not waited for
+        if timeout is None or time.monotonic() < began + timeout:  # the job was deleted, so the wait ended early
             raise
         return _time_out(str(missing))
     with reading("answer"):

@@ -33,7 +33,7 @@ def results_of(cases: Sequence["Case"], command: Sequence[str], target: "Target"
     """Runs the cases, and yields their results, in order. Cancels the rest when the ``with`` block ends."""
     from chronoverse.cli.conformance.trial import try_case
 
-    # Cases spend most of their time waiting.
+    # Eight at once, because cases spend most of their time waiting.
     threads, stop = ThreadPoolExecutor(8), threading.Event()
     try:
         yield threads.map(partial(try_case, command=command, target=target, stop=stop), cases)

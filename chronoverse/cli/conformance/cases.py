@@ -37,7 +37,7 @@ def _check_only(*messages: str) -> Callable[[Trial], Iterator[str]]:
 
     def check(trial: Trial) -> Iterator[str]:
         if messages:
-            # If the runner has ended the job, the checks below report it.
+            # Ignored, because the checks below report a job that the runner has ended.
             with contextlib.suppress(AppendRefused):
                 if trial.case.during:
                     trial.open_other()

@@ -27,8 +27,8 @@ RETRY_AFTER_SECONDS: Final = 3
 class Fault(NamedTuple):
     """A fault to inject into requests for ``route`` (``attempts``, ``logs`` or ``end``; all requests if empty).
 
-    Affects the first ``times`` requests, except lease renewals, and all requests during ``seconds`` after the first of
-    these.
+    Affects the first ``times`` requests, except lease renewals, and all requests in the ``seconds`` after the first
+    affected one.
     """
 
     #: ``lose answer``, ``lose request``, ``delay`` (by a second), ``repeat`` (the service gets the request twice),
@@ -44,7 +44,7 @@ class Proxy(ThreadingHTTPServer):
 
     While ``is_out``, answers 503 to requests without a fault.
 
-    ``appends`` has the time of each request with lines, and the status of the answer.
+    ``appends`` lists each request with lines: its time, and the status of its answer.
     """
 
     daemon_threads = True

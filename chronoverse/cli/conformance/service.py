@@ -40,13 +40,13 @@ def running_service() -> Iterator[Target]:
     """Runs a service in the ``with`` block. Raises :class:`Unreachable`, with the output, if it does not start."""
     with tempfile.TemporaryDirectory(prefix="chronoverse-conformance-", ignore_cleanup_errors=True) as temporary:
         directory = Path(temporary)
-        # The user's settings are ignored, including those of gunicorn and the metrics.
+        # Ignores the user's settings, including those of gunicorn, metrics and traces.
         foreign = ("GUNICORN_", "PROMETHEUS_", "OTEL_")
         environ = {name: value for name, value in job_environ().items() if not name.startswith(foreign)}
         environ |= {
             "CHRONOVERSE_DATA_DIR": temporary,
             "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
-            # An archiver would read the jobs whose runners the tests delay, and declare them LOST.
+            # An archiver would read jobs whose runners the tests delay, which declares the jobs LOST.
             "CHRONOVERSE_ARCHIVE_URL": "none",
             "CHRONOVERSE_DRAIN_SECONDS": "0",
             "CHRONOVERSE_LOG_LEVEL": "warning",

@@ -44,21 +44,21 @@ class Case(NamedTuple):
     argv: Sequence[str] = ()
     labels: Mapping[str, str] = {}
     faults: tuple[Fault, ...] = ()
-    #: Called before the start, and once the log has the line "one".
+    #: Called before the runner's start; called once the log has the line "one".
     before: "Callable[[Trial], object] | None" = None
     during: "Callable[[Trial], object] | None" = None
-    #: Yields a sentence per violation. Default: :func:`check_log`.
+    #: Yields a sentence for each violation. Default: :func:`check_log`.
     check: "Callable[[Trial], Iterator[str]] | None" = None
     #: Expected fields of the job.
     job: Mapping[str, Any] = {}
 
 
 class Broken(Exception):
-    """Raised to stop a case that has already failed. The message gives the reason."""
+    """Raised to stop a case that has already failed. The message says why it failed."""
 
 
 class Result(NamedTuple):
-    """The result of a case, without ``problems`` if the case holds. ``stderr`` is the end of the runner's stderr."""
+    """The result of a case. ``problems`` is empty if the case holds. ``stderr`` is the end of the runner's stderr."""
 
     case: Case
     problems: list[str]

@@ -33,14 +33,14 @@ def mcp(max_wait: int) -> None:
     if find_spec("mcp") is None:
         raise SettingsError("chronoverse mcp needs the MCP SDK: install the extra mcp (docs/installing.md)")
     settings = read_settings()
-    # The SDK reads stdin in a thread, which Python would wait for after Ctrl-C. The default handler exits at once.
+    # The SDK reads stdin in a thread, for which Python would wait after Ctrl-C. The default handler exits at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from chronoverse.auth.minting import EVERY_WORKFLOW
     from chronoverse.cli.mcp.server import run
     from chronoverse.cli.mcp.tools import Tools
 
-    # wait_for sends requests of 20 s, and treats an answer as lost after three missing heartbeats of 8 s. All attempts
-    # together outlast a restart of the service, but not the 60 s after which the TypeScript SDK gives up.
+    # wait_for sends requests of 20 s, and considers an answer lost after three missing heartbeats of 8 s. All attempts
+    # together last longer than a restart of the service, but less than the 60 s timeout of the TypeScript SDK.
     client = make_client(settings, EVERY_WORKFLOW, heartbeat_seconds=8, max_attempts=6, max_retry_seconds=20)
     run(Tools(client, settings.service_url.rstrip("/")), max_wait)
     # Threads of canceled calls may still wait for the service. They only read, so nothing is lost.

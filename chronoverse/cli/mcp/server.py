@@ -46,7 +46,7 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 
     async def call_tool(_context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         answer = partial(_answer, tools, by_name.get(params.name), params.name, params.arguments or {})
-        # Unlike asyncio's threads, these can be abandoned: a canceled call must not be waited for.
+        # Uses anyio's threads, which can be abandoned, so that nothing waits for a canceled call.
         is_error, json = await anyio.to_thread.run_sync(answer, abandon_on_cancel=True)
         return types.CallToolResult(content=[types.TextContent(text=json.decode())], is_error=is_error)
 
@@ -111,7 +111,7 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
 
 
 def _with_defaults(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
-    """``arguments`` with the schema's defaults filled in. Converts floats: JSON's 7.0 is the integer 7."""
+    """``arguments`` with the schema's defaults filled in. Converts floats such as 7.0, an integer in JSON Schema."""
     properties = tool.schema["properties"].items()
     defaults = {name: schema["default"] for name, schema in properties if "default" in schema}
     whole = {name: int(value) if isinstance(value, float) else value for name, value in arguments.items()}

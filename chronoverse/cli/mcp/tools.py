@@ -1,4 +1,4 @@
-"""The eight tools: descriptions, schemas, and requests to the service. All only read."""
+"""The eight tools: descriptions, schemas, and requests to the service. All are read-only."""
 
 import re
 import time
@@ -28,7 +28,7 @@ from chronoverse.joblog.labels import fit_labels
 from chronoverse.joblog.matcher import MAX_QUERY
 from chronoverse.joblog.model import IDENTIFIER, MAX_NUMBER, STREAMS, JobRef, Status, parse_number
 
-#: Seconds after which a search or listing without results answers with its cursor.
+#: Seconds after which a search or listing without results returns its cursor.
 _LOOKING_SECONDS: Final = 15.0
 _LINE_BYTES: Final = 90
 
@@ -254,7 +254,7 @@ class Tools:
             shown: dict[str, list[Any]] = {}
             numbers: set[int] = set()
             for name, lines in lists.items():
-                # A line that is in an earlier list is replaced by its number.
+                # Replaces lines that an earlier list has with their numbers.
                 shown[name] = [n if (n := line["sequence_num"]) in numbers else line for line in lines]
                 numbers |= {line["sequence_num"] for line in lines}
             answer = {
@@ -285,7 +285,7 @@ class Tools:
         found = self.client.read_complete("/workflows/{}/jobs/{}/profile", workflow_id, job_id, **query)
         most = summaries.message_size(max_bytes)
         slower, pauses = ([_brief_pause(pause, most) for pause in found[name]] for name in ("slower", "pauses"))
-        # A pause in the first list is often also one of the longest. Its lines are shown once.
+        # Pauses in the first list are often also among the longest. Their lines are shown only once.
         shown = [pause["before"]["sequence_num"] for pause in slower if pause["before"]]
         for pause in pauses:
             if pause["before"] and (number := pause["before"]["sequence_num"]) in shown:
@@ -329,8 +329,8 @@ class Tools:
     ) -> bytes:
         """Returns as many lines as fit.
 
-        The cursor is the number after which to continue. A tail's cursor has two numbers: the one before which to
-        continue, and the count of lines still to come.
+        The cursor is the number after which to continue. A tail's cursor has two numbers: the line number before which
+        to continue, and the count of lines still to come.
         """
         parsed = re.fullmatch("([0-9]{1,15})(:[0-9]{1,15})?", cursor or "0")
         if parsed is None:
@@ -397,7 +397,7 @@ class Tools:
         query: dict[str, Any] = {"q": q, "regex": regex, **filters}
         if job_id is None:
             head, route = {"notice": NOTICE, "workflow_id": workflow_id}, "/workflows/{}/logs/search"
-            # This many lines of one job fit, with the JSON around their messages.
+            # Requests as many lines of a job as fit, with the JSON around their messages.
             query |= {"status": status, "label": label, "cursor": cursor, "per_job": min(max(max_bytes // 2_000, 1), 5)}
             limit, most = min(max(max_bytes // 1_400, 1), 20), summaries.message_size(max_bytes)
 
@@ -481,7 +481,7 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The first page with items under ``key``. If the list or the time ends before that, the last page read."""
+        """The first page with items under ``key``, or the last page read if the list or the time ends before."""
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):
             if page[key] or self.clock() > deadline:

@@ -22,7 +22,7 @@ from chronoverse.joblog.model import JobRef
 if TYPE_CHECKING:
     from chronoverse.history.scans.app import ScanApp
 
-#: Seconds that a message can wait for its summary. Without one, it is sent alone.
+#: Seconds that a message can wait for its summary. After that, it is sent without a summary.
 _PATIENCE = 9.0
 
 
@@ -46,11 +46,11 @@ def notify(address: str | None, while_stdin: bool) -> None:
 
 
 def summarizer(app: "ScanApp", lock: FairLock) -> Callable[[JobRef], Mapping[str, Any]]:
-    """Returns a function that summarizes a job. The app answers one scan at a time: workflows take turns."""
+    """Returns a function that summarizes a job. The app answers one scan at a time, so workflows take turns."""
     from chronoverse.history.scans.scan import SummaryScan
 
     def summarize(ref: JobRef) -> Mapping[str, Any]:
-        # Scans as much of a very long log as 3 s allow: the comparison and the errors get ``seconds`` each.
+        # Scans as much of a very long log as 3 s allow. The comparison and the errors get ``seconds`` each.
         scan = SummaryScan(**ref._asdict(), asked_at=time.monotonic(), patience=_PATIENCE, seconds=1.5)
         with lock.hold(ref.workflow_id):
             return dict(orjson.loads(app.read_summary(scan)))

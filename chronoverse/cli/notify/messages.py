@@ -17,8 +17,8 @@ _ENDED: Final = {
     Status.CANCELED: "was canceled",
     Status.LOST: "was lost",
 }
-#: The beginnings of mentions that notify a whole channel, and of the targets of Markdown links. An invisible space
-#: after them disables them.
+#: The beginnings of mentions that notify a whole channel, and of the targets of Markdown links. To disable these, an
+#: invisible space is inserted after the beginning.
 _MARKUP: Final = re.compile(r"@(?=(?:all|channel|everyone|here)(?![^\W_]))|\](?=\()", re.IGNORECASE)
 
 

@@ -1,7 +1,7 @@
 """Reads the changes of watched workflows, queues events for their watches, and delivers each at least once.
 
-All state is in the store. An event is queued before its change is acknowledged, and stays queued until it is delivered.
-So a process can crash at any time, and any number of processes can share the work.
+All state is in the store. An event is queued before its change is acknowledged, and stays queued until it is delivered,
+so a process can crash at any time, and any number of processes can share the work.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ from chronoverse.store.watches import CLAIM_SECONDS, KeptWatch
 
 log: Final = logging.getLogger(__name__)
 
-#: Seconds between reads of the changes, and of the watches and running jobs.
+#: Seconds between reads of the changes, and seconds between reads of the watches and running jobs.
 STEP_SECONDS: Final = 0.5
 LOOK_SECONDS: Final = 5.0
 #: Retry delays of a failing watch.
 RETRY: Final = RetryPolicy(first=1.0, longest=3_600.0)
-#: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends for a day longer.
+#: Maximum age of an end that is read late, and of a failed message. The store remembers reported ends a day longer.
 CATCH_UP_SECONDS: Final = 6 * 86_400.0
-#: Maximum concurrent deliveries to working receivers, as many to failing and to new ones, and workflows whose ends are
-#: queued.
+#: Maximum concurrent deliveries to working receivers, to failing receivers, and to new receivers (each), and maximum
+#: workflows whose ends are queued concurrently.
 THREADS: Final = 64
 
 
@@ -65,7 +65,7 @@ class Notifier:
     _look_at: float = 0.0
     #: The last line of each job whose silence the last look checked, and when it was written.
     _spoke: dict[JobRef, tuple[int, float]] = field(default_factory=dict)
-    #: Workflows whose ends are being queued, and the last change of each that was dropped.
+    #: Workflows whose ends are being queued; the last dropped change of each workflow.
     _queueing: set[str] = field(default_factory=set)
     _caught_up: dict[str, int] = field(default_factory=dict)
     _pools: list[ThreadPoolExecutor] = field(default_factory=lambda: [ThreadPoolExecutor(THREADS) for _ in range(4)])
@@ -98,8 +98,8 @@ class Notifier:
         idle = [ref for ref in self._refs if ref not in self._busy]
         for ref, (kept, event) in self.store.watches.claim(idle).items():
             self._busy[ref] = kept, event
-            # A failing receiver can block its thread for a whole delivery. So can one that has never received a
-            # message, and thousands of watches can be created. Neither must delay others.
+            # A failing receiver can block its thread for a whole delivery, and so can a new receiver, of which there
+            # can be thousands. They have their own threads, so that they do not delay others.
             pool = 1 if kept.failures else 0 if kept.delivered_ms else 2
             self._pools[pool].submit(self._deliver, ref)
         now, busy = self.clock(), list(self._busy.values())
@@ -126,7 +126,7 @@ class Notifier:
     def _queue_ends(self, workflow_id: str, entries: Sequence[RawEntry], last: int) -> None:
         """Queues the job ends in ``entries``, or those in the listing if changes up to ``last`` were dropped unread."""
         with _logging_errors(workflow_id):
-            # A watch that existed when the job ended must report the end.
+            # Reads the watches first: a watch that existed when the job ended must report the end.
             watches, late = self.store.watches.read(workflow_id), 0
             for each in self.store.newest_jobs(workflow_id, count=50) if last else ():
                 if each.job and each.job.status.terminal:
@@ -139,8 +139,8 @@ class Notifier:
                     _, job, deleted = read_change(workflow_id, entry)
                 except StoreError:
                     continue  # The entry is untrusted, and invalid.
-                # The end of a deleted job may have been among the dropped changes. A job that is already archived was
-                # imported, and is old.
+                # A deleted job's end may have been among the dropped changes. A job that is already archived was
+                # imported, so its end is old.
                 if job.status.terminal and (deleted or job.archive_sha256 is None):
                     self._queue_end(watches, job, late=deleted, deleted=deleted)
             if entries:
@@ -152,8 +152,8 @@ class Notifier:
     def _queue_end(self, watches: Iterable[KeptWatch], job: Job, *, late: bool = False, deleted: bool = False) -> int:
         """Queues the end of a job for its watches. Returns how many of ``watches`` queued it.
 
-        A ``late`` end is skipped if it is older than the watch or :data:`CATCH_UP_SECONDS`. A watch for changes skips a
-        ``deleted`` job: the job to compare it with may be deleted, too.
+        Skips a ``late`` end that is older than the watch or :data:`CATCH_UP_SECONDS`. A watch for changes skips a
+        ``deleted`` job, because the job to compare it with may also be deleted.
         """
         queued, now = 0, self.clock()
         ended_at = seconds_of(job.finished_at) if late else None
@@ -164,7 +164,7 @@ class Notifier:
             if watch.on != "change":
                 queued += self._queue(watch, job, f"ended.{job.status}")
             elif not deleted:
-                # All watches read the older jobs once.
+                # The older jobs are read only once for all watches.
                 older, compared = tee(older)
                 if before := _before(watch, job, compared):
                     queued += self._queue(watch, job, f"changed.{job.status}", before=before.ref.job_id)
@@ -175,23 +175,23 @@ class Notifier:
         return self.store.watches.add(watch, event, job.created_at or "")
 
     def _older(self, job: Job) -> Iterator[Job]:
-        """The jobs among the 500 before ``job``, newest first. Reads them as they are needed."""
+        """Up to 500 jobs before ``job``, newest first, read as needed."""
         listed = self.store.newest_jobs(job.ref.workflow_id, job.position, 50)
         return (each.job for each in islice(listed, 500) if each.job and each.ref != job.ref)
 
     def _queue_silence(
         self, watches: Iterable[KeptWatch], job: Job, now: float, spoke: dict[JobRef, tuple[int, float]]
     ) -> None:
-        """Queues the silence of a running job. Adds its last line, and when that was written, to ``spoke``."""
+        """Queues the silence of a running job. Adds its last line's number and time to ``spoke``."""
         telling = [kept.watch for kept in watches if kept.watch.tells(job)]
         if not telling:
             return
         if (before := self._spoke.get(job.ref)) is None:
             last = self.store.page(job.ref, before=job.last + 1, count=1)
-            # Lines have older times than the job if the runner's clock is slow, or it delivered them late.
+            # A line can be older than the job's start if the runner's clock is slow, or if it was delivered late.
             said = max(next(map(written_seconds, last), None) or 0.0, seconds_of(job.started_at) or 0.0)
             before = job.last, min(said or now, now)
-        # A line that came since the last look is new, even if its runner's clock is wrong.
+        # A line that arrived since the last look is new, even if the runner's clock is wrong.
         spoke[job.ref] = job.last, before[1] if before[0] == job.last else now
         for watch in telling:
             if now - spoke[job.ref][1] >= (watch.seconds or 0):
@@ -200,7 +200,7 @@ class Notifier:
     def _deliver(self, ref: JobRef) -> None:
         """Delivers a watch's events until one fails, or until a third of the claim's time is over."""
         ends_at = time.monotonic() + CLAIM_SECONDS / 3
-        # After an error, the event is claimed again.
+        # An error is logged; the event will be claimed again.
         with _logging_errors(ref):
             claimed: tuple[KeptWatch, Event] | None = self._busy[ref]
             while claimed is not None:
@@ -222,14 +222,14 @@ class Notifier:
             except NotDelivered as error:
                 since, outcome = kept.failing_since_ms if kept.failures else round(1000 * now), "failed"
                 kept = KeptWatch(watch, kept.failures + 1, since, str(error), kept.delivered_ms)
-                # Events that are already waiting go first: the receiver may refuse only this one.
+                # Events that are already waiting go first, because the receiver may refuse only this event.
                 pause = min(max(RETRY.delay(kept.failures), error.retry_after), RETRY.longest)
                 log.warning("watch %s of %s: %s; trying again in %d s", watch.id, watch.workflow_id, error, pause)
         metrics.NOTIFY_DELIVERIES.labels(outcome).inc()
         self.store.watches.settle(kept, event, pause, dropped=outcome == "dropped")
 
     def _signed(self, watch: Watch, event: Event, seconds: int) -> tuple[dict[str, str], bytes]:
-        """The headers and body of a message. An error of its job becomes a :class:`NotDelivered` of this event only."""
+        """The headers and body of a message. Converts an error of the job to :class:`NotDelivered` for this event."""
         try:
             body = self._message(watch, event)
             return signed_headers(watch.secret, event.webhook_id(watch), seconds, body), body
@@ -253,7 +253,7 @@ class Notifier:
 
 
 def _before(watch: Watch, job: Job, older: Iterable[Job]) -> Job | None:
-    """The newest of the ``older`` jobs comparable with ``job``. None unless exactly one of the two has COMPLETED."""
+    """The newest of the ``older`` jobs that is comparable with ``job``. None unless exactly one of both COMPLETED."""
     found = next((each for each in older if watch.compares(job, each)), None)
     return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from chronoverse.errors import ChronoverseError, Forbidden
 from chronoverse.joblog.watches import split_url
 
-#: The IPv6 addresses that are routed globally, and those that NAT64 maps to IPv4 addresses.
+#: IPv6 addresses that are routed globally, and IPv6 addresses that NAT64 maps to IPv4 addresses.
 _GLOBAL: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 #: Addresses reserved for protocols. Older versions of Python consider them global.
@@ -41,7 +41,7 @@ def is_public(address: str) -> bool:
     if isinstance(found, IPv6Address):
         embedded = found.ipv4_mapped or (IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None)
         if embedded is None:
-            # 6to4 and Teredo are obsolete, and their addresses embed others.
+            # 6to4 and Teredo are obsolete, and their addresses embed other addresses.
             return found in _GLOBAL and found.is_global and found.sixtofour is None and found.teredo is None
         found = embedded
     return found.is_global and not found.is_multicast and found not in _PROTOCOLS
@@ -84,7 +84,7 @@ def post(
     except TimeoutError as error:
         raise NotDelivered(f"{host}: no answer within {seconds:g} s") from error
     except OSError as error:
-        # asyncio's text names the address, not the reason.
+        # asyncio's text contains the address instead of the reason.
         why = os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
         raise NotDelivered(f"{host}: {why or 'no address accepts a connection'}") from error
     except (ValueError, Forbidden) as error:
@@ -109,7 +109,7 @@ async def _send(host: str, port: int, tls: ssl.SSLContext | None, request: bytes
         reader, writer = await asyncio.open_connection(host, port, ssl=tls, happy_eyeballs_delay=1.0)
         try:
             writer.write(request)
-            # Only headers are read: a thousand lines of 64 KB at most. Some receivers end lines with LF only.
+            # Reads only headers: at most a thousand lines of 64 KB. Some receivers end lines with LF only.
             status = retry_after = 0
             for _ in range(1_000):
                 line = await reader.readuntil(b"\n")
