@@ -43,7 +43,7 @@ __all__ = ["TaskLogs", "install"]
 
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 5.0
-#: Seconds after a failed delivery during which the next tasks wait only a quarter of a second.
+#: For this many seconds after a failed delivery, the next tasks wait only a quarter of a second.
 AWAY_SECONDS: Final = 30.0
 
 _LOGGERS: Final = (logging.getLogger(), task_logger)
@@ -61,9 +61,9 @@ def install(
 ) -> "TaskLogs":
     """Publishes all tasks of ``app``, except Celery's own (``celery.…``). Call it where the app is created.
 
-    ``workflow`` is the workflow of all tasks; by default each task's name. ``store`` is the URL of a store or a
-    service; ``token`` is as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` formats log records. Raises
-    ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
+    ``workflow`` is the workflow of all tasks; by default, each task's name is its workflow. ``store`` is the URL of a
+    store or a service; ``token`` is as for :meth:`chronoverse.api.JobLog.open`. ``formatter`` formats log records.
+    Raises ValueError for an invalid URL, and :class:`chronoverse.errors.SettingsError`.
     """
     settings = settings or Settings.from_env()
     url = store or settings.redis_url or settings.service_url
@@ -95,7 +95,7 @@ class TaskLogs:
     formatter: logging.Formatter | None = None
 
     def __post_init__(self) -> None:
-        #: Lease tokens are derived from this, so that the main process can end the attempt of a process that it killed.
+        #: Lease tokens are derived from this secret, so the main process can end the attempt of a process it killed.
         self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._running: dict[str, _TaskOutput] = {}
@@ -172,7 +172,7 @@ class TaskLogs:
         self._context.set(output.outer)
         error = sys.exc_info()[1] if state is None else None
         signum = _signal_of(error)
-        # The worker's main process started its timer at most some milliseconds before ours.
+        # The worker's main process started its timer a few milliseconds before ours.
         is_overdue = signum == signal.SIGTERM and time.monotonic() > output.overdue_at - 0.1
         if is_overdue:
             output.streams["stderr"].write("hard time limit exceeded\n")
@@ -192,12 +192,12 @@ class TaskLogs:
             self._away_until = 0.0
         else:
             self._away_until = time.monotonic() + AWAY_SECONDS
-            self._shared_writer().close()  # connections are broken, and the next task has little time
+            self._shared_writer().close()  # its connections are broken, and the next task has little time
 
     def _cancel(self, sender: Any, request: Any, terminated: bool, signum: Any, **_: Any) -> None:
         """Ends the log of a task whose process was killed, or that will not run.
 
-        Runs in the worker's main process, which has other work and forks. So it tries once, without a thread.
+        Runs in the worker's main process, which has other work and forks, so it tries only once, without a thread.
         """
         if terminated and signum != signal.SIGKILL:
             return  # the signal raises an exception in the task's process, where it ends the log
@@ -229,7 +229,7 @@ class TaskLogs:
         is_patient = time.monotonic() >= self._away_until
         deliver_seconds = DELIVER_SECONDS if is_patient else 0.25
         if is_patient and _is_redelivered(request):
-            # The process that ran the task was killed. Its lease must expire before ours can begin.
+            # The process that ran the task was killed. Its lease must expire before this attempt can begin.
             deliver_seconds += settings.lease_seconds
         try:
             # The job may have become LOST before the broker redelivered the task, or two tasks may have the same id.

@@ -25,10 +25,10 @@ from chronoverse.settings.parse import service_url
 
 __all__ = ["RemoteTaskLogs"]
 
-#: Maximum seconds that a task's first line waits for its log to open, and a task's end for its lines' delivery.
+#: Maximum seconds that a task's first line waits for its log to open, and that a task's end waits for deliveries.
 OPEN_SECONDS: Final = 1.0
 DELIVER_SECONDS: Final = 15.0
-#: After an outage, seconds during which the process's next tasks wait only a second at their end.
+#: For this many seconds after an outage, the process's next tasks wait only a second at their end.
 AWAY_SECONDS: Final = 30.0
 #: The field of ``plugin``'s record that has the task's :class:`Status`.
 END_FIELD: Final = "chronoverse_end"
@@ -49,9 +49,9 @@ class _RunningTry:
 class RemoteTaskLogs:
     """The logs of all tasks, for Airflow's ``REMOTE_TASK_LOG``. Implements Airflow's ``RemoteLogStreamIO``.
 
-    Airflow calls it in the processes that supervise tasks, and in the API server. It connects and starts threads only
-    with the first line, so that Airflow can fork before. Published records are not written to Airflow's log file,
-    because Airflow would show them twice.
+    Airflow calls this class in the processes that supervise tasks, and in the API server. It connects, and starts
+    threads, only with the first line, so that Airflow can fork before. Published records are not written to Airflow's
+    log file, because Airflow would show them twice.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RemoteTaskLogs:
     def _publish(self, logger: Any, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """Publishes a record of a task's log file. Returns records that Airflow must write to the file.
 
-        Raises :class:`DropEvent` for published records. Raises nothing else: an error here would end the task.
+        Raises :class:`DropEvent` for published records. Raises nothing else, because an error here would end the task.
         """
         file = getattr(logger, "_file", None)
         path = getattr(file, "name", None)
@@ -108,7 +108,7 @@ class RemoteTaskLogs:
         return True
 
     def _watch(self, name: str, file: Any, running: _RunningTry) -> None:
-        """Ends the log if Airflow closes the file without an upload, as it does if it cannot start the task."""
+        """Ends the log if Airflow closes the file without an upload, which happens if it cannot start the task."""
         while not running.is_over.wait(2.0):
             if file.closed:
                 self.upload(name)
@@ -116,7 +116,7 @@ class RemoteTaskLogs:
     def upload(self, path: PathLike[str] | str, ti: Any = None) -> None:
         """Ends the log that replaces this file. Airflow calls it when the task's process has ended.
 
-        Waits some seconds at most for the delivery of its lines. If some are left, a warning names the file with them.
+        Waits a few seconds for the delivery of its lines. If lines are left, a warning names the file with these lines.
         """
         with self._lock:
             running = self._running.pop(_name_of(fspath(path)) or "", None)
@@ -127,7 +127,7 @@ class RemoteTaskLogs:
             return
         end = partial(self._end, running.log, running.end, running.exit_code)
         if is_of_triggerer(fspath(path)):
-            # The triggerer must not block: it has other triggers to run.
+            # The triggerer must not block, because it has other triggers to run.
             threading.Thread(target=end, name="chronoverse-end").start()
         else:
             end()
@@ -186,7 +186,7 @@ class RemoteTaskLogs:
 
 
 def _name_of(path: str) -> str | None:
-    """A log file's path from ``dag_id=`` on, wherever its folder is. None for logs of anything but tasks."""
+    """A log file's path from ``dag_id=`` on, wherever its folder is. None if the log is not that of a task."""
     start = path.rfind("dag_id=")
     return path[start:] if start >= 0 and try_of_path(path) else None
 

@@ -44,7 +44,7 @@ class _Listener:
             load_remote_log_handler(), RemoteTaskLogs
         ):
             self._has_ended = True
-            # At the highest level, so that no log level omits it.
+            # Uses the highest level, so that no log level omits the record.
             structlog.get_logger("chronoverse").critical("the task has ended", **{END_FIELD: status.value})
 
 

@@ -4,8 +4,8 @@ A line has the record's text, then a tab and the other fields as JSON:
 
     the order was late\t{"logger":"shop","filename":"shop.py","lineno":12,"level":"warning"}
 
-Lines that a task prints have no JSON. If a record has several lines, such as a traceback, the first has the JSON, with
-the number of lines.
+Lines that a task prints have no JSON. If a record has several lines, such as a traceback, the JSON follows the first
+line, and includes the number of lines.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,7 +48,7 @@ def lines_of_record(record: Mapping[str, Any]) -> tuple[str, str, float | None]:
 def records_of_lines(lines: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yields the records of ``lines`` (the service's JSON) as JSON. A record reports missing lines by number.
 
-    Each record is at least a microsecond later than the previous one: Airflow merges equal records with the same time.
+    Makes each record at least a microsecond later than the previous one, as Airflow merges equal records of one time.
     """
     record: dict[str, Any] = {}
     wanted, next_number = 0, 1
@@ -88,7 +88,7 @@ def _encode_any(rest: Mapping[str, Any]) -> str:
     """The JSON of values of any type. Values that JSON does not support become text."""
     try:
         return orjson.dumps(rest, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-    except TypeError:  # large integers and unpaired surrogates
+    except TypeError:  # raised for large integers and unpaired surrogates
         return _encode({str(name): str(value).encode("utf-8", "replace").decode() for name, value in rest.items()})
 
 

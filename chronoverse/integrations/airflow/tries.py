@@ -30,7 +30,7 @@ class TaskTry(NamedTuple):
 
     @property
     def labels(self) -> Labels:
-        """Labels for the parts of the id, named as in Airflow. Complete even if the id ends with a digest."""
+        """Labels for the parts of the id, named as in Airflow, and complete even if the id ends with a digest."""
         labels = {"dag": self.dag_id, "task": self.task_id, "run": self.run_id, "try": str(self.try_number)}
         return read_labels(labels if self.map_index < 0 else {**labels, "map": str(self.map_index)})
 
