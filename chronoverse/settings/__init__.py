@@ -21,7 +21,7 @@ from chronoverse.settings import parse
 
 PREFIX: Final = "CHRONOVERSE_"
 
-#: Names of variables that Kubernetes sets for a Service. The value of a variable of the second kind is a URL.
+#: Names of variables that Kubernetes sets for a Service. If a name matches the second pattern, its value is a URL.
 _SERVICE_NAME: Final = re.compile(r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 _SERVICE_LINK: Final = re.compile(r"\w+_PORT")
 _EXCLUSIVE: Final = (
@@ -331,7 +331,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
-        """Reads the settings from ``environ``. An empty variable counts as unset.
+        """Reads the settings from ``environ``. An empty variable is treated as unset.
 
         Raises :class:`SettingsError`, whose message lists every invalid setting.
         """
@@ -427,7 +427,7 @@ def child_environ(changes: Mapping[str, str], environ: Mapping[str, str] = os.en
 
 
 def job_environ() -> dict[str, str]:
-    """The environment for a job's command, without our settings: the job must not print our token."""
+    """The environment for a job's command, without our settings, so that the job cannot print our token."""
     return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
 
@@ -436,7 +436,7 @@ def markdown_table() -> str:
     defaults = {each.name: each.default for each in fields(Settings)}
     for attribute, name, setting in all_settings():
         value = defaults[attribute]
-        # Formatted as in the variable.
+        # Formats the value as it is written in the variable.
         value = " ".join(value) if isinstance(value, tuple) else str(value).lower() if type(value) is bool else value
         default = setting.default or ("none" if value is None else f"`{value}`")
         parser = setting.parse

@@ -49,7 +49,7 @@ def matching(pattern: str, what: str) -> Callable[[str], str]:
 
 
 printable: Final = matching("[!-~]{1,512}", "1 to 512 printable ASCII characters without spaces")
-#: Parses requested scopes. Without ``openid``, an issuer does not return who signed in.
+#: Parses requested scopes. Without ``openid``, an issuer does not report who signed in.
 scopes: Final = matching(
     "(?=(.* )?openid( |$))[!-~]{1,128}( [!-~]{1,128}){0,31}", "words separated by spaces, including openid"
 )
@@ -68,7 +68,7 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 
 def mask_forms(text: str) -> tuple[tuple[str, str], ...] | None:
-    """Parses ``on``, ``off`` (returns None), or the path of a TOML file with more secret formats, by their names."""
+    """Parses ``on``, ``off`` (returns None), or the path of a TOML file with more formats of secrets, by name."""
     if text.lower() in ("on", "off"):
         return () if text.lower() == "on" else None
     try:
@@ -118,7 +118,7 @@ def jwks_url(text: str) -> str:
 
 
 def issuer(text: str) -> str:
-    """Parses an issuer's URL (HTTPS or on this machine). Kept exactly: its metadata's ``issuer`` must be equal."""
+    """Parses an issuer's URL (HTTPS or on this machine). Kept exactly, as ``issuer`` in its metadata must be equal."""
     parts = urlsplit(jwks_url(text))
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("must have no user, query or fragment")
@@ -199,7 +199,7 @@ def archive_url(text: str) -> str:
 def secret(text: str) -> bytes:
     """Parses one or two HS256 keys, separated by a comma."""
     keys = os.fsencode(text).split(b",")
-    # At least the hash's size. https://www.rfc-editor.org/rfc/rfc7518#section-3.2
+    # A key must be at least as long as the hash: https://www.rfc-editor.org/rfc/rfc7518#section-3.2
     if len(keys) > 2 or any(len(key) < 32 for key in keys):
         raise ValueError("must be a secret of at least 32 bytes, or two separated by a comma")
     return os.fsencode(text)

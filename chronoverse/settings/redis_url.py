@@ -31,7 +31,7 @@ _FORMS: Final = {"sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]", "cluster":
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A parsed URL. ``hosts`` are the Sentinels, or nodes of the Cluster; empty for a single server."""
+    """A parsed URL. ``hosts`` are the Sentinels, or nodes of the Cluster. Empty for a single server."""
 
     text: str = field(repr=False)
     kind: str = ""
@@ -69,7 +69,7 @@ class RedisUrl:
         hosts = tuple(_parse_host(each, _DEFAULT_PORTS[kind]) for each in found["hosts"].split(","))
         service, _, db = found["path"].partition("/")
         named = re.fullmatch(r"[A-Za-z0-9._-]+" if kind == "sentinel" else "", service)
-        # At most 32 hosts: with more, it is no more likely that one answers.
+        # At most 32 hosts: more would not make it more likely that one of them answers.
         if len(hosts) > 32 or not named or not re.fullmatch("[0-9]{0,5}", db):
             raise ValueError
         options = dict(parse_qsl(found["query"] or ""))
