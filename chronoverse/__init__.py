@@ -16,5 +16,5 @@ these use ``joblog`` (lines, jobs and gaps), ``auth`` (tokens), ``embedded`` (th
 ``CONTRIBUTING.md`` lists the packages in the order of imports; ``docs/architecture.md`` describes the design.
 """
 
-#: The version, by semantic versioning. ``docs/versions.md`` says which versions run beside each other.
+#: The version, by semantic versioning. ``docs/versions.md`` says which versions can run beside each other.
 __version__ = "0.3.0.dev0"

@@ -36,11 +36,11 @@ class Backoff:
     _failing_since: float | None = None
 
     def record_failure(self) -> None:
-        """Counts a failure. Can be called before an attempt, if :meth:`record_success` follows a success."""
+        """Counts a failure. Can be called before each attempt, if :meth:`record_success` is called after a success."""
         self.failures += 1
 
     def record_success(self) -> None:
-        """Resets the count: the next failure counts as the first."""
+        """Resets the count, so that the next failure is the first."""
         self.failures, self._failing_since = 0, None
 
     def delay(self) -> float:

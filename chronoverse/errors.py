@@ -47,7 +47,7 @@ class Unauthorized(ChronoverseError):
     """Raised when a token is missing, malformed, expired, or not signed by one of our keys.
 
     The message is for the client. ``explanation`` is only for the service's log, because it could help to forge a
-    token. Neither contains the token, only an invalid ``workflows`` entry.
+    token. Neither contains any part of the token except an invalid ``workflows`` entry.
     """
 
     status = 401
@@ -60,7 +60,7 @@ class Unauthorized(ChronoverseError):
 
 
 class Forbidden(ChronoverseError):
-    """Raised when a valid token does not have the scope for a request, or has it only for other workflows."""
+    """Raised when a valid token lacks the scope for a request, or has the scope only for other workflows."""
 
     status = 403
     title = "Forbidden"
@@ -317,7 +317,7 @@ class RecordsMissing(ChronoverseError):
 
 
 class SequenceGap(AppendRefused):
-    """Raised when an append starts after ``expected``, the log's next number. The runner resends from there."""
+    """Raised when an append starts after ``expected``, the log's next number. The runner resends from that number."""
 
     reason = "GAP"
 
@@ -329,7 +329,7 @@ class SequenceGap(AppendRefused):
 class QuotaReached(SequenceGap):
     """Raised when an append succeeded, but a quota dropped some of its lines.
 
-    Each number below ``expected`` has a line in the log, or is part of a gap.
+    Each number below ``expected`` has a line in the log, or is in a gap.
     """
 
     reason = "quota"

@@ -1,4 +1,4 @@
-"""A lock that is granted to its subjects in turn."""
+"""A lock for which subjects, such as users, take turns."""
 
 import contextlib
 import math
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 class FairLock:
     """A lock with up to ``at_once`` holders, and up to ``each`` per subject, such as the user of a token.
 
-    :meth:`hold` calls ``pause`` once it has the lock. If it does not get the lock in ``seconds``, it raises the error
-    that ``missed`` returns. If the subject has ``each`` holders, it raises that of ``used_up`` (if given).
+    :meth:`hold` calls ``pause`` once it has the lock. If it does not get the lock within ``seconds``, it raises the
+    error of ``used_up`` (if given, and the subject already has ``each`` holders), or else the error of ``missed``.
     """
 
     seconds: float

@@ -1,7 +1,7 @@
 """All Prometheus metrics: names, labels and units.
 
-With several workers, prometheus_client keeps the values in files in ``PROMETHEUS_MULTIPROC_DIR``, so that the
-``/metrics`` of any worker covers all. The variable must be set before this module is imported. ``docs/operations.md``
+With several workers, prometheus_client keeps the values in files in ``PROMETHEUS_MULTIPROC_DIR``, so that ``/metrics``
+of any worker covers all workers. The variable must be set before this module is imported. ``docs/operations.md``
 describes each metric and when to act on it.
 """
 
@@ -139,7 +139,7 @@ NOTIFY_LAG = _largest("chronoverse_notify_lag_seconds", "Age of the oldest waiti
 
 
 class _WorkflowBytes(Collector):
-    """The 20 largest of ``sizes``. Not a Gauge, whose files would keep workflows that no longer belong to these."""
+    """The 20 largest of ``sizes``. Not a Gauge, whose files would keep workflows that are no longer among these."""
 
     sizes: Mapping[str, int] = {}
 
@@ -151,7 +151,7 @@ class _WorkflowBytes(Collector):
         yield family
 
 
-#: Each worker reads the sizes from the store, so any of them can report them.
+#: Each worker reads the sizes from the store, so any worker can report them.
 WORKFLOW_BYTES: Final = _WorkflowBytes()
 REGISTRY.register(WORKFLOW_BYTES)
 
@@ -167,7 +167,7 @@ def exposition() -> bytes:
 
 
 class _PrefixCollector(Collector):
-    """Collects the process's metrics, and those whose names begin with a prefix."""
+    """Collects the process's own metrics (CPU, memory), and metrics whose names begin with a prefix."""
 
     def __init__(self, prefix: str) -> None:
         self._names = (prefix, "python_", "process_")
@@ -177,7 +177,7 @@ class _PrefixCollector(Collector):
 
 
 def registry_of(prefix: str, *others: Collector) -> CollectorRegistry:
-    """A separate process's metrics, such as an archiver's: those whose names begin with ``prefix``, and ``others``."""
+    """The metrics of a separate process such as an archiver: metrics that begin with ``prefix``, and ``others``."""
     registry = CollectorRegistry()
     for each in (_PrefixCollector(prefix), *others):
         registry.register(each)
@@ -189,7 +189,7 @@ class _FileCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         collector = multiprocess.MultiProcessCollector(None)
-        # A starting worker's files are empty at first. The collector has no public attribute for its directory.
+        # Omits the files of starting workers, which are empty. The collector has no public attribute for its directory.
         files = [path for path in glob.glob(f"{glob.escape(collector._path)}/*.db") if _size(path)]
         found: Iterable[Metric] = collector.merge(files)
         return found

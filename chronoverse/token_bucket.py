@@ -16,11 +16,11 @@ class TokenBucket:
     _empty_at: float = -math.inf
 
     def debt_seconds(self, now: float) -> float:
-        """Seconds until the debt is paid. Negative if tokens are left: ``-burst_seconds`` if the bucket is full."""
+        """Seconds until the debt is paid. Negative if tokens are left; ``-burst_seconds`` if the bucket is full."""
         seconds, least = self._empty_at - now, -self.burst_seconds
         return seconds if seconds > least else least
 
     def take(self, amount: float, now: float, most_debt_seconds: float = math.inf) -> None:
-        """Takes ``amount``, and goes into debt if there is less. The debt is at most ``most_debt_seconds``."""
+        """Takes ``amount``. If there is less, the bucket goes into debt, of at most ``most_debt_seconds``."""
         seconds = self.debt_seconds(now) + amount / self.rate
         self._empty_at = now + (seconds if seconds < most_debt_seconds else most_debt_seconds)
