@@ -155,10 +155,15 @@ def test_a_server_that_loads_its_data_can_take_longer_than_a_start(data_dir: Pat
 
 
 def test_leases_of_a_directory_share_the_server(data_dir: Path) -> None:
-    """In one process, and in another one of the same user."""
-    with ServerLease(data_dir) as here, ServerLease(data_dir) as too, python(LEASE + WAIT, data_dir) as there:
-        assert read_line(there) == here.url
-        assert server_pid(too.url) == server_pid(here.url)
+    """In one process, and in another one of the same user, until the last release."""
+    with ServerLease(data_dir) as here, ServerLease(data_dir) as too:
+        pid = server_pid(here.url)
+        with python(LEASE + WAIT, data_dir) as there:
+            assert read_line(there) == here.url
+        here.release()
+        assert is_leased(data_dir)
+        assert server_pid(too.url) == pid
+    await_end(data_dir, pid)
 
 
 @pytest.mark.long
@@ -191,14 +196,6 @@ def test_neither_the_terminal_nor_other_users_reach_the_server(data_dir: Path) -
 
 
 # The end
-
-
-def test_server_stops_after_the_last_release(data_dir: Path) -> None:
-    """It stops within a second of the last release, not before."""
-    with ServerLease(data_dir) as second:
-        ServerLease(data_dir).release()
-        pid = server_pid(second.url)
-    await_end(data_dir, pid)
 
 
 def test_server_stops_after_the_last_process_with_a_lease_was_killed(data_dir: Path) -> None:

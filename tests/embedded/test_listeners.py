@@ -20,37 +20,23 @@ def port_of(listener: socket.socket) -> int:
     return port
 
 
-def test_a_recorded_listener_is_the_service(tmp_path: Path, listener: socket.socket) -> None:
-    """By its address, and by a name for that address."""
-    listeners.record(tmp_path, listener)
+def test_only_the_recorded_listener_is_the_service(tmp_path: Path, listener: socket.socket) -> None:
+    """By its address or a name for it, for its own data directory, and not if the port has passed to another program.
 
-    assert listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
-    assert listeners.is_service(tmp_path, "localhost", port_of(listener))
-
-
-def test_any_other_listener_is_not(tmp_path: Path, listener: socket.socket) -> None:
-    """It was not recorded, or belongs to another data directory."""
-    listeners.record(tmp_path / "other", listener)
-
-    assert not listeners.is_service(tmp_path, "127.0.0.1", port_of(listener))
-
-
-def test_a_listener_that_took_the_port_afterwards_is_not(tmp_path: Path, listener: socket.socket) -> None:
-    """The service was killed, and another program now listens at its address."""
-    listeners.record(tmp_path, listener)
+    Other users can neither replace nor list the files. The command line sends no tokens over a Unix socket.
+    """
     address = listener.getsockname()
+    listeners.record(tmp_path / "other", listener)
+    assert not listeners.is_service(tmp_path, *address)
+    path = listeners.record(tmp_path, listener)
+    assert path is not None
+    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
+    assert all(listeners.is_service(tmp_path, host, address[1]) for host in ("127.0.0.1", "localhost"))
     listener.close()
-
     with socket.create_server(address, reuse_port=False):
-        assert not listeners.is_service(tmp_path, "127.0.0.1", address[1])
-
-
-def test_a_service_at_all_addresses_is_found_at_each(tmp_path: Path) -> None:
-    """A wildcard address includes the loopback addresses."""
-    with socket.create_server(("0.0.0.0", 0)) as everywhere:
-        listeners.record(tmp_path, everywhere)
-
-        assert listeners.is_service(tmp_path, "127.0.0.1", port_of(everywhere))
+        assert not listeners.is_service(tmp_path, *address)
+    with socket.socket(socket.AF_UNIX) as local:
+        assert listeners.record(tmp_path, local) is None
 
 
 def test_a_name_with_another_listener_is_not_the_service(
@@ -80,18 +66,5 @@ def test_the_url_of_a_service_is_one_that_reaches_it(tmp_path: Path, host: str, 
     with server as listener:
         listeners.record(tmp_path, listener)
         assert listeners.local_service_url(tmp_path) == f"http://{reached}:{port_of(listener)}"
+        assert listeners.is_service(tmp_path, reached.strip("[]"), port_of(listener))
     assert listeners.local_service_url(tmp_path) is None
-
-
-def test_the_files_are_private(tmp_path: Path, listener: socket.socket) -> None:
-    """Other users can neither replace nor list them."""
-    path = listeners.record(tmp_path, listener)
-
-    assert path is not None
-    assert (path.parent.stat().st_mode & 0o777, path.stat().st_mode & 0o777) == (0o700, 0o600)
-
-
-def test_a_unix_socket_has_no_file(tmp_path: Path) -> None:
-    """The command line sends no tokens over one."""
-    with socket.socket(socket.AF_UNIX) as local:
-        assert listeners.record(tmp_path, local) is None

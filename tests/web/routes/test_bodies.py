@@ -98,16 +98,9 @@ def test_a_body_that_does_not_arrive_is_refused() -> None:
     assert status(BodyReader(1000, receive_seconds=0.2), Dripping(1000, pause=0.01)) == 408
 
 
-def test_a_body_that_stalls_is_refused_sooner() -> None:
-    """408 after a shorter timeout for the next bytes."""
-    started = time.monotonic()
-
-    assert status(BodyReader(1000, read_seconds=0.1), Dripping(2, pause=30)) == 408
-    assert time.monotonic() - started < 10
-
-
 def test_a_stalled_connection_is_not_read_again() -> None:
-    """So the server closes it after the answer, although the client keeps it open."""
+    """408 after a timeout for the next bytes. The server closes it after the answer, although the client does not."""
+    started = time.monotonic()
     ours, peers = gevent.socket.socketpair()
     with ours, peers:
         stalled = request(Dripping(2, pause=30))
@@ -116,6 +109,7 @@ def test_a_stalled_connection_is_not_read_again() -> None:
         with pytest.raises(RequestTimeout), read_json(bodies, stalled):
             pass
 
+        assert time.monotonic() - started < 10
         assert ours.recv(1) == b""
         ours.sendall(b"the answer")
         assert peers.recv(100) == b"the answer"
@@ -169,26 +163,27 @@ def test_nothing_is_inflated_before_it_is_complete() -> None:
     """A truncated gzip bomb is not decompressed at all."""
     bomb = gzip.compress(bytes(2**20))
 
-    error = refusal(BodyReader(1000), Broken([bomb[:-1]]), Content_Encoding="gzip")
+    error = refusal(BodyReader(1000), Parts([bomb[:-1]], RuntimeError), Content_Encoding="gzip")
     assert isinstance(error, HTTPException)
     assert (error.code, error.description) == (400, "incomplete request body")
 
 
-class Broken:
-    """A body of ``parts``, followed by an error of gunicorn's reader."""
+class Parts:
+    """A body of ``parts``, followed by an error of gunicorn's reader, if any."""
 
-    def __init__(self, parts: list[bytes]) -> None:
-        self._parts = parts
+    def __init__(self, parts: list[bytes], error: type[Exception] | None = None) -> None:
+        self._parts, self._error = iter(parts), error
 
     def read(self, count: int = -1) -> bytes:
-        if not self._parts:
-            raise RuntimeError
-        return self._parts.pop(0)
+        part = next(self._parts, b"")
+        if not part and self._error:
+            raise self._error
+        return part
 
 
 def test_an_incomplete_body_is_refused() -> None:
     """Whatever error gunicorn's reader raises, and if it raises none."""
-    assert status(BodyReader(1000), Broken([])) == 400
+    assert status(BodyReader(1000), Parts([], RuntimeError)) == 400
     document = orjson.dumps({"token": RUNNER, "attempt": 1, "first": 1, "lines": []})
     for more in (0, 1):
         incoming = request(io.BytesIO(document))
@@ -304,11 +299,3 @@ def longest_turn(read: Callable[[], None]) -> float:
 
     reading.get()
     return longest
-
-
-class Parts:
-    def __init__(self, parts: list[bytes]) -> None:
-        self._parts = iter(parts)
-
-    def read(self, count: int = -1) -> bytes:
-        return next(self._parts, b"")

@@ -1,8 +1,10 @@
 """A download ends with the lines that the log had at its beginning, or with an error. An end is confirmed as safe."""
 
+import contextlib
 import math
 from types import SimpleNamespace
 from typing import Any, Final, cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -60,20 +62,12 @@ def test_nothing_is_sent_after_the_token_has_expired() -> None:
         download(JOB, Page(lines(1, 3), 3, False), expires_at=5.0)
 
 
-@pytest.mark.parametrize(("confirmed", "is_safe"), [(None, False), (3, False), (4, False), (5, True)])
-def test_an_end_is_safe_only_with_its_entry(confirmed: int | None, is_safe: bool) -> None:
-    """The log has three lines, so the terminal entry is the fourth."""
-    attempt = Attempt(JOB.ref, "token", 1, 4)
-    probe = cast(Store, SimpleNamespace(confirm=lambda *_, **__: confirmed))
-    if is_safe:
-        _require_safe_end(probe, attempt)
-    else:
-        with pytest.raises(StoreUnavailable):
-            _require_safe_end(probe, attempt)
-
-
-def test_a_store_that_cannot_tell_is_trusted() -> None:
-    def confirm(*_: Any, **__: Any) -> None:
-        raise NotDurable("cannot tell")
-
-    _require_safe_end(cast(Store, SimpleNamespace(confirm=confirm)), Attempt(JOB.ref, "token", 1, 4))
+@pytest.mark.parametrize(
+    ("confirmed", "is_safe"), [(None, False), (3, False), (4, False), (5, True), (NotDurable("cannot tell"), True)]
+)
+def test_an_end_is_safe_only_with_its_entry(confirmed: Any, is_safe: bool) -> None:
+    """The log has three lines, so the terminal entry is the fourth. A store that cannot tell is trusted."""
+    is_error = isinstance(confirmed, Exception)
+    confirm = Mock(side_effect=confirmed) if is_error else Mock(return_value=confirmed)
+    with contextlib.nullcontext() if is_safe else pytest.raises(StoreUnavailable):
+        _require_safe_end(cast(Store, SimpleNamespace(confirm=confirm)), Attempt(JOB.ref, "token", 1, 4))

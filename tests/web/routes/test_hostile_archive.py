@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import orjson
@@ -27,6 +28,15 @@ RECORDS: Final[dict[str, Change]] = {
     "no frames": lambda known: known.update(frames=[]),
     "no members": lambda known: known.clear(),
 }
+
+
+@pytest.fixture
+def outside(site: Site) -> Path:
+    """A file beside the archive."""
+    path = site.directory.parent / "outside" / "secret"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"not yours")
+    return path
 
 
 def archived(site: Site) -> Foreign:
@@ -70,11 +80,8 @@ def statuses(site: Site, job: Foreign) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("change", [*RECORDS, None])
-def test_an_invalid_record_is_502_only_for_its_job(site: Site, change: str | None) -> None:
+def test_an_invalid_record_is_502_only_for_its_job(site: Site, outside: Path, change: str | None) -> None:
     """On every route. Other jobs are readable, and no object outside the job's folder is touched."""
-    outside = site.directory.parent / "outside" / "secret"
-    outside.parent.mkdir(exist_ok=True)
-    outside.write_bytes(b"not yours")
     job, neighbour = archived(site), archived(site)
     known = record(site, job)
     if change:
@@ -104,11 +111,8 @@ def test_a_record_of_another_jobs_object_shows_and_deletes_nothing(site: Site) -
 @pytest.mark.parametrize(
     "garbage", ["../../outside/secret", "/etc/hosts", "victim/job/object", "hostile_archive/job_0/.."]
 )
-def test_names_of_garbage_delete_only_the_jobs_own_objects(site: Site, garbage: str) -> None:
+def test_names_of_garbage_delete_only_the_jobs_own_objects(site: Site, outside: Path, garbage: str) -> None:
     """Write access to a job's keys must not suffice to delete other jobs' objects."""
-    outside = site.directory.parent / "outside" / "secret"
-    outside.parent.mkdir(exist_ok=True)
-    outside.write_bytes(b"not yours")
     site.objects.put("victim/job/object", b"not yours either")
     job = archived(site)
     key = job.key.removesuffix("log") + "garbage"

@@ -80,13 +80,9 @@ def test_with_an_issuer_the_page_can_connect_to_it(in_process: Callable[..., htt
     assert client.get("/").headers["content-security-policy"].endswith("; connect-src 'self' https://id.example:8443")
 
 
-def test_the_start_of_an_address_redirects_to_the_workflows(anybody: httpx.Client) -> None:
-    """Users can type it."""
+def test_old_and_short_addresses_redirect(anybody: httpx.Client) -> None:
+    """That of a workflow only with a valid id: nothing else is copied into the answer."""
     assert {anybody.get(path).headers["location"] for path in ("/ui", "/ui/")} == {"/"}
-
-
-def test_the_old_address_of_a_workflow_redirects_to_its_page(anybody: httpx.Client) -> None:
-    """Only with a valid id: nothing else is copied into the answer."""
     assert anybody.get("/", params={"workflow": "wf_1"}).headers["location"] == "/ui/workflows/wf_1"
     assert anybody.get("/", params={"workflow": "/example.org\r\nx: y"}).status_code == 200
 
