@@ -29,6 +29,10 @@ def ended(status: Status) -> Step:
     return lambda bench, attempt: bench.store.finish(attempt, status, 0, 0, 3)
 
 
+def wait_again(bench: Bench, attempt: Attempt) -> None:
+    bench.store.finish(Attempt(JOB, "b", 2, 3), Status.PENDING, 0, 0, 3)
+
+
 def mark_deleted(bench: Bench, attempt: Attempt) -> None:
     with archive_lock(bench.store, JOB) as token:
         bench.store.chunks.mark_deleting(JOB, token, 60_000)
@@ -47,6 +51,7 @@ STATES: Final[dict[str, tuple[Step, ...]]] = {
     "taken": (EXPIRE, opened("b")),
     "opened again": (EXPIRE, opened("a")),
     "waits": (ended(Status.PENDING),),
+    "waits again": (ended(Status.PENDING), opened("b"), wait_again),
     "completed": (ended(Status.COMPLETED),),
     "kept": (ended(Status.COMPLETED), ask("HSET", "job", "archived", 2), ask("PERSIST", "job")),
     "expired log": (ended(Status.COMPLETED), ask("DEL", "log")),
@@ -83,6 +88,7 @@ OPERATIONS: Final[dict[str, Callable[[Store, Attempt], Any]]] = {
         "confirm", JOB, ("log", "job", "lease"), attempt.token, 86_400_000, 1_000, attempt.attempt
     ),
     "wait": lambda store, attempt: store.finish(attempt, Status.PENDING, 1, 0, 3),
+    "early wait": lambda store, attempt: store.finish(attempt, Status.PENDING, 1, 0, 2),
     "end": lambda store, attempt: store.finish(attempt, Status.COMPLETED, 0, 0, 3),
     "fail": lambda store, attempt: store.finish(attempt, Status.FAILED, 1, 0, 3),
     "early end": lambda store, attempt: store.finish(attempt, Status.COMPLETED, 0, 0, 2),
@@ -92,25 +98,26 @@ OPERATIONS: Final[dict[str, Callable[[Store, Attempt], Any]]] = {
 #: is a gap with the expected number. Suffixes: "*" the stored values have changed, "'" the lease was extended,
 #: "e" another key expires from now on.
 TABLE: Final = """
-runs          1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
-expired       2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
-in grace      2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
-taken         H     2,3'  H  H     False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
-opened again  2,3'  H     H  2,3'  False  F   F   F  F   F   F  F  F  F  F   F   F   F   H
-waits         2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  -   F   F   F   CANCELED*e
-completed     C     C     C  C     False  C   C   C  C   C   C  C  F  4  F   -   F   F   C
-kept          C     C     C  C     False  C   C   C  C   C   C  C  F  4  F   -   F   F   C
-expired log   C     C     C  C     False  C   C   C  C   C   C  C  F  F  F   -   F   F   C
-lost          C     C     C  C     False* F   F   F  F   F   F  F  F  4e F   F   F   F   C*e
-foreign end   C     C     C  C     False* C   C   C  C   C   C  C  -' 4' F   F   F   F   C*e
-no log        1,1'  H     H  1,1'  False  3*' g1  g1 3*' g1  g1 g1 -' 1' g1  g1  g1  g1  H
-no hash       0,3*' H     H  0,3*' False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
-trimmed       1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
-archived      1,3'  H     H  1,3'  False  3*' 4*' g3 3'  5*' g3 g3 -' 3' -*' -*e -*e g3  H
-corrupt       R     R     R  R     False  R   R   R  R   R   R  R  -' 3' -*' -*e -*e -*e H
-skipped       R     R     R  R     False  R   R   R  R   R   R  R  -' 5' -*' -*e -*e -*e H
-being deleted D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   D
-deleted       D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   D
+runs          1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' g3  -*e -*e g3  H
+expired       2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   F   H
+in grace      2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   F   H
+taken         H     2,3'  H  H     False  F   F   F  F   F   F  F  F  F  F   F   F   F   F   H
+opened again  2,3'  H     H  2,3'  False  F   F   F  F   F   F  F  F  F  F   F   F   F   F   H
+waits         2,3*' 2,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  -   F   F   F   F   CANCELED*e
+waits again   3,3*' 3,3*' g3 g3    False  F   F   F  F   F   F  F  F  F  F   F   F   F   F   CANCELED*e
+completed     C     C     C  C     False  C   C   C  C   C   C  C  F  4  F   F   -   F   F   C
+kept          C     C     C  C     False  C   C   C  C   C   C  C  F  4  F   F   -   F   F   C
+expired log   C     C     C  C     False  C   C   C  C   C   C  C  F  F  F   F   -   F   F   C
+lost          C     C     C  C     False* F   F   F  F   F   F  F  F  4e F   F   F   F   F   C*e
+foreign end   C     C     C  C     False* C   C   C  C   C   C  C  -' 4' F   F   F   F   F   C*e
+no log        1,1'  H     H  1,1'  False  3*' g1  g1 3*' g1  g1 g1 -' 1' g1  g1  g1  g1  g1  H
+no hash       0,3*' H     H  0,3*' False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' g3  -*e -*e g3  H
+trimmed       1,3'  H     H  1,3'  False  3'  4*' g3 3'  5*' g3 g3 -' 3' -*' g3  -*e -*e g3  H
+archived      1,3'  H     H  1,3'  False  3*' 4*' g3 3'  5*' g3 g3 -' 3' -*' g3  -*e -*e g3  H
+corrupt       R     R     R  R     False  R   R   R  R   R   R  R  -' 3' -*' -*' -*e -*e -*e H
+skipped       R     R     R  R     False  R   R   R  R   R   R  R  -' 5' -*' -*' -*e -*e -*e H
+being deleted D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   D   D
+deleted       D     D     D  D     D      D   D   D  D   D   D  D  D  D  D   D   D   D   D   D
 """
 LETTERS: Final = {"Held": "H", "Closed": "C", "Fenced": "F", "Deleted": "D", "CorruptLog": "R"}
 

@@ -10,7 +10,7 @@ import pytest
 
 from chronoverse.archive.job_objects import archive_lock
 from chronoverse.archive.retention import apply_retention, delete_job
-from chronoverse.errors import AppendRefused, CorruptLog, Deleted, Fenced, Held
+from chronoverse.errors import AppendRefused, CorruptLog, Deleted, Held
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.model import Attempt, JobRef, Line, Status
 from chronoverse.store import Store
@@ -151,25 +151,6 @@ def test_finish_writes_the_end_and_deletes_the_lease(
     assert int(seconds) - 60 <= int(fields.pop("end_seen_ms")) / 1000 <= int(seconds) + 1
     assert fields.pop("told") == f"{status} 1 {'' if code is None else code} "
     assert fields == {"attempt": "1", "created_at": NOW, "started_at": NOW, "finished_at": NOW, **end}
-
-
-def test_an_attempt_can_end_before_the_job(bench: Bench, store: Store, judge: Store, attempt: Attempt) -> None:
-    """Until its next attempt the job is not LOST. Another token opens it immediately and continues the log."""
-    store.append(attempt, make_lines(1, 2))
-    finish(store, attempt, 3, Status.PENDING)
-    finish(store, attempt, 3, Status.PENDING)
-
-    assert [entry_id for entry_id, _ in bench.log()] == ["1-0", "2-0"]
-    wait_until(lambda: int(bench.ask("INFO", "server").split(b"uptime_in_seconds:")[1].split()[0]) > 0, 5, "a second")
-    assert [status(judge, JOB) for _ in range(3)] == [Status.RUNNING] * 3
-    refused(bench, Fenced, lambda: store.append(attempt, make_lines(3, 1)))
-    refused(bench, Fenced, lambda: finish(store, attempt, 2, Status.PENDING))
-    refused(bench, Fenced, lambda: finish(store, attempt, 3, Status.COMPLETED))
-    second = store.open(JOB, "token-2")
-    assert second == Attempt(JOB, "token-2", 2, 3)
-    refused(bench, Fenced, lambda: finish(store, attempt, 3, Status.PENDING))
-    finish(store, second, 3, Status.PENDING)
-    refused(bench, Fenced, lambda: finish(store, attempt, 3, Status.PENDING))
 
 
 @pytest.mark.parametrize("command", [("DEL",), ("SET", "grace:9999999999999")], ids=["over", "grace without end"])

@@ -77,8 +77,8 @@ FOREIGN_LINE: Final = ("XADD", "log", "1-0", "message", "a")
         # Lost before its first line: only the terminal entry. A corrupt log ends too, or viewers would wait forever.
         (True, [], [], Status.LOST, ["1-0"]),
         (True, [("XADD", "log", "5-1", "message", "a")], [], Status.LOST, ["5-1", "6-0"]),
-        # A runner renewed the lease or took the job over.
-        (True, [], [("SET", "lease", "token-1")], Status.RUNNING, []),
+        # A runner renewed the lease or took the job over, or the job waits for its next attempt.
+        *((True, [], [("SET", "lease", holder)], Status.RUNNING, []) for holder in ("token-1", "next")),
         # Foreign runners have no lease, even if they write a hash. A log has only one end.
         (False, [FOREIGN_LINE], [], Status.RUNNING, ["1-0"]),
         (False, [FOREIGN_LINE, ("HSET", "job", "status", "RUNNING", "started_at", NOW)], [], Status.RUNNING, ["1-0"]),
