@@ -236,18 +236,6 @@ def test_a_segment_with_a_gap_is_read_again(rig: Rig) -> None:
     assert rig.segment(0).frames.startswith(b'event: gap\ndata: {"from":1,"to":3,"reason":"trimmed"}')
 
 
-def test_outdated_lines_are_shown_for_at_most_a_second(rig: Rig) -> None:
-    """A job that was deleted and started again soon shows its new lines."""
-    rig.write(1, 8)
-    old = rig.segment(0)
-    rig.ask("DEL", rig.key)
-    rig.write(1, 8, "stderr")
-    assert rig.segment(0) is old
-    rig.clock.now += CACHE_SECONDS
-
-    assert b"stderr" in rig.segment(0).frames
-
-
 def test_the_cache_is_bounded(rig: Rig) -> None:
     """Oldest first."""
     rig.write(1, 32)
@@ -368,7 +356,7 @@ def test_nobody_in_a_crowd_misses_a_line(rig: Rig, store: Store) -> None:
 
 
 def test_cached_segments_are_returned_together(rig: Rig) -> None:
-    """Consecutive ones, without another read, even if the log has grown. They expire like segments that are read."""
+    """Consecutive ones, without another read, even if the log has grown, or was deleted less than a second ago."""
     rig.write(1, 11)
     frames = b"".join(segment.frames for segment in rig.walk(0))
     rig.write(12, 13)
@@ -379,25 +367,11 @@ def test_cached_segments_are_returned_together(rig: Rig) -> None:
     assert rig.source.calls["read"] == reads
     # Viewers that can wait read it again.
     assert rig.segment(8).cursor == 13
-    assert rig.cache.cached(JOB, None, 0)[1] == 13
+    rig.ask("DEL", rig.key)
+    assert (rig.cache.cached(JOB, None, 0)[1], rig.segment(0).cursor) == (13, 8)
     rig.clock.now += CACHE_SECONDS
     assert rig.cache.cached(JOB, None, 0) == (b"", 0)
-
-
-def test_a_scan_from_before_a_redaction_is_not_shared(rig: Rig) -> None:
-    """Its lines may be outdated. Without a redaction, it is shared."""
-    asked: list[ReplayScan] = []
-
-    def scan(asking: ReplayScan, subject: str) -> tuple[bytes, int]:
-        asked.append(asking)
-        if len(asked) == 1:
-            cache.invalidate(JOB)
-        return b"old" if len(asked) == 1 else b"new", 8
-
-    cache = Eights(rig.source, clock=rig.clock, scan=scan)
-    found = [cache.scan_after(JOB, LineFilter(q="x"), 0, "me", 5.0, is_redacted=lambda: False) for _ in range(3)]
-    assert [each and each.frames for each in found] == [b"old", b"new", b"new"]
-    assert len(asked) == 2
+    assert rig.cache.read_after(JOB, None, 0, 8) is None
 
 
 @pytest.mark.parametrize("archived", [0, 8])

@@ -4,7 +4,6 @@ import contextlib
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -71,28 +70,6 @@ def test_each_change_of_a_job_is_recorded_once(bench: Bench, store: Store) -> No
     assert [each.deleted for each in found] == [False] * 4 + [True]
     assert found[3].job == ended
     assert found[4].to_json() == {**found[3].to_json(), "status": "DELETED"}
-
-
-def test_a_foreign_job_changes_when_it_is_read(bench: Bench, store: Store) -> None:
-    """Its start, labels, end and disappearance are recorded."""
-
-    def look() -> Any:
-        store.get_job(JOB)
-        return store.get_job(JOB)
-
-    bench.xadd("1-0", "message", "a line")
-    assert look() == changes(bench)[-1].job
-    bench.ask("HSET", bench.key("job"), "label:branch", b"main", "label:other", b"\xff")
-    assert look() == changes(bench)[-1].job
-    bench.xadd("2-0", "event", "end", "status", "FAILED", "exit_code", "7")
-    assert look() == changes(bench)[-1].job
-    bench.ask("DEL", bench.key("job"), bench.key("log"))
-    assert look() is None
-    store.listing.unlist("wf_1", [JOB.job_id])
-    store.listing.unlist("wf_1", [JOB.job_id])
-    statuses = ["RUNNING", "RUNNING", "FAILED", "DELETED"]
-    assert told(bench) == [(number, "job_1", status) for number, status in enumerate(statuses, 1)]
-    assert [dict(each.job.labels) for each in changes(bench)[:3]] == [{}, {"branch": "main"}, {"branch": "main"}]
 
 
 def test_log_records_begin_and_end_a_job(bench: Bench, store: Store) -> None:

@@ -108,6 +108,10 @@ def test_every_operation_finds_its_server(store: Store, cluster: Cluster, prefix
         assert {job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)} == {"job_1", "job_2"}
         store.listing.unlist(job.workflow_id, ["job_1", "job_2"])
         assert [job_id for _, job_id in store.listing.page(job.workflow_id, None, 10)] == ["job_1"]
+    jobs = [JobRef(cluster.workflow(number), "job_1") for number in cluster.masters()]
+    asked = [*jobs, JobRef(jobs[1].workflow_id, "unknown"), *reversed(jobs)]
+    found = [job.ref if isinstance(job, Job) else job for job in store.get_jobs(asked)]
+    assert found == [*jobs, None, *reversed(jobs)]
     store.ping()
 
 
@@ -167,14 +171,6 @@ def workflows(store: Store, names: list[str]) -> list[Workflow | None]:
     """The workflows, without those that cannot be read."""
     found = store.workflows.read(names)
     return [each for each in found if not isinstance(each, StoreError)]
-
-
-def test_get_jobs_keeps_the_order(store: Store, jobs: list[JobRef]) -> None:
-    """For jobs on different servers and a nonexistent one."""
-    unknown = JobRef(jobs[1].workflow_id, "unknown")
-    found = store.get_jobs([*jobs, unknown, *reversed(jobs)])
-
-    assert [job.ref if isinstance(job, Job) else job for job in found] == [*jobs, None, *reversed(jobs)]
 
 
 def test_the_durability_probe_asks_the_jobs_master(cluster: Cluster, prefix: str) -> None:

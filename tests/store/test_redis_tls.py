@@ -1,7 +1,7 @@
 """TLS with certificates: on one server, behind Sentinels and in a Cluster."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -54,37 +54,20 @@ class Secured(NamedTuple):
         return Store(self.url + self.certificates.query(ca, client), prefix=prefix)
 
 
-@contextlib.contextmanager
-def one(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]:
-    (port,) = free_ports(1)
-    with node(directory, port, binary=binary("redis-server"), tls=certificates.options):
-        yield Secured(f"rediss://127.0.0.1:{port}", certificates)
+FLEETS: Final[dict[str, type[SentinelFleet | Cluster]]] = {"Sentinels": SentinelFleet, "Cluster": Cluster}
 
 
-@contextlib.contextmanager
-def sentinels(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]:
-    with SentinelFleet(directory, binary=binary("redis-server"), tls=certificates.options) as fleet:
-        yield Secured(fleet.url, certificates, fleet)
-
-
-@contextlib.contextmanager
-def cluster(directory: Path, certificates: TlsCertificates) -> Iterator[Secured]:
-    with Cluster(directory, binary=binary("redis-server"), tls=certificates.options) as fleet:
-        yield Secured(fleet.url, certificates, fleet)
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(one, id="one server"),
-        pytest.param(sentinels, id="Sentinels"),
-        pytest.param(cluster, id="Cluster", marks=pytest.mark.long),
-    ],
-)
+@pytest.fixture(scope="module", params=["one server", "Sentinels", pytest.param("Cluster", marks=pytest.mark.long)])
 def secured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    start: Callable[..., contextlib.AbstractContextManager[Secured]] = request.param
-    with start(tmp_path_factory.mktemp("secured"), TlsCertificates(tmp_path_factory.mktemp("certificates"))) as secured:
-        yield secured
+    certificates = TlsCertificates(tmp_path_factory.mktemp("certificates"))
+    directory, server = tmp_path_factory.mktemp("secured"), binary("redis-server")
+    if request.param == "one server":
+        (port,) = free_ports(1)
+        with node(directory, port, binary=server, tls=certificates.options):
+            yield Secured(f"rediss://127.0.0.1:{port}", certificates)
+    else:
+        with FLEETS[request.param](directory, binary=server, tls=certificates.options) as fleet:
+            yield Secured(fleet.url, certificates, fleet)
 
 
 def publish_and_read(store: Store, job: JobRef = JOB) -> None:
@@ -121,7 +104,7 @@ def test_a_connection_without_trust_is_refused(secured: Secured, prefix: str, tm
         store.ping()
 
 
-@pytest.mark.parametrize("secured", [cluster], ids=["Cluster"], indirect=True)
+@pytest.mark.parametrize("secured", ["Cluster"], indirect=True)
 def test_a_slot_moves_between_servers_with_tls(secured: Secured, prefix: str) -> None:
     """Connections to a node that ASK or MOVED names use TLS, too."""
     fleet = secured.fleet
@@ -140,7 +123,7 @@ def test_a_slot_moves_between_servers_with_tls(secured: Secured, prefix: str) ->
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("secured", [sentinels, cluster], ids=["Sentinels", "Cluster"], indirect=True)
+@pytest.mark.parametrize("secured", ["Sentinels", "Cluster"], indirect=True)
 def test_a_failover_with_tls(secured: Secured, prefix: str) -> None:
     """The new master has a certificate of the same authority, and accepts ours."""
     fleet, job = secured.fleet, JOB

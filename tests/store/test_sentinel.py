@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from chronoverse.errors import StoreError, StoreUnavailable
+from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import JobRef
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Store
 from chronoverse.store.cluster import SLOTS
 from chronoverse.store.driver import new_connection
 from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, SentinelTopology, require_master
-from tests.support.bench import JOB, make_lines
+from tests.support.bench import JOB
 from tests.support.fleets import SentinelFleet
 from tests.support.waiting import wait_until
 
@@ -25,19 +25,6 @@ def store(sentinels: SentinelFleet, prefix: str) -> Iterator[Store]:
     store = Store(sentinels.url, prefix=prefix)
     yield store
     store.close()
-
-
-def test_the_store_is_the_master_that_they_name(store: Store, sentinels: SentinelFleet, prefix: str) -> None:
-    """For commands, appends and the live reader."""
-    store.append(store.open(JOB, "token"), make_lines(1, 2))
-    reader = store.live_reader(0.01)
-    reader.watch(JOB, 0)
-    ((_, _, entries),) = reader.read(10)
-    reader.close()
-
-    assert not isinstance(entries, StoreError)
-    assert len(entries) == 2
-    assert sentinels.master.ask("XLEN", f"{prefix}:{{wf_1}}:job_1:log") == 2
 
 
 def test_an_unresponsive_sentinel_is_skipped(sentinels: SentinelFleet, prefix: str) -> None:

@@ -116,55 +116,35 @@ def test_no_job_is_lost_while_the_server_is_up_for_less_than_a_lease(bench: Benc
 # Servers that refuse to write
 
 
-@contextlib.contextmanager
-def no_memory(bench: Bench) -> Iterator[None]:
-    bench.ask("CONFIG", "SET", "maxmemory", "1")
-    try:
-        yield
-    finally:
-        bench.ask("CONFIG", "SET", "maxmemory", "0")
+#: Commands that make a server refuse writes, and those that end this. A replica of a nonexistent master is read-only.
+REFUSALS: Final = {
+    "no memory": (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+    "no disk": (("CONFIG", "SET", "save", "86400 1000000"), ("CONFIG", "SET", "save", "")),
+    "no replica": (("CONFIG", "SET", "min-replicas-to-write", "1"), ("CONFIG", "SET", "min-replicas-to-write", "0")),
+    "read only": (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+}
 
 
 @contextlib.contextmanager
-def no_disk(bench: Bench) -> Iterator[None]:
-    """The last snapshot failed, because a directory has its file's name."""
-    obstacle = bench.server.directory / "dump.rdb"
-    obstacle.mkdir()
-    bench.ask("CONFIG", "SET", "save", "86400 1000000")
+def refusing(bench: Bench, reason: str) -> Iterator[None]:
+    """Without disk, the last snapshot failed, because a directory has its file's name."""
+    obstacle, (begin, end) = bench.server.directory / "dump.rdb", REFUSALS[reason]
+    bench.ask(*begin)
     try:
-        bench.ask("BGSAVE")
-        wait_until(lambda: b"bgsave_in_progress:0" in bench.ask("INFO", "persistence"), TIMEOUT_SECONDS, "it ends")
-        assert b"_bgsave_status:err" in bench.ask("INFO", "persistence")
+        if reason == "no disk":
+            obstacle.mkdir()
+            bench.ask("BGSAVE")
+            wait_until(lambda: b"bgsave_in_progress:0" in bench.ask("INFO", "persistence"), TIMEOUT_SECONDS, "it ends")
+            assert b"_bgsave_status:err" in bench.ask("INFO", "persistence")
         yield
     finally:
-        bench.ask("CONFIG", "SET", "save", "")
-        obstacle.rmdir()
+        bench.ask(*end)
+        if reason == "no disk":
+            obstacle.rmdir()
 
 
-@contextlib.contextmanager
-def no_replica(bench: Bench) -> Iterator[None]:
-    bench.ask("CONFIG", "SET", "min-replicas-to-write", "1")
-    try:
-        yield
-    finally:
-        bench.ask("CONFIG", "SET", "min-replicas-to-write", "0")
-
-
-@contextlib.contextmanager
-def read_only(bench: Bench) -> Iterator[None]:
-    """A replica of a nonexistent master."""
-    bench.ask("REPLICAOF", "127.0.0.1", "1")
-    try:
-        yield
-    finally:
-        bench.ask("REPLICAOF", "NO", "ONE")
-
-
-Refusal = Callable[[Bench], contextlib.AbstractContextManager[None]]
-
-
-@pytest.mark.parametrize("refusal", [no_memory, no_disk, no_replica, read_only], ids=lambda refusal: refusal.__name__)
-def test_a_server_that_refuses_writes(bench: Bench, store: Store, judge: Store, refusal: Refusal) -> None:
+@pytest.mark.parametrize("reason", REFUSALS)
+def test_a_server_that_refuses_writes(bench: Bench, store: Store, judge: Store, reason: str) -> None:
     """No part of a batch is stored, and a retry then stores all of it.
 
     No job is lost, because runners could not renew their leases. It stays readable, and is declared LOST afterwards.
@@ -173,7 +153,7 @@ def test_a_server_that_refuses_writes(bench: Bench, store: Store, judge: Store, 
     for each in (attempt, store.open(other, "token-2")):
         store.append(each, make_lines(1, 2))
     bench.expire_lease(other)
-    with refusal(bench):
+    with refusing(bench, reason):
         with pytest.raises(StoreRefused) as refused:
             store.append(attempt, make_lines(2, 500))
         assert "script" not in str(refused.value)
@@ -195,7 +175,7 @@ def test_an_operation_refused_for_memory_writes_nothing(bench: Bench, store: Sto
     bench.ask("PEXPIRE", bench.key("lease"), 1000)
     other = JobRef("wf_1", "job_2")
     before = bench.snapshot()
-    with no_memory(bench):
+    with refusing(bench, "no memory"):
         for operation in (
             lambda: store.open(other, "token-2"),
             lambda: store.register(other),
