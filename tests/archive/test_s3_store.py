@@ -21,7 +21,7 @@ from tests.archive.s3faults import KINDS, REFUSALS, Call, Fault, S3Faults
 from tests.archive.s3server import BUCKET, PAGE_KEYS, s3_server
 from tests.support.archives import JOB, ArchiveBuilder, raw_line
 from tests.support.certificates import Authority
-from tests.support.faultproxy import DOWN, FaultProxy
+from tests.support.faultproxy import FaultProxy
 from tests.support.issuer import Issuer
 from tests.support.parameters import long_after
 
@@ -191,7 +191,7 @@ def test_an_unresponsive_server_is_unavailable_in_bounded_time(proxy: FaultProxy
     elif fault == "stall":
         proxy.stall()
     elif fault == "trickle":
-        proxy.throttle(80_000, DOWN)
+        proxy.throttle(80_000)
     else:
         proxy.drop_reply(passing=500_000, request=b"GET", times=100)
     with pytest.raises(ArchiveUnavailable):

@@ -2,7 +2,6 @@
 
 import gc
 import socket
-import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from chronoverse.client.client import Client
 from chronoverse.client.service_connection import RequestFailed, ServiceConnection, failure, make_connection
 from chronoverse.errors import ChronoverseError
 from chronoverse.joblog.model import JobRef
-from tests.support.nginx import make_certificate
+from tests.support.certificates import Authority
 from tests.support.scripted import ScriptedService, answer
 
 
@@ -97,13 +96,11 @@ def test_idle_connections_are_closed(is_followed: bool) -> None:
 @pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "TLS"])
 def test_a_request_on_a_connection_that_was_closed_while_idle_is_sent_again(is_secure: bool, tmp_path: Path) -> None:
     """A proxy's page that names HTTPS is a hint only over plain HTTP."""
-    certificate = make_certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    authority = Authority(tmp_path)
     kept, closed = (answer("200 OK", b"{}", Connection=value) for value in ("keep-alive", "close"))
     page = answer("403 Forbidden", b"HTTPS traffic is inspected")
-    with ScriptedService(kept, closed, page, tls=context if is_secure else None) as scripted:
-        service = ServiceConnection(scripted.url, None, ca_file=certificate, connect_seconds=20, read_seconds=20)
+    with ScriptedService(kept, closed, page, tls=authority.context("server") if is_secure else None) as scripted:
+        service = ServiceConnection(scripted.url, None, ca_file=authority.path, connect_seconds=20, read_seconds=20)
         for _ in range(2):
             assert service.request("POST", "/", {}, {}, b"")[0] == b"{}"
         with pytest.raises(ChronoverseError, match="the right address" if is_secure else "; use https://"):

@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import shlex
-import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,10 +38,10 @@ from chronoverse.errors import (
 )
 from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, runs_of
 from chronoverse.runner.http_log_writer import GZIP_BYTES, READ_SECONDS, HttpLogWriter
+from tests.support.certificates import Authority
 from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
 from tests.support.jobs import key, read_lines, read_log
-from tests.support.nginx import make_certificate
 from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
@@ -282,18 +281,17 @@ def test_a_service_that_does_not_answer_is_unavailable(service: Service, proxy: 
 @pytest.mark.parametrize("was_trusted", [False, True])
 def test_an_untrusted_certificate_is_an_outage_only_after_a_trusted_one(was_trusted: bool, tmp_path: Path) -> None:
     """That one expired, and will be renewed. Otherwise, a retry would not help."""
-    (tmp_path / "other").mkdir()
-    ours, other = make_certificate(tmp_path), make_certificate(tmp_path / "other")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(ours if was_trusted else other, (ours if was_trusted else other).with_suffix(".key"))
+    ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
+    context = (ours if was_trusted else other).context("server")
     opened = answer("200 OK", b'{"attempt":1,"next":1}')
     with (
         ScriptedService(opened, opened, tls=context) as service,
-        closing(HttpLogWriter(service.url, ca_file=ours)) as writer,
+        closing(HttpLogWriter(service.url, ca_file=ours.path)) as writer,
     ):
         if was_trusted:
             writer.open(SCRIPTED, token())
-            context.load_cert_chain(other, other.with_suffix(".key"))
+            certificate = other.issue("server")
+            context.load_cert_chain(certificate, certificate.with_suffix(".key"))
         with pytest.raises(ChronoverseError, match="is not trusted") as raised:
             writer.open(SCRIPTED, token())
     assert type(raised.value) is (StoreUnavailable if was_trusted else Unreachable)
@@ -377,7 +375,7 @@ def test_appends_are_pipelined(service: Service, job: JobRef, proxy: FaultProxy)
         ahead = [writer.append_ahead(attempt, first, runs_of(lines(first, "x", "y"))) for first in (7, 9)]
         # The service may already have the second one when the first is sent again.
         assert [receive() for receive in ahead] in ([9, 11], [11, 11])
-        assert proxy.traffic.cut == 1
+        assert proxy.cuts == 1
         skipped, gap = (writer.append_ahead(attempt, first, runs_of(lines(first, "z"))) for first in (11, 15))
         with pytest.raises(SequenceGap):
             # Nobody has consumed the answer before this one, so it is sent again.

@@ -27,9 +27,9 @@ class Authority:
         signs = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         self.path = self._write("ca", self._name, self._key, [(x509.BasicConstraints(True, 0), True), (signs, True)])
 
-    def issue(self, name: str) -> Path:
-        """Issues a certificate for this machine, with common name ``name``. The key has the same path with ``.key``."""
-        loopback = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("localhost")])
+    def issue(self, name: str, host: str = "127.0.0.1") -> Path:
+        """Issues a certificate for ``host`` and localhost. The path of the key ends in ``.key``."""
+        loopback = x509.SubjectAlternativeName([x509.IPAddress(ip_address(host)), x509.DNSName("localhost")])
         return self._write(name, _common_name(name), ec.generate_private_key(ec.SECP256R1()), [(loopback, False)])
 
     def context(self, name: str) -> ssl.SSLContext:

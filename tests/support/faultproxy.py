@@ -1,10 +1,6 @@
 """A proxy between two of our processes. A test makes it fail their connections as networks do.
 
-    runner or client ──UP──> FaultProxy ──UP──> Redis or the service
-                     <─DOWN─            <─DOWN─
-
-It forwards bytes and knows no protocol, so it works in front of both Redis and the HTTP service. Each side is a TCP or
-a unix socket::
+It forwards bytes and knows no protocol, so it works in front of both Redis and the HTTP service::
 
     with FaultProxy(server.socket) as proxy:       # a Path is a unix socket, ("127.0.0.1", 8000) is TCP
         store = Store(proxy.redis_url)
@@ -12,104 +8,160 @@ a unix socket::
         proxy.stall(); proxy.cut(); proxy.refuse(); proxy.throttle(1000)
         proxy.heal()                               # ends all faults; open connections stay open
 
-Each method returns once its fault is in force. One thread does all the work; :meth:`FaultProxy.stop` ends it.
+Each method returns once its fault is in force. Each connection has a thread.
 """
 
 import contextlib
 import os
-import queue
-import selectors
+import select
 import socket
+import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, Self
 
-from tests.support.faultlink import BOTH, DOWN, MAX_REQUEST_BYTES, TICK_SECONDS, UP, Faults, Link, Trigger, reset
-
-__all__ = ["BOTH", "DOWN", "UP", "Address", "FaultProxy", "Traffic"]
-
-#: Maximum open connections; further ones are reset. Our connection pools open 6.
-MAX_CONNECTIONS: Final = 512
-#: Time limit of connecting to the server, and of a method's task in the thread, in seconds.
-CONNECT_SECONDS: Final = 2.0
+#: Time limit of a connection's operation, and of a thread's end, in seconds.
 TIMEOUT_SECONDS: Final = 10.0
+#: Seconds until an idle connection's thread notices a fault.
+TICK_SECONDS: Final = 0.02
+#: Bytes per read.
+READ_BYTES: Final = 65_536
 
-#: Address of one side: a path for a unix socket, host and port for TCP.
-Address = Path | tuple[str, int]
+
+@dataclass
+class _Drop:
+    """Resets the first connection that forwards the bytes ``request``, in one read, after ``passing`` more bytes.
+
+    Without ``request``, the first that forwards anything. ``up``: whether bytes to the server count, or those from it.
+    """
+
+    up: bool
+    passing: int
+    request: bytes
 
 
-class Traffic(NamedTuple):
-    """What was forwarded since the start."""
+class _Link:
+    """A client's connection, the proxy's own to the server, and the thread that forwards between them."""
 
-    #: Connections accepted so far, open now, and ended by a fault.
-    accepted: int
-    open: int
-    cut: int
-    #: Bytes forwarded to the server and to the client.
-    up: int
-    down: int
+    def __init__(self, proxy: "FaultProxy", client: socket.socket, server: socket.socket) -> None:
+        self.is_cut = False
+        self.drop: _Drop | None = None
+        self._proxy = proxy
+        self._sinks = {client: server, server: client}
+        self._client = client
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        sources = {*self._sinks}
+        with contextlib.suppress(OSError):
+            while sources and not self.is_cut:
+                if self._proxy.stalled:
+                    time.sleep(TICK_SECONDS)
+                    continue
+                for source in select.select(sources, (), (), TICK_SECONDS)[0]:
+                    if not self._forward(source, self._sinks[source]):
+                        sources.discard(source)
+        with self._proxy.lock:
+            self._proxy.links.discard(self)
+            self._proxy.cuts += self.is_cut
+        for sock in self._sinks:
+            _close(sock, reset=self.is_cut)
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> bool:
+        """Forwards what can be read, or the end. Returns whether more can follow."""
+        up, rate = source is self._client, self._proxy.rate
+        if rate and not up:
+            time.sleep(TICK_SECONDS)
+        with self._proxy.lock:
+            if self._proxy.stalled or self.is_cut:
+                return True
+            data = source.recv(max(int(rate * TICK_SECONDS), 1) if rate and not up else READ_BYTES)
+            if not data:
+                sink.shutdown(socket.SHUT_WR)
+                return False
+            self.drop = self.drop or self._fired(up, data)
+            if self.drop is None or self.drop.up != up:
+                sink.sendall(data)
+            else:
+                sink.sendall(data[: self.drop.passing])
+                self.is_cut = len(data) > self.drop.passing
+                self.drop.passing -= len(data)
+        return True
+
+    def _fired(self, up: bool, data: bytes) -> _Drop | None:
+        """The first drop that ``data`` selects. It is removed, so that it selects no other connection."""
+        for drop in self._proxy.drops:
+            if (up and drop.request in data) if drop.request else up == drop.up:
+                self._proxy.drops.remove(drop)
+                drop.passing += len(data.partition(drop.request)[0] + drop.request) if drop.request and drop.up else 0
+                return drop
+        return None
 
 
 class FaultProxy:
-    """Forwards to ``upstream``; listens at ``listen``, by default on a free TCP port of the loopback."""
+    """Forwards to ``upstream`` from a TCP port of the loopback."""
 
-    def __init__(self, upstream: Address, listen: Address = ("127.0.0.1", 0)) -> None:
+    def __init__(self, upstream: Path | tuple[str, int]) -> None:
         self._upstream = upstream
-        self._tasks: queue.SimpleQueue[tuple[Callable[[], object], threading.Event]] = queue.SimpleQueue()
-        self._selector = selectors.DefaultSelector()
-        self._wakeup_reader, self._wakeup_writer = socket.socketpair()
-        self._wakeup_reader.setblocking(False)
-        self._selector.register(self._wakeup_reader, selectors.EVENT_READ)
-        self._watched: dict[socket.socket, int] = {}
-        self._links: dict[Link, tuple[socket.socket, socket.socket]] = {}
-        self._faults = Faults()
-        self._granted_at = 0.0
-        self._accepted = self._cut = 0
-        self._refusing = self._listening = self._stopping = False
-        self._listener = _bound(listen)
-        name: Any = self._listener.getsockname()
-        #: Where clients connect: a path, or host and port.
-        self.address: Address = Path(name) if isinstance(name, str) else (name[0], name[1])
-        self._thread = threading.Thread(target=self._run, name="faultproxy", daemon=True)
+        #: Held while bytes are forwarded, and while faults change.
+        self.lock = threading.Lock()
+        self.links: set[_Link] = set()
+        self.drops: list[_Drop] = []
+        self.stalled = False
+        self.rate = 0.0
+        #: How many connections were ended by a fault.
+        self.cuts = 0
+        # Bound but not listening: while the proxy refuses connections, no other process can take the port.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self._address: tuple[str, int] = self._place.getsockname()
+        self._listener: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
 
     @property
     def redis_url(self) -> str:
         """The URL for a Redis client."""
-        return f"unix://{self.address}" if isinstance(self.address, Path) else "redis://{}:{}".format(*self.address)
+        return "redis://{}:{}".format(*self._address)
 
     @property
     def http_url(self) -> str:
-        """The URL for an HTTP client; TCP only."""
-        assert not isinstance(self.address, Path), "clients of HTTP need TCP"
-        return "http://{}:{}".format(*self.address)
-
-    @property
-    def traffic(self) -> Traffic:
-        """What was forwarded so far. Counted by the thread, so it includes everything that a peer has received."""
-        found: list[Traffic] = []
-        self._do(lambda: found.append(self._count()))
-        return found[0]
+        """The URL for an HTTP client."""
+        return "http://{}:{}".format(*self._address)
 
     def cut(self) -> None:
         """Resets all open connections; undelivered bytes are lost. New connections are accepted."""
-        self._do(self._reset_all)
+        with self.lock:
+            links = [*self.links]
+            for link in links:
+                link.is_cut = True
+        for link in links:
+            link.thread.join(TIMEOUT_SECONDS)
 
     def refuse(self) -> None:
         """Refuses new connections, as if nobody listened. Open ones stay; for a dead server, also call :meth:`cut`."""
-        self._do(lambda: setattr(self, "_refusing", True))
+        if self._listener is not None and self._acceptor is not None:
+            # On Linux, this interrupts accept(). Closing alone would not.
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join(TIMEOUT_SECONDS)
+            self._listener.close()
+            self._listener = None
 
-    def stall(self, *directions: str) -> None:
-        """Forwards nothing in these ``directions`` (both by default). Connections stay open, and new ones are accepted.
+    def stall(self) -> None:
+        """Forwards nothing. Connections stay open, and new ones are accepted.
 
-        Senders only notice once the kernel's buffers are full. :meth:`heal` forwards the bytes held back here.
+        Senders only notice once the kernel's buffers are full. :meth:`heal` forwards the bytes held back.
         """
-        self._do(lambda: setattr(self._faults, "stalled", frozenset(directions or BOTH)))
+        with self.lock:
+            self.stalled = True
 
-    def throttle(self, bytes_per_second: float, *directions: str) -> None:
-        """Limits the rate of each connection in each of ``directions`` (both by default)."""
-        self._do(lambda: setattr(self._faults, "rates", dict.fromkeys(directions or BOTH, bytes_per_second)))
+    def throttle(self, bytes_per_second: float) -> None:
+        """Limits the rate of each connection's answers."""
+        with self.lock:
+            self.rate = bytes_per_second
 
     def drop_reply(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
         """Forwards the first ``passing`` bytes of the next answer, then resets that connection; ``times`` times.
@@ -117,172 +169,64 @@ class FaultProxy:
         With ``request``: the answer on the next connection that forwards these bytes to the server. The server has then
         carried out the whole request, but the client does not learn of it.
         """
-        self._add_triggers(DOWN, passing, request, times)
+        self._add_drops(False, passing, request, times)
 
-    def drop_request(self, passing: int = 0, *, request: bytes = b"", times: int = 1) -> None:
-        """Forwards the first ``passing`` bytes of the next request, then resets that connection; ``times`` times.
+    def drop_request(self, passing: int = 0, *, request: bytes = b"") -> None:
+        """Forwards the first ``passing`` bytes of the next request, then resets that connection.
 
         With ``request``, bytes are counted from the end of that text. The server receives part of a request, or none.
         """
-        self._add_triggers(UP, passing, request, times)
+        self._add_drops(True, passing, request, 1)
+
+    def _add_drops(self, up: bool, passing: int, request: bytes, times: int) -> None:
+        with self.lock:
+            self.drops += [_Drop(up, passing, request) for _ in range(times)]
 
     def heal(self) -> None:
         """Ends all faults, including pending drops."""
-        self._do(self._heal)
+        with self.lock:
+            self.stalled, self.rate = False, 0.0
+            self.drops.clear()
+            for link in self.links:
+                link.drop = None
+        if self._listener is None:
+            self._listener = socket.create_server(self._address, backlog=128)
+            self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
+            self._acceptor.start()
 
-    def start(self) -> Self:
-        """Starts listening."""
-        self._thread.start()
-        self._do(lambda: None)
-        return self
-
-    def stop(self) -> None:
-        """Resets all connections, closes the listener, and ends the thread. Idempotent."""
-        if self._thread.is_alive():
-            self._do(lambda: setattr(self, "_stopping", True))
-            self._thread.join(TIMEOUT_SECONDS)
-        assert not self._thread.is_alive(), "the proxy hangs"
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-    def _add_triggers(self, direction: str, passing: int, request: bytes, times: int) -> None:
-        assert len(request) <= MAX_REQUEST_BYTES, f"request may have {MAX_REQUEST_BYTES} bytes"
-        self._do(lambda: self._faults.triggers.extend(Trigger(direction, passing, request) for _ in range(times)))
-
-    def _do(self, task: Callable[[], object]) -> None:
-        """Runs ``task`` in the thread, and waits until the fault is in force."""
-        assert self._thread.is_alive(), "the proxy is not running"
-        done = threading.Event()
-        self._tasks.put((task, done))
-        self._wakeup_writer.send(b"!")
-        assert done.wait(TIMEOUT_SECONDS), "the proxy hangs"
-
-    # Everything below runs in the thread.
-
-    def _run(self) -> None:
-        done: list[threading.Event] = []
-        try:
-            while not self._stopping:
-                self._update()
-                while done:
-                    done.pop().set()
-                for key, events in self._selector.select(TICK_SECONDS if self._faults.rates else None):
-                    if key.fileobj is self._wakeup_reader:
-                        done += self._run_tasks()
-                    elif key.fileobj is self._listener:
-                        self._accept()
-                    elif not key.data.over:
-                        key.data.forward(key.fileobj, events)
-        finally:
-            self._close()
-            while done:
-                done.pop().set()
-
-    def _run_tasks(self) -> Iterator[threading.Event]:
-        self._wakeup_reader.recv(4096)
-        with contextlib.suppress(queue.Empty):
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
             while True:
-                task, done = self._tasks.get_nowait()
-                task()
-                yield done
+                client, _ = listener.accept()
+                self._connect(client)
 
-    def _reset_all(self) -> None:
-        for link in self._links:
-            link.reset()
-
-    def _count(self) -> Traffic:
-        forwarded = self._faults.forwarded
-        return Traffic(self._accepted, len(self._links), self._cut, forwarded[UP], forwarded[DOWN])
-
-    def _heal(self) -> None:
-        self._refusing = False
-        self._faults.stalled, self._faults.rates = frozenset(), {}
-        self._faults.triggers.clear()
-        for link in self._links:
-            link.disarm()
-
-    def _update(self) -> None:
-        """Watches the sockets that can be read or written under the faults in force."""
-        if self._refusing and self._listening:
-            self._selector.unregister(self._listener)
-            self._listener.close()
-            # Bound but not listening: the kernel refuses connections, and no other process can take the address.
-            self._listener = _bound(self.address)
-            self._listening = False
-        elif not self._refusing and not self._listening:
-            self._listener.listen(MAX_CONNECTIONS)
-            self._selector.register(self._listener, selectors.EVENT_READ)
-            self._listening = True
-        now = time.monotonic()
-        for link in list(self._links):
-            link.add_credit(now - self._granted_at)
-            if link.over:
-                self._forget(link)
-            else:
-                for sock, mask in link.wants().items():
-                    self._watch(link, sock, mask)
-        self._granted_at = now
-
-    def _watch(self, link: Link, sock: socket.socket, mask: int) -> None:
-        before = self._watched.pop(sock, 0)
-        if mask:
-            self._watched[sock] = mask
-        if before and not mask:
-            self._selector.unregister(sock)
-        elif mask and not before:
-            self._selector.register(sock, mask, link)
-        elif mask != before:
-            self._selector.modify(sock, mask, link)
-
-    def _forget(self, link: Link) -> None:
-        self._cut += link.cut
-        for sock in self._links.pop(link):
-            self._watch(link, sock, 0)
-        link.close()
-
-    def _accept(self) -> None:
-        client, _ = self._listener.accept()
-        self._accepted += 1
-        server = socket.socket(_family(self._upstream))
-        server.settimeout(CONNECT_SECONDS)
+    def _connect(self, client: socket.socket) -> None:
+        is_unix = isinstance(self._upstream, Path)
+        server = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
+        for sock in (client, server):
+            sock.settimeout(TIMEOUT_SECONDS)
+            if sock.family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            if len(self._links) >= MAX_CONNECTIONS:
-                raise ConnectionRefusedError
-            server.connect(_plain(self._upstream))
+            server.connect(os.fspath(self._upstream) if isinstance(self._upstream, Path) else self._upstream)
         except OSError:
             server.close()
-            reset(client)
+            _close(client, reset=True)
             return
-        self._links[Link(client, server, self._faults)] = (client, server)
+        with self.lock:
+            self.links.add(_Link(self, client, server))
 
-    def _close(self) -> None:
-        for link in list(self._links):
-            link.reset()
-            self._forget(link)
-        for sock in (self._listener, self._wakeup_reader, self._wakeup_writer):
-            sock.close()
-        self._selector.close()
-        if isinstance(self.address, Path):
-            self.address.unlink(missing_ok=True)
+    def __enter__(self) -> Self:
+        self.heal()
+        return self
 
-
-def _bound(address: Address) -> socket.socket:
-    sock = socket.socket(_family(address))
-    if isinstance(address, Path):
-        address.unlink(missing_ok=True)
-    else:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(_plain(address))
-    return sock
+    def __exit__(self, *exception: object) -> None:
+        self.refuse()
+        self.cut()
+        self._place.close()
 
 
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
-
-
-def _plain(address: Address) -> Any:
-    return os.fspath(address) if isinstance(address, Path) else address
+def _close(sock: socket.socket, *, reset: bool) -> None:
+    if reset and sock.family == socket.AF_INET:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()

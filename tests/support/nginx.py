@@ -1,9 +1,6 @@
 """A real nginx with the shipped configuration, on a free port and with a new certificate."""
 
-import datetime
-import ipaddress
 import re
-import secrets
 import signal
 import socket
 import ssl
@@ -13,11 +10,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.support.certificates import Authority
 from tests.support.ports import free_port
 from tests.support.processes import stop_process
 from tests.support.service import ROOT, Service
@@ -57,8 +51,11 @@ class Nginx:
         self._binary = [*command_prefix, tool("nginx")]
         self._process: subprocess.Popen[bytes] | None = None
         self._read_seconds = read_seconds
-        certificate = make_certificate(directory, host)
-        self.verify = ssl.create_default_context(cafile=str(certificate))
+        authority = Authority(directory)
+        authority.issue("server", host)
+        #: The certificate for clients to trust.
+        self.certificate = authority.path
+        self.verify = ssl.create_default_context(cafile=str(self.certificate))
         self._configure(nodes)
 
     def _configure(self, nodes: Sequence[tuple[str, int]]) -> None:
@@ -70,6 +67,7 @@ class Nginx:
             "user www-data;": "user root;",
             "listen 443 ": f"listen {self.host}:{self.port} ",
             "listen [::]:443 ": f"listen {SECOND_HOST}:{self.port} ",
+            "/etc/nginx/tls/server.crt": f"{self._directory}/server.pem",
             "/etc/nginx/tls/": f"{self._directory}/",
             "/var/log/nginx/": f"{self._directory}/",
             "/run/nginx.pid": f"{self._directory}/nginx.pid",
@@ -138,11 +136,6 @@ class Nginx:
         assert self._process is not None
         self._process.send_signal(number)
 
-    @property
-    def certificate(self) -> Path:
-        """The certificate for clients to trust."""
-        return self._directory / "server.crt"
-
     def logs(self) -> str:
         """All of its log output, decoded with one character per byte."""
         return "".join(path.read_bytes().decode("latin-1") for path in sorted(self._directory.glob("*.log")))
@@ -172,30 +165,3 @@ def nginx_for(directory: Path, *nodes: Service) -> Nginx:
     own = directory / "nginx"
     own.mkdir()
     return Nginx(own, [(node.host, node.port) for node in nodes])
-
-
-def make_certificate(directory: Path, host: str = HOST) -> Path:
-    """Writes ``server.key``, and a self-signed ``server.crt`` for the address ``host``. Returns the certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    # Unique names: a client that trusts two certificates with the same name might verify with the wrong key.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{host} {secrets.token_hex(8)}")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = directory / "server.crt"
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (directory / "server.key").write_bytes(private)
-    return path
