@@ -1,11 +1,10 @@
-"""The account button, links to missing lines, and a service that is down."""
+"""The account button."""
 
 from collections.abc import Callable
 
 import pytest
 
 from chronoverse.auth.rights import WRITE
-from chronoverse.joblog.model import Status
 from tests.browser.browsing import Tab
 from tests.browser.conftest import Job
 from tests.support.service import Service
@@ -44,31 +43,3 @@ def test_a_token_can_be_replaced_or_removed(open_tab: OpenTab, page_service: Ser
     third = Tab(tab.page.context, page_service)
     third.page.goto(f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}")
     third.page.wait_for_selector(".sign-in")
-
-
-def test_a_link_to_a_line_of_an_empty_log_selects_nothing(open_tab: OpenTab, job: Job) -> None:
-    job.end(Status.COMPLETED, 0)
-    tab = open_tab(job.ref)
-    tab.wait_text("#badge", "Completed")
-    tab.page.evaluate("location.hash = 'L9'")
-    tab.wait_text("#link", "no line 9: no output")
-    assert tab.page.evaluate("[location.hash, document.querySelector('#picked').hidden]") == ["#L9", True]
-
-
-def test_requests_to_a_service_that_is_down_are_retried(open_tab: OpenTab, page_service: Service, job: Job) -> None:
-    """The job's page and its workflow's page count down, and continue automatically or on a click."""
-    job.lines("a line")
-    tab, jobs = open_tab(job.ref).wait_number(1), open_tab()
-    jobs.page.goto(f"{jobs.url}/ui/workflows/page#token={page_service.token()}")
-    jobs.page.wait_for_selector("tbody tr")
-    tab.expected = jobs.expected = "net::ERR_"
-    page_service.kill()
-    for each in (tab, jobs):
-        each.page.wait_for_selector(".trouble:has-text('The service is not responding.')")
-    page_service.start()
-    job.lines("another line")
-    for each in (tab, jobs):
-        # In one step: the button disappears after an automatic retry.
-        each.page.evaluate("document.querySelector('.trouble:not([hidden]) button')?.click()")
-        each.page.wait_for_selector(".trouble", state="hidden")
-    tab.wait_number(2)

@@ -79,11 +79,16 @@ def test_a_log_is_read_from_anywhere(open_tab: OpenTab, big: Job) -> None:
 def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
     """The page stays at the end until the reader scrolls away.
 
-    Then a button shows the number of new lines, and leads back.
+    Then a button shows the number of new lines, and leads back. Below the last line is how the job is doing.
     """
     job.lines(*(f"line {number}." for number in range(1, 301)))
     tab = open_tab(job.ref).wait_number(300)
     assert (tab.text("#badge"), tab.text("#newer")) == ("Running", "")
+    tab.page.wait_for_selector(".row[data-number='300'] + .foot:has-text('Running · last line ')")
+    foot, log = tab.page.locator(".foot").bounding_box(), tab.page.locator("#log").bounding_box()
+    assert foot
+    assert log
+    assert abs(foot["y"] + foot["height"] - log["y"] - log["height"]) <= 2
     tab.page.evaluate(WATCH)
     job.lines(*(f"line {number}." for number in range(301, 1001)))
     tab.wait_number(1000)
@@ -92,12 +97,13 @@ def test_a_running_job_is_followed(open_tab: OpenTab, job: Job) -> None:
     tab.wait_number(1)
     job.lines(*(f"line {number}." for number in range(1001, 1501)))
     tab.wait_text("#newer", "↓ 500 new lines")
-    assert tab.numbers()[0] == 1
+    assert (tab.numbers()[0], tab.page.locator(".foot").count()) == (1, 0)
     tab.page.click("#newer")
     tab.wait_number(1500)
     job.lines("line 1501.").end(Status.FAILED, 3)
     tab.wait_number(1501)
     tab.wait_text("#badge", "Failed · exit 3")
+    tab.page.wait_for_selector(".row[data-number='1501'] + .foot:has-text('Failed · exit 3 after ')")
     watched = tab.page.evaluate("() => { watch.on = false; return watch; }")
 
     assert watched["wrong"] == []
@@ -122,16 +128,24 @@ def test_a_job_can_be_waited_for(open_tab: OpenTab, page_service: Service, job: 
 def test_disconnects_and_restarts_lose_and_repeat_nothing(open_tab: OpenTab, page_service: Service, job: Job) -> None:
     """In the end the page shows the same as ``/logs``. In between, the header shows that it is reconnecting.
 
-    Screen readers hear of that, and once that it is connected again.
+    Screen readers hear of that, and once that it is connected again. The page of the workflow counts down to a retry.
     """
     job.lines(*(f"line {number}." for number in range(1, 51)))
     tab = open_tab(job.ref).wait_number(50)
     tab.page.evaluate(WATCH)
-    tab.expected = "net::ERR_"
+    jobs = open_tab()
+    jobs.page.goto(f"{jobs.url}/ui/workflows/page#token={page_service.token()}")
+    jobs.page.wait_for_selector("tbody tr")
+    tab.expected = jobs.expected = "net::ERR_"
     page_service.kill()
     job.lines(*(f"line {number}." for number in range(51, 101)))
     tab.wait_text("#link", "reconnecting…")
+    for each in (tab, jobs):
+        each.page.wait_for_selector(".trouble:has-text('The service is not responding. Next attempt in')")
     page_service.start()
+    # In one step: the button disappears after an automatic retry.
+    jobs.page.evaluate("document.querySelector('.trouble:not([hidden]) button')?.click()")
+    jobs.page.wait_for_selector(".trouble", state="hidden")
     job.lines(*(f"line {number}." for number in range(101, 151)))
     tab.wait_number(150)
     said = "() => window.announced.filter((each) => each.endsWith('connected again')).length"
@@ -244,6 +258,7 @@ def test_long_lines_wrap_and_times_are_shown(open_tab: OpenTab, job: Job) -> Non
     tab.page.focus("#log")
     tab.page.keyboard.press("G")
     tab.wait_number(200)
+    tab.page.wait_for_selector(".row[data-number='200'] + .foot")
     tab.page.mouse.move(600, 400)
     for _ in range(20):
         tab.page.mouse.wheel(0, -2000)

@@ -52,6 +52,23 @@ test("a failed job opens at its cause, with the lines above it", async () => {
   equal($("gocause").dataset.number, CAUSE);
 });
 
+test("a jump shows that its lines are late, or what the service returned, until they arrive", async () => {
+  let bar;
+  $("header").after = (element) => (bar = element);
+  const { "/logs": logs } = routes;
+  let respond = () => Response.json({ status: 503, detail: "the store does not answer" }, { status: 503 });
+  routes["/logs"] = (of) => (Number(of.get("offset")) === 200 ? respond(of) : logs(of));
+  location.hash = "#L250";
+  events.dispatchEvent(new Event("hashchange"));
+  await until(() => bar?.hidden === false && bar.textContent.startsWith("The service returned 503: the store does not answer. Next attempt in"));
+  let answer = null;
+  respond = (of) => new Promise((done) => (answer = () => done(logs(of))));
+  await until(() => answer && bar.textContent.startsWith("Still waiting for the service."));
+  respond = logs;
+  answer();
+  await until(() => bar.hidden && current() === 250);
+});
+
 for (const order of ["asked", "other"]) {
   test(`a jump goes to what was asked for last, if answers come in the ${order} order`, async () => {
     asked.length = 0;

@@ -89,9 +89,19 @@ test("a stream that misses three heartbeats is opened again", async () => {
   await until(() => opened > before);
 });
 
-test("a log that lost lines and has ended shows its end", async () => {
+test("a log that lost lines and has ended shows its end, of which the reader is notified on request", async () => {
+  const sent = [];
+  globalThis.Notification = class extends EventTarget {
+    static requestPermission = async () => "granted";
+    constructor(title) {
+      super();
+      sent.push(title);
+    }
+  };
+  $("notify").click();
   isEnded = true;
   routes[""] = () => Response.json({ id: "j", workflow_id: "w", status: "COMPLETED", exit_code: 0, first_sequence_num: 1, last_sequence_num: 2 });
   stream?.close();
   await until(() => $("badge").dataset.status === "COMPLETED");
+  deepEqual(sent, ["j: Completed"]);
 });

@@ -88,16 +88,22 @@ test("the end of a job is notified once, and a button for notifications that are
   const sent = [];
   globalThis.Notification = class extends EventTarget {
     static requestPermission = async () => permission;
-    constructor() {
+    constructor(title, { body }) {
       super();
-      sent.push(this);
+      sent.push([title, body]);
     }
   };
-  globalThis.matchMedia = () => ({ matches: false });
+  let isPhone = true;
+  globalThis.matchMedia = () => ({ matches: isPhone });
   const { notifyOfEnd } = await import(`${js}/notify.js`);
+  notifyOfEnd(true, "Running", "j");
+  equal($("notify").hidden, true, "phones have the class, but its constructor throws");
+  isPhone = false;
+  notifyOfEnd(true, "Running", "j");
+  equal($("notify").hidden, false);
   $("notify").click();
-  for (const isLive of [true, false, false]) notifyOfEnd(isLive, "Failed", "j");
-  deepEqual([sent.length, $("notify").ariaPressed], [1, "false"]);
+  for (const isLive of [true, false, false]) notifyOfEnd(isLive, "Failed · exit 3", "j");
+  deepEqual([sent, $("notify").ariaPressed, $("notify").hidden], [[["j: Failed · exit 3", "127.0.0.1"]], "false", true]);
   permission = "denied";
   $("notify").click();
   await until(() => $("notify").disabled);
