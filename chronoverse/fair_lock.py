@@ -67,7 +67,7 @@ class FairLock:
         return True
 
     def _give_up(self, subject: Hashable, mine: threading.Event) -> None:
-        """Stops waiting. If the lock was granted meanwhile, releases it."""
+        """Stops waiting. Releases the lock if it was granted meanwhile."""
         with self._lock:
             queue = self._queues.get(subject, deque())
             if mine in queue:

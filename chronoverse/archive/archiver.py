@@ -73,7 +73,7 @@ class _Repeated:
     took: float = 0.0
 
     def step(self) -> bool:
-        """Does the next step, if due. Returns whether there may be more. Raises the step's error."""
+        """Does the next step, if due. Returns whether more steps may be due. Raises the step's error."""
         began = self.monotonic()
         if self.steps is None:
             if began < self.due_at:
@@ -91,7 +91,7 @@ class _Repeated:
 
 
 class _Waiting(NamedTuple):
-    """A running log whose next lines are due at ``due_at``. ``archived``: its last archived number when checked."""
+    """When a running log's next lines are due. ``archived``: the last archived number when this was computed."""
 
     archived: int
     due_at: float
@@ -156,7 +156,7 @@ class _Queue:
             self.with_garbage[ref] = None
 
     def garbage_checked(self, ref: JobRef, *, failed: bool = False) -> None:
-        """Notes that the job's garbage was just collected. If this ``failed``, it can be retried immediately."""
+        """Notes that the job's garbage was just collected. If the collection ``failed``, allows an immediate retry."""
         self.with_garbage.pop(ref, None)
         self._garbage_checked_at.pop(ref, None)
         if not failed:
@@ -590,7 +590,7 @@ class Archiver:
 
     @contextlib.contextmanager
     def _isolated(self, ref: JobRef) -> Iterator[None]:
-        """Snoozes the job if the step on it fails. Raises only errors that affect all jobs."""
+        """Snoozes the job if the ``with`` block fails. Raises only errors that affect all jobs."""
         try:
             yield
         except (ArchiveBusy, KeysMoving, AppendRefused):

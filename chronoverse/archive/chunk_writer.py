@@ -147,7 +147,7 @@ def complete(
 
 
 def inconsistency(job: Job, chunks: Sequence[Chunk]) -> str | None:
-    """Why the chunks are not the whole log of an ended job. None if they are."""
+    """Why the chunks are not the whole log of an ended job. None if they are the whole log."""
     if job.end is None or not chunks:
         return "the log has no end"
     expected = chunks[0].first

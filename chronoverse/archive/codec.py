@@ -63,7 +63,7 @@ class ChunkBuilder:
         return self.text_size + self._size
 
     def add_chunk(self, chunk: Chunk, data: bytes) -> None:
-        """Starts with the lines of ``chunk``. Its last frame can grow. Raises :class:`ArchiveDamaged`."""
+        """Starts with the lines of ``chunk``, whose last frame can still grow. Raises :class:`ArchiveDamaged`."""
         for frame in chunk.frames:
             self.add_frame(frame, frame_text(frame, data).splitlines(keepends=True))
             if frame is not chunk.frames[-1] or self._size >= self.frame_bytes:
@@ -125,7 +125,7 @@ class ChunkBuilder:
             self.close_frame()
 
     def close_frame(self, compressed: bytes | None = None) -> None:
-        """Ends the frame. ``compressed``: its bytes, if known."""
+        """Ends the frame. ``compressed``: the compressed bytes, if known."""
         if not self._text:
             return
         earliest, latest = _time_bounds(self._text)

@@ -130,7 +130,7 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Found(NamedTuple):
-    """A chunk, and its object's time. ``rank``: how many redacted lines, lines and numbers it has."""
+    """A chunk, and its object's time. ``rank``: its numbers of redacted lines, of all lines, and of line numbers."""
 
     rank: tuple[int, ...]
     written_at: float

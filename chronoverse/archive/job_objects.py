@@ -115,7 +115,7 @@ class JobObjects:
         return False
 
     def _is_lost(self, chunk: Chunk, redactions: int) -> bool:
-        """Whether the store has lost the job, lines of the chunk, or a redaction: an import can restore them."""
+        """Whether the store has lost the job, lines of the chunk, or a redaction, which an import can restore."""
         (job,) = self.store.get_jobs([self.job])
         if isinstance(job, StoreError):
             raise job
@@ -128,9 +128,9 @@ class JobObjects:
     ) -> CollectedGarbage:
         """Deletes the job's garbage, and other objects in its folder that have no record.
 
-        While the store can roll back, deletes only objects marked at least ``orphan_seconds`` ago; unmarked ones must
-        be ``min_age`` seconds old at ``now`` (Unix time). Keeps objects that the manifest names, unless a redaction
-        replaced them. Raises the errors of the store and the object store.
+        While the store can roll back, deletes only objects marked at least ``orphan_seconds`` ago. Unmarked objects
+        must be ``min_age`` seconds old at ``now`` (Unix time). Keeps objects that the manifest names, unless a
+        redaction replaced them. Raises the errors of the store and the object store.
         """
         index = self.store.chunks
         known = index.mark_garbage(self.job, self.token).values()

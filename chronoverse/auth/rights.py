@@ -88,7 +88,7 @@ class Rule(NamedTuple):
 
 
 def rights_by(rules: Iterable[Rule], claims: Mapping[str, Any], scopes: Collection[str]) -> dict[str, Workflows]:
-    """Workflows by scope. Each matching rule adds its workflows to its scopes, or to ``scopes`` if it has none."""
+    """Workflows by scope. Each matching rule adds its workflows to its scopes, or to ``scopes`` if it names none."""
     rights = dict[str, Workflows]()
     for rule in rules:
         workflows = rule.workflows_of(claims)

@@ -90,7 +90,7 @@ class Issuer:
 
 
 class _PreparedHmac(HMACAlgorithm):
-    """HS256 with a key whose length was checked before."""
+    """HS256 with a key whose length is already checked."""
 
     def prepare_key(self, key: Any) -> bytes:
         return bytes(key)
@@ -327,7 +327,7 @@ def _workflows(claims: dict[str, Any], name: str) -> Workflows:
 
 
 def _time(claims: dict[str, Any], name: str) -> float | None:
-    """The claim as Unix time, or None. JSON's true, "1" and NaN are not times, although Python can compare some."""
+    """The claim as Unix time. None if it is out of range, or no number. (JSON's true is a number only in Python.)"""
     value = claims.get(name)
     if type(value) is not int and type(value) is not float:
         return None

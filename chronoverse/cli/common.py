@@ -269,7 +269,7 @@ def require_store(settings: Settings) -> None:
 
 
 def means_other_store(settings: Settings) -> bool:
-    """Whether the settings name a service but not its store, so the embedded store would be another one."""
+    """Whether the settings name a service, but not the store that this service uses."""
     url = meant_service(settings)
     return url is not None and not _is_own_service(settings, url)
 

@@ -37,7 +37,7 @@ def search(workflow: str, text: str, max_count: int, output: str, **filters: Any
     failed = False
 
     def print_job(job: dict[str, Any]) -> None:
-        """Prints the matches in a job, and on stderr whether there are more. Called again for further matches."""
+        """Prints matches in a job. Reports on stderr if there are more. Called again for further matches."""
         nonlocal failed
         job_id, lines = plain_text(str(job["id"])), read_items(job, "logs", Line.from_json)
         if output == "name" and lines and job_id not in counts:

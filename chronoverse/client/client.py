@@ -112,7 +112,7 @@ class Client:
         label: Sequence[str] | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[WorkflowEvent]:
-        """Follows a workflow's jobs: first the newest ``jobs``, oldest first, then each change. Never ends.
+        """Follows a workflow's jobs: yields the newest ``jobs``, oldest first, then each change. Never ends.
 
         Yields only jobs with this ``status`` and every ``label`` (KEY=VALUE). ``stop`` is as in :meth:`follow`.
         """
@@ -210,8 +210,8 @@ class Client:
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
         """The JSON of a ``route`` such as ``/workflows/{}/jobs``, whose braces are filled with ``ids``.
 
-        Adds values of headers: ``reached``, the last line covered, and ``searched_to``, the last job searched. Omits
-        parameters of ``query`` that are None or False.
+        Adds the values of headers: ``reached``, the last line covered, and ``searched_to``, the last job searched.
+        Omits parameters in ``query`` that are None or False.
         """
         path = _path(route, *ids)
         return self._retry(lambda: self._get_once(path, query))

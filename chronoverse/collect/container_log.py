@@ -318,7 +318,7 @@ class ContainerLog:
         self._marks.append((self._spool.end, saved, batches[0].timestamp if batches else ""))
 
     def _note_safe(self) -> None:
-        """Records which lines are safe. Writes checkpoints if these lines reach another file. (The agent also does.)"""
+        """Records which lines are safe. Writes checkpoints once these lines reach another file; the agent does, too."""
         before = self._saved.get("position") or [0]
         while self._marks and self._marks[0][0] <= self._spool.safe:
             self._saved |= self._marks.popleft()[1]

@@ -91,7 +91,7 @@ class _File:
         return self.offset == offset and (self.is_compressed or offset <= os.fstat(self.file.fileno()).st_size)
 
     def is_at(self, position: Position) -> bool:
-        """Whether ``position`` is certainly in this file. An inode is no proof: it is reused soon after removal."""
+        """Whether ``position`` is certainly in this file. An inode is no proof, as it is reused soon after removal."""
         head = bytes.fromhex(position.head)
         is_known = len(head) == HEAD_BYTES or self.is_compressed or self.inode == position.inode
         return head != b"" and is_known and self.head[: len(head)] == head

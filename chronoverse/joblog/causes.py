@@ -306,7 +306,7 @@ class Cause(NamedTuple):
 
 @dataclass(slots=True)
 class Clues:
-    """The candidate lines scanned so far, in any order. Their scores lack the weights of their places.
+    """The candidate lines scanned so far, in any order. Their scores do not yet include the weights of their places.
 
     If there are more than twice :data:`MAX_CLUES`, those with the lowest scores are dropped.
     """

@@ -79,7 +79,7 @@ class LineSplitter:
         return [*self._cut_partial(len(self.rest) - _incomplete_bytes(self.rest))]
 
     def close(self, *, is_torn: bool = False) -> list[LineBatch]:
-        """Ends the stream. Returns the last line if it has no newline; it is ``partial`` if ``is_torn`` (by a gap)."""
+        """Ends the stream. Returns the last line if it has no newline: ``partial`` if a gap follows (``is_torn``)."""
         if not self.rest and not self.is_open:
             return []
         text, self.rest, self.is_open = self.mask(self.rest), b"", False

@@ -124,7 +124,7 @@ class Status(StrEnum):
 class Line(NamedTuple):
     """One line of a log. ``message`` has no newline at the end; bytes that were not UTF-8 have been replaced.
 
-    A long line is cut into several. All but the last are ``partial``: the next line of the same stream continues them.
+    A long line is cut into several lines. All but the last are ``partial``: the stream's next line continues them.
     """
 
     sequence_num: int
@@ -275,9 +275,9 @@ class Attempt(NamedTuple):
 class Job:
     """A job's state when it was fetched.
 
-    ``first`` is the first readable number, ``last`` that of the last line; if ``first > last``, no line is left. The
-    archive has numbers from ``first`` to ``archived``, the store those from ``first_stored``. ``archive_sha256``, the
-    hash of the chunks' hashes, is set once all of an ended log is archived.
+    ``first`` is the first readable number, ``last`` the last line's number; if ``first > last``, no line is left. The
+    archive has numbers from ``first`` to ``archived``, the store has numbers from ``first_stored``. ``archive_sha256``,
+    the hash of the chunks' hashes, is set once all of an ended log is archived.
     """
 
     ref: JobRef
@@ -351,7 +351,7 @@ class Job:
     def end_of_log(self, cursor: int, lease_seconds: float) -> bytes | None:
         """The last frames for a reader that has all lines up to ``cursor``. None while more lines can follow.
 
-        An ``error`` for a reader past the terminal entry: the store has lost lines.
+        A reader past the terminal entry gets an ``error``, because the store has lost lines.
         """
         end = self.end
         if end is None or end.sequence_num > cursor + 1:

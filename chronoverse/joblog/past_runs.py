@@ -26,9 +26,9 @@ class Run(NamedTuple):
     first_lines: Mapping[int, int] | None
 
     def occurrence(self, shape: int) -> dict[str, Any] | None:
-        """The run's entry in a history's ``jobs``. None if it has no line of the shape.
+        """The run's entry in a history's ``jobs``. None if the run has no line of the shape.
 
-        ``sequence_num`` is its first line of the shape, or None if only the shape is known.
+        ``sequence_num`` is the number of the first line of the shape, or None if only the shape is known.
         """
         number = None if self.first_lines is None else self.first_lines.get(shape)
         if number is None:

@@ -202,8 +202,8 @@ def _without_sequences(line: bytes) -> bytes:
 def _with_equal_ids(text: bytes) -> bytes:
     """Zeroes UUIDs, and runs of eight or more hexadecimal digits. Shapes stay the same.
 
-    Many lines differ only in ids; this makes them equal. ``text`` is one or more lines in which all decimal digits
-    are 0. They have no control sequences. Returns ``text`` itself if nothing changes.
+    Makes lines equal that differ only in ids, which many lines do. ``text`` is one or more lines without control
+    sequences, in which all decimal digits are 0. Returns ``text`` itself if nothing changes.
     """
     classes = text.translate(_HEX)
     parts: list[bytes] = []
@@ -263,7 +263,7 @@ class ShapeSet:
         """The packed set: the BLAKE2b hash of the rest, ``is_full`` as 64 bits, and 14 bytes per shape.
 
         Columns: all hashes, ascending (64 bits); the lower 32 bits of all line numbers; their next 16 bits.
-        Little-endian, like all machines for which RE2 has wheels. Hashes do not compress.
+        Little-endian, like all machines for which RE2 has wheels. Not compressed, because hashes are random.
         """
         hashes = sorted(self.first)
         # A foreign runner can number its lines beyond 48 bits. Such numbers become 0 (unknown).

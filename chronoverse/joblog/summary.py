@@ -340,7 +340,7 @@ def _cause(
 
 
 def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[bytes]], list[bool]]:
-    """The pieces of each kind, taken in turn, that fit into ``room`` bytes; and whether any were omitted."""
+    """The pieces of each kind, taken in turn, that fit into ``room`` bytes; for each kind, whether any were omitted."""
     shown: list[list[bytes]] = [[] for _ in kinds]
     left_out = [False] * len(kinds)
     open_kinds = set(range(len(kinds)))
@@ -359,7 +359,7 @@ def _share_room(kinds: Sequence[Iterator[bytes]], room: int) -> tuple[list[list[
 
 
 def cut_line(line: Line, characters: int, repeated: int = 1, seen: dict[str, Any] | None = None) -> bytes:
-    """A line as JSON, with its message truncated to ``characters``, and marked if so."""
+    """A line as JSON. A message of more than ``characters`` is truncated, and the line is marked."""
     json: dict[str, Any] = line._replace(message=line.message[:characters]).to_json()
     if len(line.message) > characters:
         json["truncated"] = True

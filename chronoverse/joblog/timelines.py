@@ -79,9 +79,9 @@ class Anchor(NamedTuple):
 class Timeline(NamedTuple):
     """The times of one log, in ms, with at most :data:`MAX_ANCHORS` ``anchors`` in order.
 
-    ``lines`` counts all lines, numbered ``first`` to ``last``. ``total`` is the time between those two; ``after_last``
-    is the time from the last to the job's end, or 0 if unknown. Pauses before lines that are not anchors are at most
-    ``shortest``; None if all lines are anchors.
+    ``lines`` counts all lines, numbered ``first`` to ``last``. ``total`` is the time between these two lines,
+    ``after_last`` the time from the last line to the job's end, or 0 if unknown. Pauses before lines that are not
+    anchors are at most ``shortest``, which is None if all lines are anchors.
     """
 
     lines: int

@@ -59,7 +59,7 @@ _new_frame: Final = partial(tuple.__new__, EventFrame)
 
 
 class Waiter(Protocol):
-    """A viewer or a group. Its feed wakes it on changes, and the tail wakes it at ``due`` (the tail's clock)."""
+    """A viewer or a group. The feed wakes it on changes; the tail wakes it at ``due``, on the tail's clock."""
 
     due: float
 
@@ -101,7 +101,7 @@ class FilterBudget:
         self._taken: dict[str, float] = {}
 
     def payer(self, subjects: Iterable[str]) -> str | None:
-        """The one of ``subjects`` to charge for work done for all of them. None if none has time left."""
+        """The one of ``subjects`` to charge for work done for all of them. None if no subject has time left."""
         now = self._clock()
         left = -FILTER_SHARE * self._bucket.debt_seconds(now)
         # Once a second, each subject's usage is halved.

@@ -44,7 +44,7 @@ _Key = tuple[JobRef, Any, int]
 
 
 class ReplaySegment(NamedTuple):
-    """Part of a log as event frames, up to line ``cursor``. ``closing``: the entry after it, if it closes the log.
+    """Part of a log as event frames, up to line ``cursor``. ``closing``: the next entry, if it closes the log.
 
     ``next_count``: entries to request next. ``size``: bytes of the frames before filtering. ``complete``: the segment
     has all requested lines, or as many as fit. ``job`` is set if it had to be fetched.
@@ -262,7 +262,7 @@ class ReplayCache:
     def _remember(self, key: _Key, segment: ReplaySegment, asked: tuple[int, float]) -> None:
         """Caches a segment, unless anything was invalidated since its read began.
 
-        ``asked``: the number of invalidations, and the time, when it began.
+        ``asked``: the number of invalidations, and the time, at the beginning of the read.
         """
         self._drop(key)
         if asked[0] != self._invalidated:

@@ -1,6 +1,6 @@
 """Reads the new lines of all watched jobs, once for all viewers of a worker.
 
-Two threads, which survive any error, do this: the *reader* publishes new entries into feeds; the *housekeeper* checks
+There are two threads, which survive any error. The *reader* publishes new entries into feeds. The *housekeeper* checks
 quiet jobs, and wakes viewers that are due.
 """
 
@@ -55,7 +55,7 @@ def ring_bytes(jobs: int, bounds: tuple[int, int] = RING_BYTES) -> int:
 
 @dataclass(eq=False)
 class Tail:
-    """Live reading for one process. The threads start with :meth:`start`.
+    """Reads new lines for one process. :meth:`start` starts the threads.
 
     ``redacted`` is called with each job that has a new redaction. ``ring_bytes``: minimum and maximum bytes of a ring.
     ``clock`` is monotonic, in seconds. ``sleep`` yields to other greenlets.
@@ -141,7 +141,7 @@ class Tail:
             feed.fresh_until = now + RING_SECONDS
 
     def known_job(self, ref: JobRef) -> Job | None:
-        """The job, perhaps seconds old, if its feed is current. Saves a store read when many viewers reconnect."""
+        """The job, possibly some seconds old, if its feed is current. Saves a read when many viewers reconnect."""
         feed = self._feeds.get(ref)
         is_current = not self._backoff.failures and self.healthy(ref)
         if not is_current or feed is None or feed.job is None or feed.final is not None:

@@ -31,9 +31,9 @@ CURSOR_SECONDS: Final = 0.4
 class Viewer:
     """Produces the bytes of one event stream: the lines after line ``after`` that pass ``line_filter`` (None: all).
 
-    ``job`` was just fetched. If None, the viewer waits ``wait`` seconds for it. The token of ``subject`` expires at
-    ``expires_at``; the stream reaches its maximum age at ``closes_at``, both on the tail's clock. Only :meth:`next`
-    queries the store.
+    ``job`` was just fetched. If it is None, the viewer waits ``wait`` seconds for the job. The token of ``subject``
+    expires at ``expires_at``, and the stream reaches its maximum age at ``closes_at``, both on the tail's clock. Only
+    :meth:`next` queries the store.
     """
 
     _cache: ReplayCache

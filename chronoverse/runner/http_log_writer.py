@@ -106,7 +106,7 @@ class HttpLogWriter:
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
         """Appends ``runs``, in halves if they are too long for the service.
 
-        Raises :class:`EarlierService` if the caller must retry with the same lines, which are then sent in the older
+        Raises :class:`EarlierService` if the caller must retry with the same lines. The retry sends them in the older
         format.
         """
         lines = count_lines(runs)
@@ -129,7 +129,7 @@ class HttpLogWriter:
         return self.append_runs(attempt, first + count_lines(one), other)
 
     def append_ahead(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> Callable[[], int]:
-        """Starts an append. The returned function waits for its result, which is that of :meth:`append_runs`."""
+        """Starts an append. The returned function waits, and then returns or raises what :meth:`append_runs` would."""
         plain = partial(self.append_runs, attempt, first, runs)
         if not self._takes_runs or not self._fits(count_lines(runs), len(runs)):
             return plain

@@ -68,8 +68,8 @@ class _Phase(Enum):
 class Publisher:
     """Delivers one job's spool to the store that ``connect`` returns.
 
-    Continues a spool that another process left where that process stopped, with its token. If the spool is reassigned,
-    the new job must have no lines. ``say`` shows the user a message. Drops ``labels`` that the store refuses.
+    If another process left the spool, continues where it stopped, with its token. If the spool is reassigned, the new
+    job must have no lines. ``say`` shows the user a message. Drops ``labels`` that the store refuses.
     """
 
     connect: Callable[[], LogWriter]

@@ -162,7 +162,7 @@ def _open_spool(
 def wait_delivered(
     publisher: Publisher, seconds: float, show: Callable[[str], object], is_stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Waits until all is delivered or ``is_stopped()``, but only 5 s for a store never reached. Shows progress."""
+    """Waits until all is delivered or ``is_stopped()``, but only 5 s if the store was never reached. Shows progress."""
     start = time.monotonic()
     show_at = start + 1
     # Seconds between checks for a signal, which cannot wake a waiting thread.

@@ -87,7 +87,7 @@ class ChunkIndex:
         self._commands.ask("begin_upload", job, (ARCHIVE_LOCK, "garbage"), token, name)
 
     def mark_garbage(self, job: JobRef, token: str, names: Sequence[str] = ()) -> dict[str, GarbageMark]:
-        """Marks ``names`` and all garbage for deletion. Returns what is marked. Without the lock, only own uploads."""
+        """Marks ``names`` and all garbage for deletion, and returns it. Without the lock, only the caller's uploads."""
         keys = [self._commands.keys.of(job, kind) for kind in (ARCHIVE_LOCK, "garbage")]
         answer = self._commands.script("mark_garbage", job.workflow_id, keys, token, *names)
         marks = zip(answer[::3], answer[1::3], answer[2::3], strict=True)
@@ -236,7 +236,7 @@ class ChunkIndex:
         return [each for each in self.redactions(job, _AUDIT_ENTRIES) if _names_its_author(each)]
 
     def redactions(self, job: JobRef, count: int) -> list[dict[str, Any]]:
-        """The newest ``count`` redactions, oldest first. Numbers are validated, texts are not."""
+        """The newest ``count`` redactions, oldest first. Their numbers are validated, but not their texts."""
         texts = self._run(job, "LRANGE", "audit", -count, -1)
         return [redaction for text in texts if (redaction := _redaction(text)) is not None]
 

@@ -65,7 +65,7 @@ class KeyMap:
         return f"{self.prefix}:{{{job.workflow_id}}}:{job.job_id}:{kind}"
 
     def of_workflow(self, workflow_id: str, kind: str) -> str:
-        """A key of a workflow: its ``jobs``, those that are ``running``, its ``changes`` or its ``settings``."""
+        """A workflow's key of this ``kind``: ``jobs``, ``running`` (jobs), ``changes`` or ``settings``."""
         return f"{self.prefix}:{{{workflow_id}}}:{kind}"
 
     def log(self, job: JobRef) -> str:

@@ -427,7 +427,7 @@ class Store:
         return self._commands.work(job.workflow_id, check, PoolKind.APPENDS)
 
     def server_infos(self) -> list[dict[str, str]]:
-        """The memory and statistics sections of INFO of each server."""
+        """The sections ``memory`` and ``stats`` of each server's INFO."""
         with translate_errors():
             return [server_info(client, "memory", "stats") for client in self._topology.masters()]
 

@@ -140,7 +140,7 @@ class WatchStore:
         return found
 
     def settle(self, kept: KeptWatch, event: Event, pause: float | None = None, *, dropped: bool = False) -> None:
-        """Records the result of a delivery, and the watch's new state: done, ``dropped``, or failed.
+        """Records a delivery as done, ``dropped`` or failed (with a ``pause``), and the watch's new state.
 
         After a failure, all of the watch's events are due in ``pause`` seconds, the failed one last.
         """

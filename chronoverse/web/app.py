@@ -103,7 +103,7 @@ def build_dependencies(settings: Settings) -> Dependencies:
 
 
 def _fetch_keys_in_time(ca_file: Path | None, url: str) -> bytes:
-    """Like :func:`jwks.fetch_key_set`, with a timeout over the whole request, including DNS."""
+    """Like :func:`jwks.fetch_key_set`, with a timeout for the whole request, including DNS."""
     with gevent.Timeout(jwks.FETCH_SECONDS, TimeoutError("the issuer's keys were not fetched in time")):
         return jwks.fetch_key_set(url, ca_file)
 

@@ -63,10 +63,10 @@ def cut(text: str, max_bytes: int) -> str:
 
 
 def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) -> dict[str, Any]:
-    """The JSON of a line from the service, with a link on ``page`` (the job's URL).
+    """The JSON of a line from the service, with a link to the line on ``page`` (the job's URL).
 
-    The message is made visible, and cut to ``max_bytes`` of JSON. A search result is cut around its first match. If it
-    is cut, ``message_bytes`` is its full size (unless the service cut it), and ``whole`` the call that returns all.
+    The message is made visible, and cut to ``max_bytes`` of JSON; in a search, from shortly before its first match. If
+    it is cut, ``message_bytes`` is its full size (unless the service cut it), and ``whole`` the call that returns all.
     """
     raw = str(line["message"])
     message, number = visible(raw), line["sequence_num"]

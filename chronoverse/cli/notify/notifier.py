@@ -43,7 +43,7 @@ THREADS: Final = 64
 
 @dataclass(eq=False)
 class Notifier:
-    """Does one process's work. ``summarize`` returns a failed job's summary; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
+    """Does one process's share. ``summarize`` summarizes a failed job; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
 
     ``clock`` returns Unix time in seconds.
     """
@@ -253,7 +253,7 @@ class Notifier:
 
 
 def _before(watch: Watch, job: Job, older: Iterable[Job]) -> Job | None:
-    """The newest of the ``older`` jobs that is comparable with ``job``. None unless exactly one of both COMPLETED."""
+    """The newest ``older`` job that is comparable with ``job``. None unless exactly one of the two is COMPLETED."""
     found = next((each for each in older if watch.compares(job, each)), None)
     return found if found and Status.COMPLETED in {job.status, found.status} != {Status.COMPLETED} else None
 

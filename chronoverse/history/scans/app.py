@@ -121,7 +121,7 @@ class ScanApp:
         """The page that ``scan`` requests. Ends early if ``client_is_gone``.
 
         Raises the errors of the store and the archive, :class:`AtCapacity`, :class:`SearchTooExpensive`,
-        :class:`NothingToCompare`, and :class:`JobNotFound` for this job or the one to compare with.
+        :class:`NothingToCompare`, and :class:`JobNotFound` for this job or the job to compare with.
         """
         budget = self._budget(scan, client_is_gone)
         job = self.store.require_job(scan.ref)
@@ -262,7 +262,7 @@ class ScanApp:
     def read_history(
         self, scan: HistoryScan, client_is_gone: Callable[[], bool] = lambda: False
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The answer's head, and :meth:`PastRuns.history`. Raises :class:`JobNotFound` if there is no such line."""
+        """The answer's head, and :meth:`PastRuns.history`. Raises :class:`JobNotFound` if the line does not exist."""
         budget = self._budget(scan, client_is_gone)
         job = self.store.require_job(scan.ref)
         lines = next(self._read(job, scan.line - 1, limit=1)).lines

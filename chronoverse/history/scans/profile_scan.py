@@ -81,7 +81,7 @@ def read_slower(job: Job, found: JobProfile, read: BatchReader) -> list[bytes] |
 
 
 def _lines_around(job: Job, number: int, read: BatchReader) -> tuple[Line | None, Line | None]:
-    """The lines before and at ``number``. None for a line that is dropped, or outside the log."""
+    """The line before line ``number``, and this line. None for a line that was dropped, or is outside the log."""
     batches = read(job, min(number, job.last) + 1, descending=True, limit=2)
     lines = list(islice(chain.from_iterable(batch.lines for batch in batches), 2))
     before = lines.pop(0) if lines and lines[0].sequence_num == number else None

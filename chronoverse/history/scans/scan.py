@@ -140,7 +140,7 @@ class ProfileScan(SummaryScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryScan(BaseScan):
-    """Finds ended jobs with the shape of line ``line``. Reads the ``jobs`` newest jobs with all ``labels``.
+    """Requests the ended jobs that have the shape of line ``line``, among the newest ``jobs`` with all ``labels``.
 
     ``start`` is the previous page's position in the workflow's listing: a creation time in Unix milliseconds, as a
     string, and a job id.
@@ -156,7 +156,7 @@ class HistoryScan(BaseScan):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayScan(BaseScan):
-    """Requests event frames after ``position``. ``is_redacted``: ignore caches of the log."""
+    """Requests event frames after ``position``. ``is_redacted``: the log was just redacted, so caches are ignored."""
 
     PATH: ClassVar = "/replay"
     #: Replays are short, so they do not wait for the subject's searches and summaries.

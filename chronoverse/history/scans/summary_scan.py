@@ -72,8 +72,8 @@ class SummaryReader:
     ) -> Findings:
         """The findings in the log so far, except pauses. The next call continues. Raises what ``read`` raises.
 
-        ``budget`` is for new lines; ``renew`` makes the budget for errors. ``new_lines`` is None if there was nothing
-        to compare with, or no time.
+        ``budget`` is for new lines; ``renew`` makes the budget for errors. ``new_lines`` is None if there was no run to
+        compare with, or no time to compare.
         """
         new = FoundLines(self._shape_of, self._weigh, job.last + 1, job.last)
         errors = FoundLines(self._shape_of, lambda _: -1, job.last + 1, job.last)

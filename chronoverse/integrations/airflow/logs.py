@@ -149,7 +149,7 @@ class RemoteTaskLogs:
         return [source], [_records(client, job, itertools.chain([first] if first else [], lines))]
 
     def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
-        """Like :meth:`stream`, but returns one text. Part of Airflow's interface, which 3.3 does not call."""
+        """Like :meth:`stream`, but returns one text. Part of Airflow's interface, but not called by Airflow 3.3."""
         sources, streams = self.stream(relative_path, ti)
         return sources, ["\n".join(stream) for stream in streams] or None
 

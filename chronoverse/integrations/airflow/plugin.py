@@ -15,7 +15,7 @@ from chronoverse.joblog.model import Status
 
 
 class _Listener:
-    """Airflow calls its methods in all processes. A task's process runs only one task."""
+    """Airflow calls these methods in all processes. A task's process runs only one task."""
 
     def __init__(self) -> None:
         self._has_ended = False

@@ -77,7 +77,7 @@ def load_masks(
     environ: Mapping[str, str] | None = None,
     forms: SecretForms | None = None,
 ) -> Masks:
-    """The masks for a command line's options. Raises :class:`InvalidMask`, which names the option, never the secret."""
+    """The masks for a command line's options. Raises :class:`InvalidMask` with the option's name, never the secret."""
     environ = environ or {}
     given = [("--mask", os.fsencode(value)) for value in values]
     for name in names:

@@ -21,7 +21,7 @@ def foreground_process_group(group: int) -> Iterator[Callable[[], bool]]:
     """Makes ``group`` the foreground process group of our terminal within the ``with`` block.
 
     Ctrl-C then goes to the command instead of us, and Ctrl-Z stops both. Does nothing if our stdin is not a terminal,
-    if we are in its background, or outside the main thread. Yields a function that tells whether this was done.
+    if we are in its background, or outside the main thread. Yields a function that returns whether it did anything.
     """
     if threading.current_thread() is not threading.main_thread() or not _is_foreground():
         yield lambda: False

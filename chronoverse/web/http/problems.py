@@ -100,7 +100,7 @@ def _problem_for_http_error(error: HTTPException) -> Response:
 
 
 def _parameter_errors(data: dict[str, Any]) -> tuple[list[dict[str, str]], int]:
-    """The errors of the first 10 parameters, and the number of omitted ones.
+    """The errors of the first 10 parameters, and the number of parameters omitted.
 
     ``data`` contains the errors that webargs found: ``{"messages": {"query": {"offset": ["…"]}}}``.
     """

@@ -384,7 +384,7 @@ class WaitQuery(StreamSearchFields):
 
 
 def answer(name: str, members: Members, optional: Members | None = None) -> type[Schema]:
-    """The shape of an answer, for OpenAPI only. ``members`` are always present, ``optional`` ones are not."""
+    """The shape of an answer, for OpenAPI only. ``members`` are always present; ``optional`` members can be missing."""
     for member in members.values():
         member.required = True
     return Schema.from_dict({**members, **(optional or {})}, name=name)

@@ -35,7 +35,7 @@ JSON: Final = "application/json"
 
 
 class BadValue(ValueError):
-    """A record, or a value in it, cannot be read. The message says why."""
+    """Raised when a record, or a value in it, cannot be read. The message says why."""
 
 
 OTHER: Final = object()

@@ -98,7 +98,7 @@ def stream_operation(query: Any, event: Any, end: str, **responses: Any) -> dict
 # Many viewers send the same query.
 @lru_cache(256)
 def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, Any]:
-    """Parses a query string from WSGI's environ. Raises werkzeug's BadRequest, with all errors.
+    """Parses a query string from WSGI's environ. Raises werkzeug's BadRequest with the errors of all parameters.
 
     Uses only the first of duplicate parameters, which ``Dependencies.check_request`` has already refused.
     """
@@ -197,7 +197,7 @@ def open_stream(
     make: Callable[..., Viewer] = Viewer,
     **wanted: Any,
 ) -> Response:
-    """A stream that starts after line ``after``; for HEAD, its headers. Other arguments: see :func:`open_viewer`."""
+    """A stream that starts after line ``after``. HEAD gets only headers. More arguments: :func:`open_viewer`."""
     if request.method == "HEAD":
         return Response(iter(()), headers=stream_headers(after), content_type=CONTENT_TYPE)
     return EventStream(deps, after, *open_viewer(deps, ticket, ref, job, make, after=after, **wanted))

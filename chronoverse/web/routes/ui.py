@@ -112,7 +112,7 @@ def blueprint(settings: Settings) -> Blueprint:
 
     @routes.route("/ui/static/<path:name>")
     def static(name: str) -> Response:
-        """A file. Cached for a year under this version's address, revalidated under any other (during upgrades)."""
+        """A file. Browsers cache it for a year under this version's address, and revalidate it under any other."""
         found = re.fullmatch("([0-9a-f]{16})/(.+)", name)
         response = answer(found[2] if found else name)
         if found and found[1].encode() == version:
