@@ -419,7 +419,7 @@ def test_it_has_the_rights_of_its_token(mcp: McpProgram, service: Service, token
         ("list_jobs", {"workflow_id": "../x"}, "Bad Request", "workflow_id: '../x' does not match"),
         ("list_jobs", {"workflow_id": "wf\n"}, "Not Found", "workflow wf"),
         ("list_jobs", {}, "Bad Request", "'workflow_id' is a required property"),
-        ("list_jobs", {"workflow_id": "mcp_w", "sort": "x"}, "Bad Request", "'sort' was unexpected"),
+        ("list_jobs", {"workflow_id": "mcp_w", "sort": "x"}, "Bad Request", "arguments: Additional"),
         ("list_jobs", {"workflow_id": "mcp_w", "cursor": "x"}, "Bad Request", "cursor: invalid"),
         ("list_jobs", {"workflow_id": "mcp_w", "max_bytes": LEAST - 1}, "Bad Request", "max_bytes: 2047 is less than"),
         ("list_jobs", {"workflow_id": "mcp_w", "max_bytes": MOST + 1}, "Bad Request", "max_bytes: 262145 is greater"),

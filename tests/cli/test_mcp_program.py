@@ -96,12 +96,16 @@ def test_input_is_answered_until_its_end(tmp_path: Path) -> None:
             for number, arguments in enumerate([{"workflow_id": "\ud800"}, {"\udfff": 1}, {"q": ["\udc00\ud800"]}], 2):
                 send(process, "tools/call", number, name="list_jobs", arguments=arguments)
             process.stdin.write(b'{"jsonrpc":"2.0","id":"\\ud800","method":"tools/list"}\n\n{"id":7\n')
-            process.stdin.write(b"[" * 100_000 + b"\n")
+            process.stdin.write(
+                b"[" * 100_000 + b'\n[{"jsonrpc":"2.0","id":1,"method":"ping"}]\n{"id":8,"method":"ping"}\n'
+            )
             send(process, "tools/call", 5, name="list_jobs", arguments={"workflow_id": 5})
             send(process, "tools/call", 6, name="read_lines", arguments={"workflow_id": "wf_gone", "job_id": "job_1"})
-            answers = {answer["id"]: answer for answer in (receive(process) for _ in range(7))}
-            assert answers.keys() == {None, 2, 3, 4, 5, 6}
-            assert answers[None]["error"]["code"] == -32700
+            received = [receive(process) for _ in range(9)]
+            answers = {answer["id"]: answer for answer in received}
+            assert answers.keys() == {None, 2, 3, 4, 5, 6, 8}
+            assert [each["error"]["code"] for each in received if each["id"] is None] == [-32700, -32700, -32600]
+            assert answers[8]["error"]["code"] == -32600
             for number in (2, 3, 4):
                 assert "unpaired surrogate" in answers[number]["error"]["message"]
             assert "Bad Request" in answers[5]["result"]["content"][0]["text"]

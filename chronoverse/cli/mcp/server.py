@@ -60,9 +60,9 @@ async def _serve(tools: Tools, max_wait: int) -> None:
 
 
 async def _refuse_unreadable(reader: Any, readable: Any, writer: Any) -> None:
-    """Passes messages from ``reader`` to ``readable``. Refuses invalid JSON, and requests with invalid Unicode.
+    """Passes messages from ``reader`` to ``readable``. Refuses lines that the SDK would drop without an answer.
 
-    JSON can contain an unpaired surrogate, such as ``"\\ud800"``. The SDK would drop either request without an answer.
+    Those are invalid JSON, invalid JSON-RPC, and requests with an unpaired surrogate, such as ``"\\ud800"``.
     """
     async with readable:
         async for message in reader:
@@ -80,7 +80,13 @@ def _refusal(error: Any) -> tuple[int | str | None, int, str]:
     The message is empty if there is no answer: the line is blank, or is not a request.
     """
     try:
-        line = error.errors()[0]["input"]
+        problems = error.errors()
+        if problems[0]["type"] != "json_invalid":
+            inputs = [each["input"] for each in problems if isinstance(each["input"], dict)]
+            number = next((each.get("id") for each in inputs if "method" in each), None)
+            known = number if type(number) in (int, str) else None
+            return known, types.INVALID_REQUEST, "not a single JSON-RPC 2.0 message"
+        line = problems[0]["input"]
         number = json.loads(line)["id"]
         orjson.dumps(number)
     except (json.JSONDecodeError, RecursionError) as invalid:
@@ -97,7 +103,8 @@ def _answer(tools: Tools, tool: Tool | None, name: str, arguments: dict[str, Any
     try:
         problem = next(Draft202012Validator(tool.schema).iter_errors(arguments), None)
         if problem is not None:
-            return True, _error_json("Bad Request", f"{problem.json_path.removeprefix('$.')}: {problem.message}")
+            where = problem.json_path.removeprefix("$.").replace("$", "arguments")
+            return True, _error_json("Bad Request", f"{where}: {problem.message}")
         return False, getattr(tools, tool.name)(**_with_defaults(tool, arguments))
     except JobNotFound as error:
         ids = [arguments[name] for name in ("workflow_id", "job_id") if name in arguments]
