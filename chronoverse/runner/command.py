@@ -148,7 +148,7 @@ def run_command(
             pipe = subprocess.PIPE
             child = subprocess.Popen(argv, env=job_environ(), stdout=pipe, stderr=pipe, bufsize=0, process_group=0)
     except (OSError, ValueError) as error:
-        is_missing = isinstance(error, FileNotFoundError)
+        is_missing = isinstance(error, FileNotFoundError) or not argv[0]
         reason = "command not found" if is_missing else getattr(error, "strerror", None) or error
         text = f"{argv[0]}: {reason}"
         say(text)
