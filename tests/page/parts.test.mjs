@@ -119,7 +119,7 @@ test("watches are shown to readers who can send a test, with its result", async 
   const asked = [];
   globalThis.fetch = async (request, { method = "GET" } = {}) => {
     asked.push(`${method} ${new URL(request.url ?? request, location).pathname}`);
-    return Response.json(asked.at(-1).endsWith("/watches") ? { watches: [watch] } : method === "POST" ? watch : later, { status: method === "POST" ? answered : 200 });
+    return Response.json(asked.at(-1).endsWith("/watches") ? { watches: [watch] } : method !== "POST" ? later : answered === 202 ? watch : { title: "Not Found", detail: "no such watch" }, { status: method === "POST" ? answered : 200 });
   };
   signedIn(token("logs:read"), null);
   await showWatches("w", place).catch(() => {});
@@ -139,6 +139,6 @@ test("watches are shown to readers who can send a test, with its result", async 
   later = { ...watch, waiting: 3 };
   equal(await sent(), "retrying: refused, 3 waiting");
   clearInterval(online);
-  answered = 429;
-  equal(await sent(), "not sent: 429");
+  answered = 404;
+  equal(await sent(), "not sent: no such watch");
 });

@@ -2,7 +2,7 @@
 
 import { pause } from "../client/request.js";
 import { announce, button, make } from "./dom.js";
-import { ask, claims, get } from "./session.js";
+import { ask, claims, get, refusal } from "./session.js";
 
 function stateText(watch) {
   const why = watch.error ? `: ${watch.error}` : "";
@@ -12,7 +12,7 @@ function stateText(watch) {
 /** Sends a test message, and waits 20 s for its delivery. Resolves to the result in words. */
 async function sendTest(path) {
   const answer = await ask(`${path}/test`, { method: "POST" });
-  if (!answer.ok) return `not sent: ${answer.status}`;
+  if (!answer.ok) return `not sent: ${(await refusal(answer)).message}`;
   const before = await answer.json();
   let body = before;
   for (let look = 0; look < 40; look += 1) {
