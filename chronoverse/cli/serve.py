@@ -4,6 +4,7 @@ The hidden command ``chronoverse scans`` is the scan server. The service starts 
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
@@ -55,9 +56,9 @@ def serve_command(
 
 def check_address(bind: str, seconds: float = 5.0) -> None:
     """Raises :class:`SettingsError` if the address stays in use. A killed service's workers take a second to end."""
+    if bind.startswith("unix:"):
+        return _check_socket(bind.removeprefix("unix:").removeprefix("//"))
     host, _, port = bind.rpartition(":")
-    if host == "unix":
-        return None
     family, ends_at = socket.AF_INET6 if host.startswith("[") else socket.AF_INET, time.monotonic() + seconds
     while True:
         with socket.socket(family) as probe:
@@ -70,6 +71,17 @@ def check_address(bind: str, seconds: float = 5.0) -> None:
                     advice = "choose another address with --bind HOST:PORT"
                     raise SettingsError(f"cannot listen at {bind}: {error.strerror}; {advice}") from error
         time.sleep(0.25)
+
+
+def _check_socket(path: str) -> None:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(path)
+        os.unlink(path)
+    except OSError as error:
+        # gunicorn replaces the socket of an earlier service.
+        if error.errno != errno.EADDRINUSE or not Path(path).is_socket():
+            raise SettingsError(f"cannot listen at unix:{path}: {error.strerror or error}") from error
 
 
 def service_settings(environ: Mapping[str, str]) -> Settings:

@@ -303,7 +303,7 @@ class Settings:
     def service_url(self) -> str:
         """The service's URL for commands that cannot use a store. Default: the service on this machine."""
         host, _, port = self.bind.rpartition(":")
-        if self.url or host == "unix":
+        if self.url or self.bind.startswith("unix:"):
             return self.url or "http://127.0.0.1:8000"
         return reached_at(f"http://{host}:{port}")
 

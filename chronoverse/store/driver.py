@@ -69,6 +69,20 @@ def new_connection(url: str, **options: Any) -> redis.Connection:
     return connection
 
 
+def check_tls_files(connection: redis.Connection) -> None:
+    """Raises ValueError if a file that the URL of ``connection`` names for TLS cannot be used. Opens no connection."""
+    if not isinstance(connection, redis.SSLConnection):
+        return
+    names = {name: getattr(connection, name) for name in ("ca_certs", "certfile", "keyfile")}
+    try:
+        with socket.socket() as unconnected:
+            # redis-py has no public API for a connection's TLS context.
+            connection._wrap_socket_with_ssl(unconnected)
+    except OSError as error:
+        files = ", ".join(f"ssl_{name}={value}" for name, value in names.items() if value)
+        raise ValueError(f"{files}: {error.strerror or error}") from error
+
+
 def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[Any], object]) -> bool:
     """Calls ``handler`` with each invalidation message received during a read. Returns False in RESP2 (no messages)."""
 

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 import redis
 
 from chronoverse.joblog.model import JobRef
-from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, new_client, new_connection
+from chronoverse.store.driver import COMMAND_TIMEOUT_SECONDS, check_tls_files, new_client, new_connection
 
 Result = TypeVar("Result")
 Work = Callable[[redis.Redis], Result]
@@ -46,7 +46,7 @@ class Topology:
         self._clients: dict[tuple[str, PoolKind], redis.Redis] = {}
         # Raises ValueError for a bad URL now, rather than for the first viewer. Opens no connection.
         try:
-            new_connection(url, **options)
+            check_tls_files(new_connection(url, **options))
         except (TypeError, ValueError, redis.RedisError) as error:
             raise ValueError(
                 f"invalid option: {str(error).removeprefix('AbstractConnection.__init__() got an ')}"

@@ -499,6 +499,11 @@ CANNOT_START: Final = {
         "must be a usable key",
     ),
     "no address": ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
+    "no socket": ({"BIND": "unix:/dev/null/a:b"}, "cannot listen at unix:/dev/null/a:b: Not a directory"),
+    "no certificates": (
+        {"REDIS_URL": "rediss://db?ssl_ca_certs=/nowhere", "JWT_SECRET": SECRET},
+        "CHRONOVERSE_REDIS_URL has an invalid option: ssl_ca_certs=/nowhere: No such file or directory",
+    ),
     "no directory": ({"DATA_DIR": "/dev/null"}, "File exists; set CHRONOVERSE_DATA_DIR to a writable directory"),
     "no expression": ({"MASK_FORMS": "FORMS"}, "CHRONOVERSE_MASK_FORMS: form acme: invalid regular expression"),
     **{
