@@ -68,7 +68,7 @@ def fetch_key_set(url: str, ca_file: Path | None = None) -> bytes:
 
 
 def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
-    """The signing keys of a key set, by ``kid``. Raises jwt.PyJWTError, ValueError or TypeError."""
+    """The signing keys of a key set, by ``kid``, which is optional. Raises jwt.PyJWTError, ValueError or TypeError."""
     found = orjson.loads(document)
     if not isinstance(found, dict):
         raise ValueError("the issuer's key set is not a JSON object")
@@ -78,7 +78,8 @@ def parse_key_set(document: bytes) -> Mapping[str, jwt.PyJWK]:
         each for each in listed if isinstance(each, dict) and each.get("kty") != "oct" and each.get("alg") != "none"
     ]
     keys = jwt.PyJWKSet(usable).keys
-    return {str(key.key_id): key for key in keys if key.key_id and key.public_key_use in ("sig", None)}
+    found = enumerate(key for key in keys if key.public_key_use in ("sig", None))
+    return {str(key.key_id or f"key {number}"): key for number, key in found}
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,10 @@ def test_a_token_is_checked_with_the_key_that_it_names(
     with pytest.raises(Unauthorized):
         verifier.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm, headers={"kid": "other"}), NOW)
     del issuer.keys[0]
-    only = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
-    assert only.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm), NOW).subject == "ada"
+    for _ in range(2):
+        only = Verifier(Settings(data_dir=tmp_path, jwt_jwks_url=issuer.url))
+        assert only.verify("Bearer " + jwt.encode(CLAIMS, key, algorithm), NOW).subject == "ada"
+        issuer.keys[0].pop("kid", None)
 
 
 @pytest.mark.usefixtures("_impatient")
