@@ -16,6 +16,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -120,6 +121,8 @@ def on_starting(server: Any) -> None:
 
     Logs unknown CHRONOVERSE variables. Exits if gunicorn is configured to use TLS.
     """
+    # gunicorn has no hook that can refuse a reload.
+    server.handle_hup = partial(_reload, server.log, server.handle_hup)
     if server.cfg.is_ssl:
         print_message("the service does not speak TLS itself: put nginx in front of it, as deploy/nginx.conf does")
         sys.exit(os.EX_CONFIG)
@@ -167,6 +170,16 @@ def _start_scan_server(server: Any) -> None:
     url = _settings.redis_url or server.chronoverse_lease.url
     server.chronoverse_scans = scan_server_process(server.chronoverse_scans_endpoint, _settings, url, died)
     server.chronoverse_scans.start()
+
+
+def _reload(log: Any, reload: Callable[[], object]) -> None:
+    """Reloads, unless that would end the service because a file that a setting names has become invalid."""
+    try:
+        service_settings(child_environ({}))
+    except SettingsError as error:
+        log.error("not reloaded: %s", error)
+    else:
+        reload()
 
 
 def on_reload(server: Any) -> None:

@@ -114,13 +114,19 @@ def test_the_documented_second_node_is_the_unit_with_another_port(tmp_path: Path
 
 @pytest.mark.long
 def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tmp_path: Path) -> None:
-    """As ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the configured times."""
+    """As ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the configured times.
+
+    While a file that a setting names is invalid, nothing is reloaded, and the service continues.
+    """
     assert (unit["Type"], unit["KillMode"]) == ("notify", "mixed")
     assert shlex.split(unit["ExecReload"]) == ["/bin/kill", "-HUP", "$MAINPID"]
     program, *arguments = shlex.split(unit["ExecStart"])
     assert Path(program).name == "chronoverse"
+    forms = tmp_path / "forms.toml"
+    forms.write_text("[forms]\n")
     environ = {
         "PATH": "/usr/bin:/bin",
+        "CHRONOVERSE_MASK_FORMS": str(forms),
         "NOTIFY_SOCKET": str(tmp_path / "notify"),
         "CHRONOVERSE_BIND": "127.0.0.1:0",
         "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
@@ -134,6 +140,10 @@ def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tm
         try:
             assert notified.recv(4096).startswith(b"READY=1")
             wait_until(lambda: b"Booting worker" in output.read_bytes(), START_SECONDS, "a worker")
+            forms.write_text("[")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: b"not reloaded: CHRONOVERSE_MASK" in output.read_bytes(), START_SECONDS, "the error")
+            forms.write_text("[forms]\n")
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: output.read_bytes().count(b"Booting worker") == 2, START_SECONDS, "a new worker")
             process.send_signal(signal.Signals[unit["KillSignal"]])
