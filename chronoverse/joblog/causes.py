@@ -48,7 +48,7 @@ NOTHING_WRONG: Final = (
     r"|^\s*(?:[✓✔✅]|ok\b|\[ok\]|pass\b|--- pass|=== run).*"
     r"|^[^,;]*(?:\b(?:ok|pass(?:ed)?)|\[\s*ok\s*\])\s*$"
 )
-#: Matches candidate lines (case-insensitive): those that may report a failure, or the end of the failed step. It has no
+#: Matches candidate lines (case-insensitive), which may report a failure, or the end of the failed step. It has no
 #: anchors, so that the prefilter of archived lines can use it.
 _SIGNAL: Final = (
     r"err(?:or|!)|fatal|panic|exception|traceback|fail|segfault|segmentation|dumped|out of memory|denied|not found"
@@ -219,7 +219,7 @@ BEFORE: Final = (
     (161, -11, -13),
     (321, -15, -22),
 )
-#: The same for lines after the end of the step.
+#: Distances after the end of the failed step, and their weights.
 AFTER: Final = ((1, 10, -7), (21, -15, -17), (201, -14, -21))
 
 #: Features are read from at most this many characters of a line, but error words are searched for in the whole line.

@@ -83,7 +83,7 @@ class PastRuns(NamedTuple):
     def verdict(self, job: Job, shape: int) -> dict[str, Any] | None:
         """The verdict on the failure of ``job``: ``new``, ``since`` a run, or ``recurring``. See ``docs/answers.md``.
 
-        ``shape`` is that of the job's most telling line. None if no verdict applies, or too little is known.
+        ``shape`` is the shape of the job's most telling line. None if no verdict applies, or too little is known.
         """
         if self.own:
             is_own = [has_labels(run.job.labels, self.own) for run in self.runs]

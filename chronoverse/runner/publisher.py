@@ -196,7 +196,7 @@ class Publisher:
                 threading.Thread(target=self._release_safe, name="chronoverse-durability", daemon=True).start()
             while not self._stop.is_set() and not self.ended:
                 self._try_step(store)
-        except Exception as error:  # the command must continue, whatever is wrong here, and the user must hear of it
+        except Exception as error:  # the command must continue, whatever fails here, and the user must be told
             if not self._stop.is_set():  # else the store may have been closed during a call
                 self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
         finally:

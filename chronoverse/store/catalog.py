@@ -178,7 +178,7 @@ class JobCatalog:
         return WorkflowSettings()
 
     def change_settings(self, workflow_id: str, **changes: int | None) -> None:
-        """Changes a workflow's settings; None removes one. Quotas apply immediately, the retention to later jobs."""
+        """Changes a workflow's settings; None removes one. Quotas apply at once, the retention only to later jobs."""
         changes = {"changed_ms": round(1000 * self._clock()), **changes}
         key = self._keys.of_workflow(workflow_id, "settings")
         if removed := [name for name, value in changes.items() if value is None]:

@@ -45,7 +45,7 @@ class JobListing:
     def newest(self, before: Mapping[str, ListingPosition | None]) -> dict[str, ListingPosition | None]:
         """Each workflow's newest position below the given one, in few round trips. None if no job is left.
 
-        Omits workflows that cannot be read, and those that need a search by :meth:`positions`.
+        Omits workflows that cannot be read, and workflows that need a search by :meth:`positions`.
         """
         name = self._commands.keys.of_workflow
         tops = {each: "+inf" if at is None else repr(at[0]) for each, at in before.items()}

@@ -61,7 +61,7 @@ class SentinelTopology(ClusterTopology):
         super().report_error(workflow_id, error)
 
     def server_of(self, workflow_id: str) -> Address:
-        # Stands for the current master. The live reader reconnects when the version changes.
+        # This represents the current master. The live reader reconnects when the version changes.
         return self._nodes.hosts[0]
 
     def new_connection_to(self, server: Any) -> redis.Connection:

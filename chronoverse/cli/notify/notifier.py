@@ -43,7 +43,7 @@ THREADS: Final = 64
 
 @dataclass(eq=False)
 class Notifier:
-    """Does one process's share. ``summarize`` summarizes a failed job; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
+    """Notifies, in one process. ``summarize`` summarizes a failed job; ``hosts`` is CHRONOVERSE_WEBHOOK_HOSTS.
 
     ``clock`` returns Unix time in seconds.
     """

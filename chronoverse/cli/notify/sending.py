@@ -66,7 +66,7 @@ def post(
     context: ssl.SSLContext,
     seconds: float = 10.0,
 ) -> None:
-    """Posts a message. Raises :class:`NotDelivered`, also if the response headers take over ``seconds``."""
+    """Posts a message. Raises :class:`NotDelivered`, also if the response headers take more than ``seconds``."""
     try:
         parts, host, may_be_private = split_url(url, hosts)
         tls, port = (context, parts.port or 443) if parts.scheme == "https" else (None, parts.port or 80)

@@ -140,9 +140,9 @@ class Baseline(NamedTuple):
 def baseline(job: Job, listed: Iterable[Job | None], labels: Sequence[Sequence[str]] | None = None) -> Baseline:
     """Among ``listed`` (jobs older than ``job``, newest first), the newest good runs with all ``labels``.
 
-    If ``labels`` is None, tries the job's branch, then the :data:`_DEFAULT_BRANCHES`, and uses the first of them with
-    :data:`_LEAST_RUNS` good runs. If there is none, or the job has no branch, uses all good runs. Considers 200 jobs,
-    or up to :data:`LABELLED_JOBS` with labels or a branch.
+    If ``labels`` is None, tries the job's branch, then the :data:`_DEFAULT_BRANCHES`, and uses the first branch with
+    :data:`_LEAST_RUNS` good runs. If no branch has so many, or the job has no branch, uses all good runs. Considers 200
+    jobs, or up to :data:`LABELLED_JOBS` with labels or a branch.
     """
     good = (each and each.status is Status.COMPLETED and each.ref != job.ref and each for each in listed)
     branch = dict(job.labels).get("branch")

@@ -1,4 +1,4 @@
-"""Finds where a job's time went, from its timeline, those of good runs, and the lines around pauses."""
+"""Finds where a job's time went, from its timeline, the timelines of good runs, and the lines around pauses."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -56,7 +56,7 @@ class BodyMemory:
 
     def __init__(self, limit: int) -> None:
         self._short = Shares(16_777_216, "short request bodies")
-        # Eight bodies of maximum length. A gzipped body can count as two.
+        # Room for eight bodies of maximum length. A gzipped body can count as two.
         self._long = Shares(8 * limit, "long request bodies")
 
     @contextlib.contextmanager
