@@ -23,7 +23,7 @@ from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
 from chronoverse.store import Durability, Store
-from tests.support.jobs import JOB, key, read_lines, read_log
+from tests.support.jobs import JOB, key, outcome, read_lines, read_log
 from tests.support.scripted import ScriptedService, problem
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
 from tests.support.servers import RedisServer
@@ -35,11 +35,12 @@ SOON: Final = 10.0
 NOW: Final = 1_772_532_005.123
 STAMP: Final = "2026-03-03T10:00:05.123Z"
 
+OpenLog = Callable[..., JobLog]
 _names = itertools.count()
 
 
 @pytest.fixture
-def open_log(store: Store) -> Iterator[Callable[..., JobLog]]:
+def open_log(store: Store) -> Iterator[OpenLog]:
     """Opens the job's log, and ends it unless the test does."""
     opened: list[JobLog] = []
 
@@ -62,16 +63,9 @@ def logger() -> Iterator[logging.Logger]:
     logger.handlers.clear()
 
 
-def end(server: RedisServer) -> tuple[str, str | None]:
-    """The log's final status and exit code."""
-    terminal = read_log(server)[1]
-    assert terminal is not None
-    return terminal["status"], terminal.get("exit_code")
-
-
-def test_written_lines_are_the_log(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
-    """Lines are in call order across both streams, and the job completes."""
-    with open_log() as log:
+def test_written_lines_are_the_log(server: RedisServer, open_log: OpenLog) -> None:
+    """Lines are in call order across both streams, and the job completes, with its labels."""
+    with open_log(labels={"branch": "main"}) as log:
         log.write("stdout", "one")
         log.write("stderr", "two\n")
         log.write("stdout", "three\n\nfive")
@@ -91,17 +85,13 @@ def test_written_lines_are_the_log(server: RedisServer, open_log: Callable[..., 
         ("stderr", "a\rb ?"),
     ]
     assert [line["timestamp"] for line in lines] == [STAMP] * 7 + ["2026-03-03T10:00:06.123Z"]
-    assert end(server) == ("COMPLETED", "0")
+    assert (outcome(server), server.ask("HGET", key("job"), "label:branch")) == (("COMPLETED", "0"), b"main")
     assert (log.finished, log.undelivered, log.dropped) == (True, 0, 0)
 
 
 @pytest.mark.parametrize("forms", [None, "off", "file"])
 def test_secrets_known_by_their_form_are_masked(
-    server: RedisServer,
-    open_log: Callable[..., JobLog],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    forms: str | None,
+    server: RedisServer, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, forms: str | None
 ) -> None:
     """Even a private key written line by line. The setting is the process's."""
     if forms is not None:
@@ -130,19 +120,14 @@ def test_secrets_known_by_their_form_are_masked(
     ids=repr,
 )
 def test_an_exception_decides_how_the_job_ends(
-    server: RedisServer,
-    open_log: Callable[..., JobLog],
-    raised: BaseException,
-    status: str,
-    code: str,
-    said: str | None,
+    server: RedisServer, open_log: OpenLog, raised: BaseException, status: str, code: str, said: str | None
 ) -> None:
     """The exception is written to stderr and propagates out of the block."""
     with pytest.raises(type(raised)), open_log():
         raise raised
 
     lines, _ = read_log(server)
-    assert end(server) == (status, code)
+    assert outcome(server) == (status, code)
     assert (lines[-1]["message"] if lines else None) == said
     assert all(line["stream"] == "stderr" for line in lines)
 
@@ -152,7 +137,7 @@ def test_an_exception_decides_how_the_job_ends(
     [(("CANCELED", None), ("CANCELED", None)), ((Status.LOST,), ("LOST", None)), ((Status.FAILED, 4), ("FAILED", "4"))],
 )
 def test_finish_decides_how_the_job_ends(
-    server: RedisServer, open_log: Callable[..., JobLog], given: Any, ended: tuple[str, str | None]
+    server: RedisServer, open_log: OpenLog, given: Any, ended: tuple[str, str | None]
 ) -> None:
     """A second call and the end of the block have no effect. A killed command has no exit code."""
     with open_log() as log:
@@ -167,7 +152,7 @@ def test_finish_decides_how_the_job_ends(
         assert log.finish(*given)
         assert log.finish(Status.COMPLETED, 0)
 
-    assert (end(server), read_lines(server)) == (ended, ["a"])
+    assert (outcome(server), read_lines(server)) == (ended, ["a"])
     with pytest.raises(ValueError, match="finished"):
         log.write("stdout", "b")
 
@@ -196,7 +181,7 @@ def test_attempts_continue_one_log(server: RedisServer) -> None:
             log.write("stdout", "third")
 
     assert read_lines(server) == ["first", "second", "third"]
-    assert (end(server), server.ask("HGET", key("job"), "attempt")) == (("COMPLETED", "0"), b"3")
+    assert (outcome(server), server.ask("HGET", key("job"), "attempt")) == (("COMPLETED", "0"), b"3")
 
 
 def test_a_frameworks_try_has_the_settings_of_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -219,29 +204,25 @@ def test_a_frameworks_try_has_the_settings_of_the_process(monkeypatch: pytest.Mo
     assert opened == [first | {"wait_for_lease": True}, first | {"retry": True}, shared | {"wait_for_lease": True}]
 
 
-def test_lines_can_wait_for_another_runners_lease(
-    server: RedisServer, store: Store, open_log: Callable[..., JobLog]
-) -> None:
+def test_lines_can_wait_for_another_runners_lease(server: RedisServer, store: Store, open_log: OpenLog) -> None:
     """The log is opened in the background once the previous runner's lease expires, as after a kill."""
     store.open(JobRef(*JOB), "another")
     said: list[str] = []
     with open_log(wait_for_lease=True, open_seconds=0.1, say=said.append) as log:
         log.write("stdout", "late")
         server.ask("DEL", key("lease"))
-    assert (read_lines(server), end(server)) == (["late"], ("COMPLETED", "0"))
+    assert (read_lines(server), outcome(server)) == (["late"], ("COMPLETED", "0"))
     assert said[-1] == "the other runner no longer holds the job"
 
 
-def test_an_attempt_can_be_ended_with_its_lease_token(
-    server: RedisServer, store: Store, open_log: Callable[..., JobLog]
-) -> None:
+def test_an_attempt_can_be_ended_with_its_lease_token(server: RedisServer, store: Store, open_log: OpenLog) -> None:
     """Without starting a new attempt or waiting for the lease. A log that is printed does not show it."""
     with open_log(lease_token="ab" * 16, say=lambda text: None) as log:
         assert "ab" * 16 not in repr(log)
         attempt = store.open(JobRef(*JOB), "ab" * 16)
         store.finish(attempt, Status.CANCELED, None, 0, attempt.next)
         assert not log.finish()
-    assert (attempt.attempt, end(server)) == (1, ("CANCELED", None))
+    assert (attempt.attempt, outcome(server)) == (1, ("CANCELED", None))
 
 
 class Recorder:
@@ -335,7 +316,7 @@ def test_text_is_published_when_its_write_returns(patience: float, seconds: floa
 
 
 def test_a_finalizer_or_signal_handler_can_write_to_a_log_that_is_written_to(
-    server: RedisServer, open_log: Callable[..., JobLog], monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its lines follow the interrupted ones. In the publisher's thread, it waits for no other thread.
 
@@ -372,7 +353,7 @@ def test_a_finalizer_or_signal_handler_can_write_to_a_log_that_is_written_to(
     assert read_lines(server) == ["one", "two", "handled", "finalized", "last"]
 
 
-def test_threads_can_write_concurrently(server: RedisServer, open_log: Callable[..., JobLog]) -> None:
+def test_threads_can_write_concurrently(server: RedisServer, open_log: OpenLog) -> None:
     """Each thread's lines stay whole and in order."""
     with open_log() as log:
 
@@ -393,22 +374,13 @@ def test_threads_can_write_concurrently(server: RedisServer, open_log: Callable[
         assert [line for line in lines[::2] if line.startswith(f"{name} ")] == [f"{name} {n}" for n in range(500)]
 
 
-def test_a_rejection_is_raised_immediately(store: Store, open_log: Callable[..., JobLog]) -> None:
-    """Held while another runner is alive, and Closed after the job's end."""
-    log = open_log()
-    with pytest.raises(Held):
-        JobLog.open(store, *JOB)
-    log.finish()
-    with pytest.raises(Closed):
-        JobLog.open(store, *JOB)
-
-
 @pytest.mark.parametrize(
     ("job", "options", "says"),
     [
         *((job, {}, "invalid id") for job in (("a b", "j"), ("w", ""), ("w", "../x"))),
         *((JOB, {"lease_seconds": each}, f"invalid lease_seconds {each}") for each in (0, -1, float("nan"))),
         (JOB, {"ca_file": "/missing"}, "invalid ca_file '/missing': must be the path"),
+        (JOB, {"labels": {"Branch": "main"}}, "key is 1 to 63"),
     ],
 )
 def test_invalid_arguments_are_rejected(job: tuple[str, str], options: dict[str, Any], says: str) -> None:
@@ -417,32 +389,9 @@ def test_invalid_arguments_are_rejected(job: tuple[str, str], options: dict[str,
         JobLog.open("http://127.0.0.1:1", *job, **options)
 
 
-def test_an_unavailable_store_does_not_block_the_program(
-    server: RedisServer, open_log: Callable[..., JobLog], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Neither on opening nor later. The store receives the lines once it is back."""
-    server.kill()
-    with open_log(open_seconds=0.2) as log:
-        log.write("stdout", "early")
-        server.start()
-        wait_until(lambda: log.undelivered == 0 and read_lines(server), SOON, "the early line")
-        server.kill()
-        for number in range(1000):
-            log.write("stdout", str(number))
-        assert log.undelivered == 1000
-        server.start()
-
-    assert read_lines(server) == ["early", *map(str, range(1000))]
-    assert "lines wait here" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("is_interrupted", [False, True], ids=["timeout", "Ctrl-C"])
 def test_undelivered_lines_are_reported(
-    is_interrupted: bool,
-    server: RedisServer,
-    open_log: Callable[..., JobLog],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    is_interrupted: bool, server: RedisServer, open_log: OpenLog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """With a directory, the lines are saved to a file, and the message includes the command that delivers it."""
     said: list[str] = []
@@ -473,13 +422,19 @@ def test_the_url_of_a_service_is_enough() -> None:
             JobLog.open(url, *JOB)
 
 
-def test_log_records_become_lines(server: RedisServer, open_log: Callable[..., JobLog], logger: logging.Logger) -> None:
-    """WARNING and above go to stderr, or a chosen level. A line has its record's time; a traceback is several lines."""
+def test_log_records_become_lines(
+    server: RedisServer, open_log: OpenLog, logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """WARNING and above go to stderr, or a chosen level. A line has its record's time; a traceback is several lines.
+
+    As with any handler, an error in a record is printed and not raised.
+    """
     with open_log() as log:
         for handler in (JobLogHandler(log, logging.INFO), JobLogHandler(log, "WARNING", stderr_level=logging.ERROR)):
             handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
             logger.addHandler(handler)
         logger.debug("unheard")
+        JobLogHandler(log).handle(logger.makeRecord("name", logging.INFO, "file", 1, "%d", ("no number",), None))
         logger.info("hello %s", "you")
         logger.warning("careful")
         try:
@@ -487,6 +442,7 @@ def test_log_records_become_lines(server: RedisServer, open_log: Callable[..., J
         except ValueError:
             logger.exception("it failed")
     logger.info("after the end")
+    assert "Logging error" in capsys.readouterr().err
 
     lines, _ = read_log(server)
     messages = [(line["stream"], line["message"]) for line in lines]
@@ -545,14 +501,3 @@ def test_the_examples_of_the_page_publish_what_they_say(server: RedisServer) -> 
         assert done.returncode == 0
         assert read_lines(server, JobRef("wf_1", f"job_{number}")) == [["published"], ["published, too"]][number]
     assert len(examples) == 2
-
-
-def test_a_record_that_cannot_be_formatted_is_handled_by_logging(
-    open_log: Callable[..., JobLog], logger: logging.Logger, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As with any handler, the error is printed on stderr and not raised."""
-    record = logger.makeRecord("name", logging.INFO, "file", 1, "%d", ("no number",), None)
-    with open_log() as log:
-        JobLogHandler(log).handle(record)
-
-    assert "Logging error" in capsys.readouterr().err

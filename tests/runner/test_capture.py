@@ -71,17 +71,6 @@ def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit:
     assert joined([*batches, *splitter.close()]) == expected(b"".join(chunks))
 
 
-@given(st.lists(hostile), st.integers(4, 20))
-def test_no_partial_line_is_longer_than_the_limit(chunks: list[bytes], limit: int) -> None:
-    """Of the job's own bytes. A batch's ``lines`` is its number of messages. Characters are whole in partial lines."""
-    for batch in cut(chunks, limit):
-        assert all(len(line) <= limit for line in batch.text.split(b"\n"))
-        assert len(batch.messages()) == batch.lines
-        assert batch.lines == 1 or not batch.partial
-    text = b"".join(chunks).decode("utf-8", "ignore").replace("\ufffd", "").encode()
-    assert all("\ufffd" not in message for message, _ in entries(cut([text], limit)))
-
-
 @pytest.mark.parametrize(
     ("pieces", "found"),
     [

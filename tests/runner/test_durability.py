@@ -21,17 +21,14 @@ from chronoverse.errors import (
     NotDurable,
     QuotaReached,
     SequenceGap,
-    SpoolNotInLog,
     StoreUnavailable,
     TooFast,
 )
-from chronoverse.joblog.comparing import Comparison
 from chronoverse.joblog.labels import Labels
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Attempt, JobRef, LineRun, Status, count_lines
 from chronoverse.runner.outage import Outage
 from chronoverse.runner.publisher import JobResult, Publisher
-from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.run import wait_delivered
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
@@ -375,24 +372,3 @@ def test_a_file_that_cannot_be_written_is_reported_in_each_outage() -> None:
     file = "the spool's file in /data/spool cannot be written (no space)"
     found = [text.removesuffix(": the newest lines stay in memory") for text in said]
     assert found == [away, file, "the store is back"] * 2
-
-
-@pytest.mark.parametrize(("next_number", "differs"), [(1, False), (2, False), (2, True), (3, False)])
-def test_a_file_is_removed_only_if_the_ended_log_has_all_of_it(next_number: int, differs: bool, tmp_path: Path) -> None:
-    """Two lines with the numbers 1 and 2. The log has the same lines up to ``next_number``."""
-    spool, said = Spool(SpoolRoom(tmp_path, "job_1")), list[str]()
-    writer = cast("Any", ScriptedWriter(open=[Closed("the job has already ended")], finish=[Fenced()]))
-    spool.save_state(workflow=JOB.workflow_id, job=JOB.job_id, token="0" * 32, attempt=1, base=1)
-    spool.put(LineBatch("stdout", NOW, b"one\ntwo", 2))
-    path = spool.preserve()
-    assert path
-
-    with contextlib.ExitStack() as stack:
-        if next_number < 3:
-            why = "line 2 of wf_1/job_1 differs" if differs else f"without lines {next_number} to 2"
-            stack.enter_context(pytest.raises(SpoolNotInLog, match=why))
-        compared = Comparison(next_number, differs)
-        assert resend_spool(path, lambda _: writer, said.append, comparer_for=lambda _: lambda *_: compared)
-    assert path.exists() == (next_number < 3)
-    left = {1: "2 lines were", 2: "1 line was"}.get(next_number)
-    assert (f"{left} not delivered to the store" in said) == (left is not None)

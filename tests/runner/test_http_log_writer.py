@@ -1,9 +1,7 @@
 """The HTTP log writer: with the real service, behind a fault proxy, and with scripted services with unusual answers."""
 
-import os
 import re
 import secrets
-import shlex
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +24,7 @@ from chronoverse.errors import (
     Forbidden,
     Held,
     JobNotFound,
+    LabelSet,
     NotALog,
     NotDurable,
     QuotaReached,
@@ -36,18 +35,19 @@ from chronoverse.errors import (
     Unauthorized,
     Unreachable,
 )
-from chronoverse.joblog.model import Attempt, JobRef, Line, LineRun, Status, runs_of
+from chronoverse.joblog.entries import read_entries
+from chronoverse.joblog.model import Attempt, End, Gap, JobRef, Line, LineRun, Status, runs_of
 from chronoverse.runner.http_log_writer import GZIP_BYTES, READ_SECONDS, HttpLogWriter
+from chronoverse.store import Store
 from tests.support.certificates import Authority
-from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
-from tests.support.jobs import key, read_lines, read_log
+from tests.support.jobs import key, read_end, read_lines, read_log
 from tests.support.scripted import ScriptedService, answer, problem
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
 if TYPE_CHECKING:
-    from subprocess import CompletedProcess
+    pass
 
 #: Time limit of prompt events on a busy machine, in seconds.
 SOON: Final = 20.0
@@ -96,26 +96,24 @@ def token() -> str:
 
 def test_writes_are_idempotent(writer: HttpLogWriter, redis_server: RedisServer, job: JobRef) -> None:
     """Open, append, renew and finish take effect once, however often they are sent."""
-    store = writer
     chosen = token()
-    attempt = store.open(job, chosen)
-    assert attempt == store.open(job, chosen) == Attempt(job, chosen, 1, 1)
+    attempt = writer.open(job, chosen)
+    assert attempt == writer.open(job, chosen) == Attempt(job, chosen, 1, 1)
 
     sent = [*lines(1, "a", "\0é\U0001f642"), Line(3, TIMESTAMP, "half", "stderr", True)]
-    assert store.append(attempt, sent) == store.append(attempt, sent) == 4
+    assert writer.append(attempt, sent) == writer.append(attempt, sent) == 4
     redis_server.ask("PEXPIRE", key("lease", job), 1000)
-    store.renew(attempt)
+    writer.renew(attempt)
     assert redis_server.ask("PTTL", key("lease", job)) > 20_000
     for _ in range(2):
-        store.finish(attempt, Status.FAILED, 3, 5, 4)
+        writer.finish(attempt, Status.FAILED, 3, 5, 4)
 
-    found, end = read_log(redis_server, job)
-    assert found == [
+    assert read_log(redis_server, job)[0] == [
         {"timestamp": TIMESTAMP, "message": "a", "stream": "stdout"},
         {"timestamp": TIMESTAMP, "message": "\0é\U0001f642", "stream": "stdout"},
         {"timestamp": TIMESTAMP, "message": "half", "stream": "stderr", "partial": "1"},
     ]
-    assert end is not None
+    end = read_end(redis_server, job)
     assert (end["status"], end["exit_code"], end["lines"], end["dropped"]) == ("FAILED", "3", "3", "5")
 
 
@@ -144,6 +142,33 @@ def test_the_stores_rejections_are_raised(writer: HttpLogWriter, redis_server: R
             writer.open(refused, token())
 
 
+@pytest.mark.parametrize("way", ["store", "service"])
+def test_the_log_reports_lost_numbers_and_continues(
+    way: str, writer: HttpLogWriter, redis_server: RedisServer, job: JobRef
+) -> None:
+    """The request is atomic and idempotent. A log that lost everything begins with lost lines."""
+    with closing(Store(redis_server.url)) as store:
+        target = store if way == "store" else writer
+        attempt = target.open(job, token())
+        target.append_lost(attempt, 1, 2)
+        target.append(attempt, lines(3, "3"))
+        with pytest.raises(SequenceGap) as gap:
+            target.append_lost(attempt, 6, 9)
+        assert gap.value.expected == 4
+        assert target.append_lost(attempt, 4, 9) == target.append_lost(attempt, 4, 9) == 10
+        with pytest.raises(SequenceGap):
+            target.append(attempt, lines(11, "11", "12"))
+        assert target.append(attempt, lines(8, "8", "9", "10", "11")) == 12
+        with pytest.raises(Fenced):
+            target.append_lost(attempt._replace(token=token()), 12, 13)
+        target.finish(attempt, Status.COMPLETED, 0, 0, 12)
+    *entries, end = read_entries(redis_server.ask("XRANGE", key("log", job), "-", "+"), 0)
+    shape = [entry.sequence_num if isinstance(entry, Line) else entry for entry in entries]
+    assert shape == [Gap(1, 2, "lost"), 3, Gap(4, 9, "lost"), 10, 11]
+    assert isinstance(end, End)
+    assert end.lines == 11
+
+
 def test_an_insufficient_token_is_rejected(service: Service, job: JobRef) -> None:
     """No token, a read-only token, and a token for another workflow. To a runner, a wrong path looks like the last."""
     for shown, error, reason in (
@@ -155,8 +180,10 @@ def test_an_insufficient_token_is_rejected(service: Service, job: JobRef) -> Non
             f"the token is not for the workflow {job.workflow_id} at {service.url}",
         ),
     ):
-        with closing(HttpLogWriter(service.url, shown)) as writer, pytest.raises(error, match=re.escape(reason)):
+        match = re.escape(reason)
+        with closing(HttpLogWriter(service.url, shown)) as writer, pytest.raises(error, match=match) as raised:
             writer.open(job, token())
+        assert type(raised.value) is error
     url = f"{service.url}/logs"
     hint = re.escape(f"; is {url} the right address?")
     with closing(HttpLogWriter(url, service.token())) as writer, pytest.raises(JobNotFound, match=hint):
@@ -365,6 +392,16 @@ def test_a_service_of_an_earlier_version_receives_each_line_as_an_object() -> No
     assert sizes[0] == sizes[1] < 3000 < 10_000 < sizes[3] < sizes[2]
 
 
+def test_a_service_of_an_earlier_version_refuses_all_labels() -> None:
+    with (
+        ScriptedService(problem("400 Bad Request", "labels: Unknown field.")) as service,
+        closing(HttpLogWriter(service.url)) as writer,
+        pytest.raises(LabelSet, match=r"^the service does not accept labels \(an earlier version\?\): ") as raised,
+    ):
+        writer.open(SCRIPTED, token(), labels=(("branch", "main"),))
+    assert raised.value.keys == ("branch",)
+
+
 def test_appends_are_pipelined(service: Service, job: JobRef, proxy: FaultProxy) -> None:
     """In order, on one connection. After a disconnect they are sent again, and no line is duplicated."""
     with closing(HttpLogWriter(proxy.http_url, service.token())) as writer:
@@ -381,53 +418,6 @@ def test_appends_are_pipelined(service: Service, job: JobRef, proxy: FaultProxy)
             # Nobody has consumed the answer before this one, so it is sent again.
             gap()
         assert skipped() == 12
-
-
-def chronoverse(*arguments: str, **settings: object) -> "CompletedProcess[str]":
-    """The command line, with only these settings."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("CHRONOVERSE_")}
-    environ |= {f"CHRONOVERSE_{name.upper()}": str(value) for name, value in settings.items()}
-    return call_main(*arguments, environ=environ)
-
-
-def test_the_command_line_publishes_through_a_service(
-    service: Service, proxy: FaultProxy, redis_server: RedisServer, tmp_path: Path, job: JobRef
-) -> None:
-    """With the given token, and without starting a server. Lines left by an outage follow with the printed command."""
-    shown = {"token": service.token(job.workflow_id), "data_dir": tmp_path, "durability": "acked"}
-    run = ("run", "--server", proxy.http_url, "--deliver-timeout", "1s", "--workflow", job.workflow_id, "--job")
-    proxy.refuse()
-    command = ("--", "sh", "-c", "echo out; echo err >&2; exit 3")
-    late = chronoverse(*run, job.job_id, *command, **shown)
-    assert (late.returncode, late.stdout) == (3, "out\n")
-    _, _, named = late.stderr.partition("deliver later: chronoverse ")
-    assert named.startswith(f"deliver --server {proxy.http_url} ")
-    proxy.heal()
-    assert chronoverse(*shlex.split(named), **shown).returncode == 0
-
-    other = job._replace(job_id=f"{job.job_id}-other")
-    done = chronoverse(*run, other.job_id, *command, **shown)
-    page = f"{proxy.http_url}/ui/workflows/{other.workflow_id}/jobs/{other.job_id}"
-    link = f"chronoverse: job {other.job_id} of workflow {other.workflow_id} is at {page}\n"
-    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", f"{link}err\n")
-    for each in (job, other):
-        assert sorted(read_lines(redis_server, each)) == ["err", "out"]
-        end = read_log(redis_server, each)[1]
-        assert end is not None
-        assert (end["status"], end["exit_code"]) == ("FAILED", "3")
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != ""] == []
-
-
-def test_the_command_line_needs_a_token_for_a_foreign_service(service: Service, tmp_path: Path) -> None:
-    """Without one, it publishes nothing and explains why. An invalid URL is rejected."""
-    run = ("run", "--workflow", "wf", "--server")
-    done = chronoverse(*run, service.url, "--", "echo", "shown", data_dir=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "shown\n")
-    assert "requires a token: set CHRONOVERSE_TOKEN" in done.stderr
-    done = chronoverse(*run, service.url, "--require-log", "--", "echo", "shown", data_dir=tmp_path)
-    assert (done.returncode, done.stdout) == (77, "")
-    for url in ("ftp://x", "http://", "http://u:p@x", "x"):
-        assert chronoverse(*run, url, "--", "true").returncode == 64
 
 
 def test_threads_share_a_writer(writer: HttpLogWriter) -> None:

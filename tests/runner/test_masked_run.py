@@ -1,5 +1,6 @@
 """Real commands that print secrets: none reach the store, but the local terminal shows them."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.capture.masking import Masks
 from chronoverse.runner.run import run
-from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
+from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.commands import after_link, call_main
 from tests.support.jobs import JOB, read_lines
@@ -32,35 +33,23 @@ os.write(1, lines + b"\\n"); os.write(2, b"at the end: " + secret)
 """
 
 
-def test_a_secret_is_nowhere_in_the_store(server: RedisServer, tmp_path: Path) -> None:
-    """Neither in the log nor in the server's files. The terminal's output is unchanged."""
-    store, out, err = Store(server.url), io.BytesIO(), io.BytesIO()
-    masks = Masks([SECRET.encode(), LINES.encode()])
-    assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, masks=masks) == 0
-    store.close()
-    text = "\n".join(read_lines(server))
-    hidden = [SECRET, *(line for line in LINES.split("\n") if len(line) >= 4)]
-    assert not [part for part in hidden if part in text.replace("\n", "") or part in text]
-    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-    assert not [part for part in hidden if part.encode() in written]
-    assert text.count("***") == 8
-    assert out.getvalue().count(SECRET.encode()) == 3
-    # A slow machine prints the progress of the delivery, too.
-    assert err.getvalue().partition(b"\n")[0] == b"at the end: " + SECRET.encode()
-
-
-def test_a_secret_is_nowhere_in_a_spool_file(tmp_path: Path) -> None:
-    """The file contains masks instead."""
-    store, masks = Store(f"unix://{tmp_path}/nobody"), Masks([SECRET.encode(), LINES.encode()])
+@pytest.mark.parametrize("is_away", [False, True], ids=["store", "spool"])
+def test_a_secret_is_in_no_file(server: RedisServer, tmp_path: Path, is_away: bool) -> None:
+    """Neither of the store nor, during an outage, of the spool. The terminal's output is unchanged."""
     out, err, room = io.BytesIO(), io.BytesIO(), SpoolRoom(tmp_path / "spool", JOB.job_id)
-    limits: dict[str, Any] = {"masks": masks, "room": room, "open_seconds": 0.1, "deliver_seconds": 0.1}
-    assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, **limits) == 0
-    store.close()
-    [path] = orphaned_spools(tmp_path / "spool")
-    kept = path.read_bytes()
-    assert not [part for part in (SECRET, *LINES.split("\n")) if len(part) >= 4 and part.encode() in kept]
-    assert kept.count(b"***") == 8
-    assert b"deliver later:" in err.getvalue()
+    limits: dict[str, Any] = {"masks": Masks([SECRET.encode(), LINES.encode()]), "room": room}
+    limits |= {"open_seconds": 0.1, "deliver_seconds": 0.1} if is_away else {}
+    with contextlib.closing(Store(f"unix://{tmp_path}/nobody" if is_away else server.url)) as store:
+        assert run([sys.executable, "-c", LEAKY], store, JOB, out=out, err=err, **limits) == 0
+    directory = tmp_path if is_away else server.directory
+    written = b"".join(path.read_bytes() for path in directory.rglob("*") if path.is_file())
+    hidden = [SECRET, *(line for line in LINES.split("\n") if len(line) >= 4)]
+    assert not [part for part in hidden if part.encode() in written]
+    assert written.count(b"***") == 8
+    if not is_away:
+        assert not [part for part in hidden if part in "".join(read_lines(server))]
+    assert (out.getvalue().count(SECRET.encode()), b"deliver later:" in err.getvalue()) == (3, is_away)
+    assert b"at the end: " + SECRET.encode() in err.getvalue()
 
 
 def test_the_command_line_masks_variables_and_files(server: RedisServer, tmp_path: Path) -> None:
@@ -117,7 +106,8 @@ def test_secrets_known_by_their_form_are_nowhere_in_the_store(server: RedisServe
     assert f"{'x' * 65_530} [masked] {'y' * 140_000}" in whole
     assert [*MASKED_PEM] == lines[-len(PEM) - 1 : -1]
     assert lines[-1] == "at the end: [masked]"
-    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    files = [path for each in (tmp_path, server.directory) for path in each.rglob("*") if path.is_file()]
+    written = b"".join(path.read_bytes() for path in files)
     assert GITHUB[3:].encode() not in written
     assert PEM[3].encode() not in written
 

@@ -5,9 +5,8 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ import redis
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import Fenced, Held, StoreRefused, StoreUnavailable, TooFast
 from chronoverse.joblog.entries import read_entries
-from chronoverse.joblog.model import End, Gap, Line
+from chronoverse.joblog.model import End, Gap, Line, Status
 from chronoverse.runner.publisher import Publisher
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Durability, Store
-from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
+from tests.support.jobs import JOB, RunningJob, key, read_end, read_lines, read_log
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -55,9 +54,8 @@ def test_a_server_that_is_killed_and_restarted_loses_no_line(server: RedisServer
         server.start()
         job.release()
         assert job.result() == 0
-    lines, end = read_log(server)
-    assert [line["message"] for line in lines if line["stream"] == "stdout"] == numbers(10_000)
-    assert end is not None
+    assert [line["message"] for line in read_log(server)[0] if line["stream"] == "stdout"] == numbers(10_000)
+    end = read_end(server)
     assert (end["status"], end["lines"], end["dropped"]) == ("COMPLETED", "10001", "0")
     assert "lines wait here, the job continues" in job.stderr_text
     assert job.stderr_text.count("chronoverse: the store is back\n") == 1
@@ -79,18 +77,6 @@ def test_a_server_out_of_memory_gets_every_line_later(server: RedisServer, store
         assert job.result() == 0
     assert read_lines(server) == numbers(9_000)
     assert job.stderr_text.count("the store is back") == 1
-
-
-def test_the_lease_of_a_quiet_job_is_renewed(server: RedisServer, store: Store, tmp_path: Path) -> None:
-    """Three times per lease lifetime."""
-    with RunningJob("wait()", store, tmp_path, lease_seconds=0.9) as job:
-        wait_until(lambda: server.ask("EXISTS", key("lease")), SOON, "the lease is taken")
-        for _ in range(3):
-            server.ask("PEXPIRE", key("lease"), 5_000)
-            wait_until(lambda: server.ask("PTTL", key("lease")) > 20_000, SOON, "the lease was renewed")
-        job.release()
-        assert job.result() == 0
-    assert server.ask("EXISTS", key("lease")) == 0
 
 
 def test_a_runner_leaves_a_job_that_was_taken_over(server: RedisServer, store: Store, tmp_path: Path) -> None:
@@ -147,60 +133,6 @@ def test_a_refused_runner_pauses_before_it_tries_again(error: Exception) -> None
     assert times[4] - times[0] > 0.1
 
 
-class FailingOnce:
-    """A store whose operations each fail once, before or after taking effect. While it is down, appends fail."""
-
-    def __init__(self, store: Store, lost: str) -> None:
-        self._store = store
-        self._lost = lost
-        self.is_away = False
-        self.failed: set[str] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._store, name)
-        return partial(self._call, name, value) if name in ("open", "append_lost", "finish", "renew") else value
-
-    def append_ahead(self, *args: Any) -> Callable[[], int]:
-        return partial(self._call, "append", self._store.append_runs, *args)
-
-    def _call(self, name: str, operation: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        if self.is_away and name == "append":
-            raise StoreUnavailable("away")
-        if name in self.failed:
-            return operation(*args, **options)
-        self.failed.add(name)
-        if self._lost == "answer":
-            operation(*args, **options)
-        raise StoreUnavailable(f"the {self._lost} is lost")
-
-
-@pytest.mark.parametrize("lost", ["request", "answer"])
-def test_operations_that_fail_once_take_effect_once(
-    lost: str, server: RedisServer, store: Store, tmp_path: Path
-) -> None:
-    """Opening, appending, naming dropped lines and ending, each in turn. Each number is of a line, or in a gap."""
-    failing: Any = FailingOnce(store, lost)
-    # More than two reads of the pipe, and than the spool holds: it has to drop lines, however late they are read.
-    code = NUMBERS + "say(0, 100); wait(); say(100, 100_000); print('unhindered', file=sys.stderr, flush=True); wait()"
-    with RunningJob(code, failing, tmp_path, room=SpoolRoom(memory_bytes=120_000)) as job:
-        wait_for_published(server, 100)
-        failing.is_away = True
-        job.release()
-        wait_until(lambda: "unhindered" in job.stderr_text, SOON, "the job printed on")
-        failing.is_away = False
-        job.release()
-        assert job.result() == 0
-    assert failing.failed >= {"open", "append", "append_lost", "finish"}
-    *entries, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
-    gaps = [entry.last - entry.first + 1 for entry in entries if isinstance(entry, Gap)]
-    lines = [entry for entry in entries if isinstance(entry, Line)]
-    assert isinstance(end, End)
-    assert (sum(gaps), end.lines, len(lines) + end.dropped) == (end.dropped, 100_001, 100_001)
-    assert end.dropped > 0
-    # One of them, near the end, is the line of stderr.
-    assert all(line.sequence_num - int(line.message) in (1, 2) for line in lines if line.message.isdigit())
-
-
 @pytest.mark.parametrize("is_signalled", [False, True], ids=["timeout", "signal"])
 def test_delivery_ends_in_time(is_signalled: bool, server: RedisServer, store: Store, tmp_path: Path) -> None:
     """At the timeout, or at a signal: the command has ended, so it is meant for the runner."""
@@ -218,11 +150,6 @@ def test_delivery_ends_in_time(is_signalled: bool, server: RedisServer, store: S
     assert job.stderr_text.endswith("chronoverse: 20 lines were not delivered to the store\n")
 
 
-def small_room(tmp_path: Path) -> SpoolRoom:
-    """Capacity of a spool that does not keep durable lines."""
-    return SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
-
-
 @pytest.fixture
 def everysec(server: RedisServer) -> Iterator[Store]:
     """A store whose runners keep lines until they are on its disk."""
@@ -232,28 +159,43 @@ def everysec(server: RedisServer) -> Iterator[Store]:
     server.ask("CONFIG", "SET", "appendfsync", "always")
 
 
-def test_lines_are_kept_until_they_are_on_the_stores_disk(server: RedisServer, everysec: Store, tmp_path: Path) -> None:
-    """A power loss drops lines that were acknowledged but not yet durable. The runner still has all of them."""
-    code = NUMBERS + "say(0, 50); wait(); say(50, 20_000); wait()"
-    with RunningJob(code, everysec, tmp_path, room=small_room(tmp_path)) as job:
-        wait_for_published(server, 50)
+@pytest.mark.parametrize("is_kept", [True, False], ids=["kept", "released"])
+def test_lines_that_a_power_loss_drops(is_kept: bool, server: RedisServer, everysec: Store, tmp_path: Path) -> None:
+    """The runner keeps lines until they are on the store's disk. A failover can lose more: the log then names them.
+
+    An earlier version never sent any later line.
+    """
+    code = NUMBERS + "say(0, 102); wait(); say(102, 20_000); wait(); say(20_000, 20_100)"
+    room = SpoolRoom(tmp_path / "spool", "job_1", 40_000, 10**8, keep_bytes=0)
+    with RunningJob(code, everysec, tmp_path, room=room) as job:
+        wait_for_published(server, 102)
         with redis.Redis.from_url(server.url) as client:
             client.set("mark", 1)
             assert client.execute_command("WAITAOF", 1, 0, 5000)[0] == 1
-        # From now on, nothing is written to disk or confirmed.
-        server.ask("CONFIG", "SET", "appendfsync", "no")
-        safe = {path: path.stat().st_size for path in (server.directory / "appendonlydir").glob("*.incr.aof")}
+        if is_kept:
+            # From now on, nothing is written to disk or confirmed.
+            server.ask("CONFIG", "SET", "appendfsync", "no")
+        old = {path: path.stat().st_size for path in (server.directory / "appendonlydir").glob("*.incr.aof")}
         job.release()
         wait_for_published(server, 20_000)
+        if not is_kept:
+            wait_until(lambda: not list((tmp_path / "spool").iterdir()), SOON, "they are safe")
         server.kill()
-        for path, size in safe.items():
+        for path, size in old.items():
             os.truncate(path, size)
         server.start()
         server.ask("CONFIG", "SET", "appendfsync", "everysec")
         assert server.ask("XLEN", key("log")) < 20_000
         job.release()
         assert job.result() == 0
-    lines, end = read_log(server)
-    assert [line["message"] for line in lines] == numbers(20_000)
-    assert end is not None
+    *entries, end = read_entries(server.ask("XRANGE", key("log"), "-", "+"), 0)
+    gaps = [entry for entry in entries if isinstance(entry, Gap)]
+    lost = range(103, gaps[0].last + 1) if gaps else range(0)
+    assert gaps == [Gap(103, lost.stop - 1, "lost")] * (not is_kept)
+    found = [(line.sequence_num, int(line.message)) for line in entries if isinstance(line, Line)]
+    assert found == [(number, number - 1) for number in range(1, 20_101) if number not in lost]
+    assert isinstance(end, End)
+    assert (end.status, end.lines) == (Status.COMPLETED, 20_100)
+    said = f"lines 103 to {lost.stop - 1} are lost from both store and spool: the log"
+    assert (said in job.stderr_text) == (not is_kept)
     assert list((tmp_path / "spool").iterdir()) == []

@@ -24,7 +24,7 @@ from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolFile, SpoolRoom, orphaned_spools
 from chronoverse.store import Store
 from tests.support.commands import call_main, chronoverse_argv
-from tests.support.jobs import key, read_lines, read_log
+from tests.support.jobs import key, outcome, read_end, read_lines, read_log
 from tests.support.ports import free_port
 from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
@@ -97,9 +97,7 @@ def assert_ran(done: "subprocess.CompletedProcess[str]", reason: str) -> None:
 def assert_published_once(server: RedisServer, job: JobRef) -> None:
     """The log has each line once, and the end has the command's outcome."""
     assert sorted(read_lines(server, job)) == LINES
-    end = read_log(server, job)[1]
-    assert end is not None
-    assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "3", "3")
+    assert (outcome(server, job), read_end(server, job)["lines"]) == (("FAILED", "3"), "3")
 
 
 def test_a_rejected_token_does_not_stop_the_command(
@@ -242,6 +240,7 @@ TAKEN: Final = {
     "deleted": ("was deleted", 73),
     "held": ("another live runner", 75),
     "another's": ("entry ids", 65),
+    "no log": ("is not a log", 65),
 }
 
 
@@ -252,6 +251,8 @@ def take(how: str, server: RedisServer, store: Store, job: JobRef) -> None:
         delete_job(server, job)
     elif how == "held":
         store.open(job, secrets.token_hex(16))
+    elif how == "no log":
+        server.ask("SET", key("log", job), "x")
     else:
         server.ask("XADD", key("log", job), "5-1", "message", "?")
 
@@ -265,7 +266,7 @@ def test_an_id_that_is_taken_does_not_stop_the_command(
     With ``--require-log``, the command does not start, and the exit code says why.
     """
     take(how, server, store, job)
-    before, where = server.ask("XRANGE", key("log", job), "-", "+"), {"REDIS_URL": server.url}
+    before, where = server.ask("DUMP", key("log", job)), {"REDIS_URL": server.url}
     done = chronoverse(*run_arguments(job, "--require-log"), "touch", str(tmp_path / "ran"), data_dir=tmp_path, **where)
     assert (done.returncode, TAKEN[how][0] in done.stderr) == (TAKEN[how][1], True)
     assert not (tmp_path / "ran").exists()
@@ -276,7 +277,7 @@ def test_an_id_that_is_taken_does_not_stop_the_command(
     assert TAKEN[how][0] in done.stderr
     command = printed_command(done.stderr)
     assert "--retry" in command
-    if how != "another's":
+    if how not in ("another's", "no log"):
         (path,) = orphaned_spools(tmp_path / "spool")
         same_id = chronoverse("deliver", str(path), data_dir=tmp_path, **where)
         assert same_id.returncode == {"ended": 76, "deleted": 73, "held": 75}[how]
@@ -285,7 +286,7 @@ def test_an_id_that_is_taken_does_not_stop_the_command(
         assert printed_command(same_id.stderr.rpartition("chronoverse: ")[0]) == command
         assert chronoverse(*command, data_dir=tmp_path, **where).returncode == 0
         assert_published_once(server, JobRef(job.workflow_id, f"{job.job_id}.2"))
-    assert server.ask("XRANGE", key("log", job), "-", "+") == before
+    assert server.ask("DUMP", key("log", job)) == before
 
 
 def test_lines_of_an_earlier_runner_are_not_mixed_with_those_of_a_rejected_one(
@@ -386,3 +387,14 @@ def test_an_unusable_token_file_does_not_stop_the_command(
     assert delivered.returncode == 0
     shown = chronoverse(*read, data_dir=tmp_path, TOKEN_FILE=str(file), URL=service.url)
     assert (shown.returncode, sorted(shown.stdout.splitlines())) == (3, LINES)
+
+
+def test_a_foreign_service_requires_a_token(service: Service, tmp_path: Path, job: JobRef) -> None:
+    """Without one, nothing is published. An invalid URL is rejected."""
+    done = chronoverse(*run_arguments(job, "--server", service.url), *COMMAND, data_dir=tmp_path)
+    assert_ran(done, "requires a token: set CHRONOVERSE_TOKEN")
+    arguments = run_arguments(job, "--server", service.url, "--require-log")
+    done = chronoverse(*arguments, "echo", "shown", data_dir=tmp_path)
+    assert (done.returncode, done.stdout) == (77, "")
+    for url in ("ftp://x", "http://", "http://u:p@x", "x"):
+        assert chronoverse(*run_arguments(job, "--server", url), "true", data_dir=tmp_path).returncode == 64

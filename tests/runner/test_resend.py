@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from chronoverse.runner.resend import resend_spool
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom, orphaned_spools
 from chronoverse.store import Store
-from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
+from tests.support.jobs import JOB, RunningJob, key, outcome, read_end, read_lines, read_log
 from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 
@@ -39,6 +40,13 @@ def numbers(stop: int) -> list[str]:
     return [str(number) for number in range(stop)]
 
 
+def left_file(room: SpoolRoom) -> Path:
+    """The only file that runners have left."""
+    assert room.directory is not None
+    (path,) = orphaned_spools(room.directory)
+    return path
+
+
 def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> Path:
     """The spool file of a job with 3,000 lines that failed with 9. The server was killed after the first ten.
 
@@ -50,14 +58,11 @@ def leave_spool(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRo
         server.kill()
         job.release()
         assert job.result() == 9
-    undelivered = re.search(r"^chronoverse: (\d+) lines were not delivered to the store$", job.stderr_text, re.M)
-    assert undelivered is not None
-    found = re.search(r"deliver later: chronoverse deliver (\S+)\n$", job.stderr_text)
-    assert found is not None
-    assert room.directory is not None
-    ((path, state),) = orphaned_spools(room.directory).items()
-    assert (str(path), state["acked"]) == (found[1], 3_000 - int(undelivered[1]))
-    assert 0 <= state["acked"] <= 10
+    path = left_file(room)
+    acked = orphaned_spools(path.parent)[path]["acked"]
+    assert 0 <= acked <= 10
+    said = f"chronoverse: {3_000 - acked} lines were not delivered to the store\n"
+    assert job.stderr_text.endswith(f"{said}chronoverse: deliver later: chronoverse deliver {path}\n")
     return path
 
 
@@ -79,10 +84,8 @@ def test_a_spool_file_is_delivered_later(
     if is_expired:
         server.ask("DEL", key("lease"))
     assert resend_spool(path, lambda _: store, said.append)
-    lines, end = read_log(server)
-    assert [line["message"] for line in lines] == numbers(3000)
-    assert end is not None
-    assert (end["status"], end["exit_code"], end["lines"]) == ("FAILED", "9", "3000")
+    assert read_lines(server) == numbers(3000)
+    assert (outcome(server), read_end(server)["lines"]) == (("FAILED", "9"), "3000")
     assert not path.exists()
     assert said[-1] == f"3000 lines of wf_1/job_1 are in the store; removed {path}"
     assert server.ask("HGET", key("job"), "attempt") == (b"2" if is_expired else b"1")
@@ -91,14 +94,13 @@ def test_a_spool_file_is_delivered_later(
 def leave_attempt(server: RedisServer, room: SpoolRoom) -> Path:
     """The file of an attempt that will be followed by another one. The server is down."""
     server.kill()
+    options: dict[str, Any] = {"open_seconds": 0.1, "deliver_seconds": 0.1, "room": room, "say": lambda text: None}
     with contextlib.closing(Store(server.url)) as store:
-        log = JobLog.open(store, *JOB, open_seconds=0.1, deliver_seconds=0.1, room=room, say=lambda text: None)
+        log = JobLog.open(store, *JOB, labels={"branch": "main"}, **options)
         log.write("stdout", "first")
         assert not log.finish("PENDING", None)
     server.start()
-    assert room.directory is not None
-    (path,) = orphaned_spools(room.directory)
-    return path
+    return left_file(room)
 
 
 def test_an_attempt_is_delivered_before_the_next_one(server: RedisServer, store: Store, room: SpoolRoom) -> None:
@@ -111,15 +113,15 @@ def test_an_attempt_is_delivered_before_the_next_one(server: RedisServer, store:
 
 
 def test_an_attempt_after_the_jobs_end_gets_its_own_log(server: RedisServer, store: Store, room: SpoolRoom) -> None:
-    """There the job is FAILED, since no attempt will follow."""
+    """There the job has its labels, and is FAILED, since no attempt will follow."""
     path = leave_attempt(server, room)
     JobLog.open(store, *JOB).finish()
     with pytest.raises(Closed, match="has ended without"):
         resend_spool(path, lambda _: store, print)
     assert resend_spool(path, lambda _: store, print, retry=True)
-    lines, end = read_log(server, JobRef("wf_1", "job_1.2"))
-    assert end is not None
-    assert ([line["message"] for line in lines], end["status"]) == (["first"], "FAILED")
+    job = JobRef("wf_1", "job_1.2")
+    assert (read_lines(server, job), outcome(server, job)) == (["first"], ("FAILED", None))
+    assert server.ask("HGET", key("job", job), "label:branch") == b"main"
 
 
 @pytest.mark.parametrize("taken", ["lost", "held", "written"])
@@ -201,9 +203,7 @@ def kill_runner(server: RedisServer, room: SpoolRoom) -> Path:
             assert line, "the runner is gone"
         runner.kill()
     server.start()
-    assert room.directory is not None
-    (path,) = orphaned_spools(room.directory)
-    return path
+    return left_file(room)
 
 
 def test_a_killed_runner_keeps_its_lines(server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom) -> None:
@@ -212,10 +212,8 @@ def test_a_killed_runner_keeps_its_lines(server: RedisServer, store: Store, tmp_
     server.start()
     path = kill_runner(server, room)
     assert resend_spool(path, lambda _: store, print)
-    lines, end = read_log(server)
-    assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), *numbers(3000)]
-    assert end is not None
-    assert end["status"] == "LOST"
+    lines = [line["message"] for line in read_log(server)[0] if line["stream"] == "stdout"]
+    assert (lines, outcome(server)) == ([*numbers(3000), *numbers(3000)], ("LOST", None))
 
 
 def test_a_later_runner_of_the_job_delivers_the_lines(
@@ -225,10 +223,8 @@ def test_a_later_runner_of_the_job_delivers_the_lines(
     path = kill_runner(server, room)
     with RunningJob("print('again')", store, tmp_path, room=room) as job:
         assert job.result() == 0
-    lines, end = read_log(server)
-    assert [line["message"] for line in lines if line["stream"] == "stdout"] == [*numbers(3000), "again"]
-    assert end is not None
-    assert end["status"] == "COMPLETED"
+    lines = [line["message"] for line in read_log(server)[0] if line["stream"] == "stdout"]
+    assert (lines, outcome(server)) == ([*numbers(3000), "again"], ("COMPLETED", "0"))
     assert re.search("first delivering 300[01] lines of an earlier runner of this job", job.stderr_text)
     assert not path.exists()
 

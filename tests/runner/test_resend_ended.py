@@ -24,7 +24,7 @@ from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.store import Store
 from tests.support.commands import call_main
-from tests.support.jobs import JOB, key, read_lines, read_log
+from tests.support.jobs import JOB, key, read_end, read_lines, read_log
 from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
@@ -88,7 +88,8 @@ def test_lines_that_a_lost_job_did_not_receive_stay_in_the_file(
     wait_until_lost(server)
     done = deliver(server, tmp_path, left, durability=durability)
     assert done.returncode == ENDED
-    assert f"lines {BEFORE + 1} to {ALL}" in done.stderr
+    assert f"without lines {BEFORE + 1} to {ALL} of {left}" in done.stderr
+    assert f"{ALL - BEFORE} lines were not delivered to the store\n" in done.stderr
     assert f"chronoverse deliver --retry {left}" in done.stderr
     assert read_lines(server) == [str(number) for number in range(1, BEFORE + 1)]
 
@@ -107,10 +108,9 @@ def test_lines_that_a_lost_job_did_not_receive_stay_in_the_file(
     done = deliver(server, tmp_path, "--as", other.job_id, left, durability=durability)
     said = f"chronoverse: {ALL} lines of {other} are in the store; removed {left}"
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, said)
-    lines, end = read_log(server, other)
+    lines, end = read_log(server, other)[0], read_end(server, other)
     assert [line["message"] for line in lines] == [str(number) for number in range(1, ALL + 1)]
     assert [lines[0]["stream"], lines[-1]["stream"], lines[-1]["timestamp"]] == ["stdout", "stderr", TIMESTAMP]
-    assert end is not None
     assert (end["status"], end["lines"]) == ("LOST", str(ALL))
 
 
@@ -120,6 +120,7 @@ def test_lines_that_a_lost_job_did_not_receive_stay_in_the_file(
         (None, ""),
         ("ending", f"{JOB} has all lines of {{path}}, but a different end: COMPLETED with exit code 0"),
         ("line", f"line 2000 of {JOB} differs from {{path}}"),
+        ("more", f"{JOB} has ended without lines {ALL + 1} to {ALL + 1} of {{path}}"),
         ("archived", ""),
         ("no archive", "cannot be read from the log of"),
     ],
@@ -132,9 +133,12 @@ def test_a_complete_log_is_recognised_immediately(
     assert deliver(server, tmp_path, left, lease_seconds=30).returncode == 0
     left.write_bytes(content)
     settings: dict[str, Any] = {}
-    if changed == "ending":
+    if changed in ("ending", "more"):
         spool = Spool.recover(left, keep_all=True)
-        spool.save_state(ending=["COMPLETED", 0])
+        if changed == "more":
+            spool.put(LineBatch("stdout", TIMESTAMP, b"more", 1))
+        else:
+            spool.save_state(ending=["COMPLETED", 0])
         assert spool.preserve() == left
     elif changed == "line":
         entries = server.ask("XRANGE", key("log"), "-", "+")
@@ -159,19 +163,6 @@ def service(durable_server: RedisServer, tmp_path_factory: pytest.TempPathFactor
     """A service next to the server."""
     with Service(tmp_path_factory.mktemp("service"), durable_server.url, lease_seconds=1) as service:
         yield service
-
-
-@pytest.mark.long
-def test_delivery_works_through_a_service(server: RedisServer, left: Path, service: Service, tmp_path: Path) -> None:
-    """With a write-only token: a runner can still ask whether the log has its lines."""
-    wait_until_lost(server)
-    token = service.token(scopes=["logs:write"])
-    done = deliver(server, tmp_path, "--server", service.url, left, token=token)
-    assert done.returncode == ENDED
-    assert f"lines {BEFORE + 1} to {ALL}" in done.stderr
-    done = deliver(server, tmp_path, "--server", service.url, "--as", OTHER.job_id, left, token=token)
-    assert (done.returncode, left.exists()) == (0, False)
-    assert read_log(server, OTHER)[0][-1]["message"] == str(ALL)
 
 
 @pytest.mark.long

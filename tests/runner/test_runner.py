@@ -18,10 +18,9 @@ import pytest
 from chronoverse.runner.command import GRACE_SECONDS, SignalForwarder, Tee, open_standard
 from chronoverse.runner.run import run
 from chronoverse.store import Store
-from tests.runner.descriptors import open_descriptors
 from tests.runner.test_pseudoterminal import TERMINAL
 from tests.support.commands import call_main
-from tests.support.jobs import JOB, RunningJob, key, read_lines, read_log
+from tests.support.jobs import JOB, RunningJob, outcome, read_end, read_lines, read_log
 from tests.support.parameters import long_after
 from tests.support.servers import RedisServer
 from tests.support.service import is_alive
@@ -38,10 +37,6 @@ def execute(store: Store, *argv: str) -> tuple[int, bytes, bytes]:
     return code, out.getvalue(), err.getvalue()
 
 
-def python(store: Store, code: str) -> tuple[int, bytes, bytes]:
-    return execute(store, sys.executable, "-c", code)
-
-
 def test_the_command_does_not_wait_for_the_store(store: Store, server: RedisServer, tmp_path: Path) -> None:
     """The store's client is imported and connected while the command is already running."""
     started = tmp_path / "started"
@@ -51,17 +46,16 @@ def test_the_command_does_not_wait_for_the_store(store: Store, server: RedisServ
         return store
 
     assert run(["touch", str(started)], connect, JOB, open_seconds=3 * SOON) == 0
-    assert read_log(server)[1] is not None
+    assert outcome(server) == ("COMPLETED", "0")
 
 
 def test_both_streams_are_shown_and_published(server: RedisServer, store: Store) -> None:
     """Shown unchanged, published line by line, and followed by the job's end."""
     code, out, err = execute(store, "sh", "-c", "echo one; sleep 0.1; echo two >&2; sleep 0.1; echo three")
-    lines, end = read_log(server)
     assert (code, out, err) == (0, b"one\nthree\n", b"two\n")
-    found = [(line["message"], line["stream"]) for line in lines]
+    found = [(line["message"], line["stream"]) for line in read_log(server)[0]]
     assert found == [("one", "stdout"), ("two", "stderr"), ("three", "stdout")]
-    assert end is not None
+    end = read_end(server)
     assert [end[name] for name in ("status", "exit_code", "lines", "dropped")] == ["COMPLETED", "0", "3", "0"]
 
 
@@ -79,9 +73,7 @@ def test_the_exit_code_is_the_commands_own(
 ) -> None:
     """128 + n for signal n."""
     assert execute(store, "sh", "-c", script)[0] == code
-    _, end = read_log(server)
-    assert end is not None
-    assert (end["exit_code"], end["status"]) == (str(code), status)
+    assert outcome(server) == (status, str(code))
 
 
 @pytest.mark.parametrize("options", long_after(1, [[], ["--pty"]]))
@@ -111,15 +103,6 @@ def test_a_command_that_cannot_be_started_has_a_shells_exit_code(
     assert (code, f"chronoverse: {tmp_path}/data: Permission denied" in err.decode()) == (126, True)
 
 
-def test_hostile_lines_arrive_as_text(server: RedisServer, store: Store) -> None:
-    """Blank lines, control characters, text that looks like frames, invalid UTF-8: no line is lost."""
-    hostile = b"\n\na\r\ndata: x\n\nevent: end\n\x00\x07\n\xe2\x80\xa8\n\xff\xfe\n\xed\xa0\x80\nlast without newline"
-    _, out, _ = python(store, f"import sys; sys.stdout.buffer.write({hostile!r})")
-    assert out == hostile
-    text = hostile.replace(b"\r\n", b"\n").split(b"\n")
-    assert read_lines(server) == [line.decode("utf-8", "replace") for line in text]
-
-
 def test_a_line_after_silence_is_stored_immediately(server: RedisServer, store: Store, tmp_path: Path) -> None:
     """It does not wait for a full batch."""
     with RunningJob("for i in range(5): wait(); print(i, flush=True)", store, tmp_path) as job:
@@ -132,7 +115,7 @@ def test_a_line_after_silence_is_stored_immediately(server: RedisServer, store: 
 def test_lines_are_appended_in_batches(server: RedisServer, store: Store) -> None:
     """20,000 lines take some tens of appends."""
     server.ask("CONFIG", "RESETSTAT")
-    python(store, "for i in range(20_000): print(i)")
+    execute(store, "seq", "20000")
     calls = next(line for line in server.ask("INFO", "commandstats").split() if line.startswith(b"cmdstat_evalsha:"))
     assert int(calls.split(b"calls=")[1].split(b",")[0]) < 60
     assert len(read_lines(server)) == 20_000
@@ -191,16 +174,6 @@ def test_messages_replace_the_status_of_a_terminal() -> None:
     line = b"\r\x1b[K"
     assert shown[0] == line + b"chronoverse: 1 s" + line + b"chronoverse: 2 s" + line + b"chronoverse: done\n"
     assert shown[1] == b"chronoverse: 1 s\nchronoverse: done\n"
-
-
-def test_a_key_that_is_not_a_log_does_not_stop_the_command(server: RedisServer, store: Store) -> None:
-    """Nothing can be published under this id. Without a directory for a file, the lines are not kept either."""
-    server.ask("SET", key("log"), "x")
-    code, out, err = execute(store, "sh", "-c", "echo shown; exit 3")
-    assert (code, out) == (3, b"shown\n")
-    assert err.startswith(b"chronoverse: nothing is published: the job's key in the store is not a log")
-    assert b"1 line was not delivered" in err
-    assert server.ask("GET", key("log")) == b"x"
 
 
 DRIVER = """
@@ -271,9 +244,7 @@ def test_signals_reach_the_whole_process_group(server: RedisServer, number: sign
         grandchild = int(process.stdout.readline())  # type: ignore[union-attr]
         process.send_signal(number)
         assert process.wait(SOON) == 128 + number
-    _, end = read_log(server)
-    assert end is not None
-    assert (end["status"], end["exit_code"]) == ("CANCELED", str(128 + number))
+    assert outcome(server) == ("CANCELED", str(128 + number))
     wait_until(lambda: not is_alive(grandchild), SOON, "the grandchild has ended")
 
 
@@ -287,10 +258,8 @@ def test_a_command_can_handle_signals(server: RedisServer) -> None:
             process.stdout.readline()
             process.send_signal(signal.SIGTERM)
         assert process.wait(SOON) == 137
-    lines, end = read_log(server)
-    assert end is not None
-    assert {line["message"] for line in lines} == {"up", "tidying up"}
-    assert end["status"] == "CANCELED"
+    assert {*read_lines(server)} == {"up", "tidying up"}
+    assert outcome(server)[0] == "CANCELED"
 
 
 @pytest.mark.parametrize("number", long_after(1, [signal.SIGUSR1, signal.SIGUSR2]))
@@ -322,11 +291,21 @@ def on_terminal(server: RedisServer, keys: str, code: str) -> tuple[int, bytes]:
     return done.returncode, done.stdout
 
 
-def test_the_command_reads_from_our_terminal(server: RedisServer) -> None:
-    """Although it is in its own process group: the runner lends it the terminal."""
-    code, _ = on_terminal(server, "blue\\n", "import sys; print('you said', sys.stdin.readline())")
-    assert code == 0
-    assert "you said blue" in read_lines(server)
+@pytest.mark.parametrize(
+    ("keys", "code", "exits", "last"),
+    [
+        # Although the command is in its own process group: the runner lends it the terminal.
+        ("blue\\n", "print('you said', input())", 0, "you said blue"),
+        ("\\x03", "time.sleep(60)", 130, "KeyboardInterrupt"),
+        # Without a shell, nobody could continue the runner, so the command keeps running.
+        ("\\x1a", "time.sleep(0.5); print('done')", 0, "done"),
+    ],
+    ids=["text", "Ctrl-C", "Ctrl-Z"],
+)
+def test_what_is_typed_on_our_terminal(server: RedisServer, keys: str, code: str, exits: int, last: str) -> None:
+    """It goes directly to the command. Ctrl-C cancels the job."""
+    assert on_terminal(server, keys, code)[0] == exits
+    assert (read_lines(server)[-1], outcome(server)) == (last, ("CANCELED" if exits else "COMPLETED", str(exits)))
 
 
 EARLY = """
@@ -345,27 +324,3 @@ def test_a_command_that_read_before_it_had_our_terminal_continues() -> None:
     """The system had stopped it for that."""
     command = [sys.executable, "-c", TERMINAL, "blue\\n", "", "-c", EARLY]
     assert subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False).returncode == 7
-
-
-def test_control_c_on_our_terminal_cancels_the_job(server: RedisServer) -> None:
-    """The signal goes directly to the command, and the job is CANCELED."""
-    code, _ = on_terminal(server, "\\x03", "time.sleep(60)")
-    _, end = read_log(server)
-    assert end is not None
-    assert (code, end["status"], end["exit_code"]) == (130, "CANCELED", "130")
-
-
-def test_control_z_without_a_shell_does_not_hang_the_job(server: RedisServer) -> None:
-    """Nobody could continue the runner, so the command keeps running."""
-    code, _ = on_terminal(server, "\\x1a", "time.sleep(0.5); print('done')")
-    assert code == 0
-    assert read_lines(server)[-1] == "done"
-
-
-def test_no_descriptor_is_left_open(store: Store) -> None:
-    """The capture closes all of its descriptors."""
-    execute(store, "true")
-    before = open_descriptors()
-    for number in range(5):
-        run(["true"], store, JOB._replace(job_id=f"again_{number}"), out=BytesIO(), err=BytesIO())
-    assert not open_descriptors() - before

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chronoverse.errors import SpoolError, SpoolInUse
+from chronoverse.errors import SpoolInUse
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import Gap, Line
 from chronoverse.runner.http_log_writer import HttpLogWriter
@@ -52,10 +52,16 @@ def fill(spool: Spool, first: int, last: int) -> None:
         spool.put(make_batch(f"{number:010}"))
 
 
-def take_batch(spool: Spool, index: int) -> SpoolBatch:
-    found = spool.take(index)
+def take_batch(spool: Spool, index: int, lines: int = BATCH_LINES) -> SpoolBatch:
+    found = spool.take(index, lines)
     assert found is not None
     return found
+
+
+def preserve(spool: Spool) -> Path:
+    path = spool.preserve()
+    assert path is not None
+    return path
 
 
 def drain(spool: Spool, base: int = 1, release: bool = False) -> list[str]:
@@ -91,8 +97,7 @@ def test_an_append_is_bounded(batches: list[list[str]], lines: int, end: int) ->
     spool = Spool()
     for batch in batches:
         spool.put(make_batch(*batch))
-    found = spool.take(0, lines)
-    assert found is not None
+    found = take_batch(spool, 0, lines)
     assert (found.end, len(found.runs) <= BATCH_RUNS) == (end, True)
     assert HttpLogWriter("http://127.0.0.1:1")._fits(5_000, BATCH_RUNS)
 
@@ -189,9 +194,7 @@ def test_a_batch_that_is_too_large_for_the_file_is_dropped(tmp_path: Path) -> No
     spool = Spool(in_file(tmp_path))
     spool.put(make_batch("a"))
     spool.put(make_batch("x" * TOO_LONG, "y"))
-    path = spool.preserve()
-    assert path is not None
-    spool = Spool.recover(path)
+    spool = Spool.recover(preserve(spool))
     assert list(spool.entries()) == [Line(1, NOW, "a", "stdout"), Gap(2, 3, "lost")]
     assert (drain(spool), spool.dropped, spool.end) == (["a"], 2, 3)
 
@@ -204,8 +207,7 @@ def test_a_reassigned_file_has_the_same_lines_when_recovered_again(tmp_path: Pat
     spool = Spool(in_file(tmp_path))
     spool.save_state(workflow="wf_1", job="job_1", attempt=3, base=5)
     fill(spool, 0, 3000)
-    path = spool.preserve()
-    assert path is not None
+    path = preserve(spool)
     for job in ("job_1", "job_2"):
         spool = Spool.recover(path, keep_all=True)
         assert (spool.state["job"], spool.state["base"]) == ("job_1", 5)
@@ -304,9 +306,7 @@ def test_an_earlier_runners_lines_can_be_removed(in_memory: bool, tmp_path: Path
     fill(spool, 0, 10)
     spool.drop_earlier(6)
     assert (spool.line_count, spool.first, spool.undelivered) == (4, 6, 4)
-    path = spool.preserve()
-    assert path
-    assert plain(drain(Spool.recover(path))) == [6, 7, 8, 9]
+    assert plain(drain(Spool.recover(preserve(spool)))) == [6, 7, 8, 9]
 
 
 def test_an_append_has_no_more_runs_than_its_lines_need() -> None:
@@ -316,8 +316,7 @@ def test_an_append_has_no_more_runs_than_its_lines_need() -> None:
         spool.put(make_batch(*messages))
     for index in range(5):
         for lines in range(1, 6):
-            batch = spool.take(index, lines)
-            assert batch is not None
+            batch = take_batch(spool, index, lines)
             assert (batch.start, batch.end) == (index, min(5, index + lines))
             assert [line for run in batch.runs for line in run.messages] == [
                 bytes([each]) for each in b"abcde"[index : index + lines]
@@ -361,8 +360,7 @@ def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
     found = take_batch(spool, 0)
     spool.acknowledge(found.end)
     spool.release(found.end)
-    path = spool.preserve()
-    assert path is not None
+    path = preserve(spool)
     assert list(tmp_path.iterdir()) == list(orphaned_spools(tmp_path)) == [path]
     again = Spool.recover(path)
     assert again.state["base"] == 7
@@ -373,26 +371,14 @@ def test_a_preserved_spool_can_be_recovered(lines: int, tmp_path: Path) -> None:
     assert plain(messages) == list(range(found.end, lines))
 
 
-def test_a_recovered_spool_accepts_more_lines(tmp_path: Path) -> None:
-    """A later runner of the job continues with the same file."""
-    spool = Spool(in_file(tmp_path))
-    fill(spool, 0, 55)
-    path = spool.preserve()
-    assert path is not None
-    again = Spool.recover(path, in_file(tmp_path))
-    fill(again, 55, 130)
-    assert plain(drain(again)) == list(range(130))
-
-
 def test_orphaned_files_are_listed_oldest_first(tmp_path: Path) -> None:
     """A file that is being written is not orphaned, and cannot be recovered."""
     spools = [Spool(SpoolRoom(tmp_path, name)) for name in ("a", "b", "open")]
     for spool in spools:
         fill(spool, 0, 50)
         spool.force_spill(True)
-    paths = [spool.preserve() for spool in spools[:2]]
+    paths = [preserve(spool) for spool in spools[:2]]
     for seconds, path in zip((1_000, 500), paths, strict=True):
-        assert path
         os.utime(path, (seconds, seconds))
     for _ in range(2):
         assert list(orphaned_spools(tmp_path)) == paths[::-1]
@@ -423,24 +409,11 @@ def test_files_of_beginning_and_ending_runners_are_not_orphaned(tmp_path: Path) 
     assert found == set()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a spool file", b"\0" * 5000])
-def test_any_other_file_is_rejected(content: bytes, tmp_path: Path) -> None:
-    """And left unchanged."""
-    path = tmp_path / "x.sqlite"
-    path.write_bytes(content)
-    os.utime(path, (100, 100))
-    with pytest.raises(SpoolError):
-        Spool.recover(path)
-    assert path.read_bytes() == content
-    assert orphaned_spools(tmp_path) == {path: {}}
-
-
 def test_removed_lines_are_reported(tmp_path: Path) -> None:
     """Somebody deleted some with the ``sqlite3`` program, which can read the file too."""
     spool = Spool(in_file(tmp_path))
     fill(spool, 0, 100)
-    path = spool.preserve()
-    assert path is not None
+    path = preserve(spool)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
         (text,) = database.execute("SELECT CAST(text AS TEXT) FROM batches WHERE ordinal = 34").fetchone()
         assert text == "0000000034"
@@ -501,9 +474,7 @@ def test_the_last_attempt_to_write_a_file_is_not_delayed(tmp_path: Path, monkeyp
         broken.setattr(spool_file, "_TABLES", ("CREATE TABLE",))
         spool.force_spill(True)
     assert (type(spool.file_error), [*tmp_path.iterdir()]) == (sqlite3.OperationalError, [])
-    path = spool.preserve()
-    assert path
-    assert Spool.recover(path).line_count == 10
+    assert Spool.recover(preserve(spool)).line_count == 10
 
 
 FULL = """

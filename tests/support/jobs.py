@@ -31,6 +31,19 @@ def read_log(server: RedisServer, job: JobRef = JOB) -> tuple[list[dict[str, str
     return entries, end
 
 
+def read_end(server: RedisServer, job: JobRef = JOB) -> dict[str, str]:
+    """The terminal entry."""
+    end = read_log(server, job)[1]
+    assert end is not None
+    return end
+
+
+def outcome(server: RedisServer, job: JobRef = JOB) -> tuple[str, str | None]:
+    """The log's final status and exit code."""
+    end = read_end(server, job)
+    return end["status"], end.get("exit_code")
+
+
 def read_lines(server: RedisServer, job: JobRef = JOB) -> list[str]:
     """The messages of all lines."""
     return [entry["message"] for entry in read_log(server, job)[0]]
