@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -11,6 +12,9 @@ from tests.support.faultproxy import FaultProxy
 from tests.support.servers import RedisServer, running
 from tests.support.service import Service, serving
 
+#: Longer than an agent's start on a busy machine, so that a killed agent's jobs are not LOST.
+LEASE_SECONDS: Final = 60
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
@@ -19,16 +23,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 
 @pytest.fixture(scope="session")
-def lease_seconds(request: pytest.FixtureRequest) -> int:
-    """Longer than an agent's start on a busy machine, so that a killed agent's jobs are not LOST."""
-    return int(getattr(request, "param", 60))
-
-
-@pytest.fixture(scope="session")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer, lease_seconds: int
-) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("service"), redis_server.url, lease_seconds=lease_seconds) as service:
+def service(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Service]:
+    with serving(tmp_path_factory.mktemp("service"), redis_server.url, lease_seconds=LEASE_SECONDS) as service:
         yield service
 
 
@@ -54,7 +50,7 @@ def api() -> Iterator[ApiServer]:
 
 
 @pytest.fixture
-def agent(tmp_path: Path, api: ApiServer, service: Service, lease_seconds: int) -> Iterator[Callable[..., Agent]]:
+def agent(tmp_path: Path, api: ApiServer, service: Service) -> Iterator[Callable[..., Agent]]:
     """Creates an agent that publishes through the service, or directly to a ``store``. It is killed at the end."""
     made: list[Agent] = []
 
@@ -64,7 +60,7 @@ def agent(tmp_path: Path, api: ApiServer, service: Service, lease_seconds: int) 
         environ |= {
             "CHRONOVERSE_DATA_DIR": str(tmp_path / "data"),
             "CHRONOVERSE_DURABILITY": "acked",
-            "CHRONOVERSE_LEASE_SECONDS": str(lease_seconds),
+            "CHRONOVERSE_LEASE_SECONDS": str(LEASE_SECONDS),
         }
         made.append(Agent(tmp_path, api, environ, *options))
         return made[-1]

@@ -161,28 +161,12 @@ class Agent:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(SOON) == 0, self.log.read_text()
 
-    def wait_for_state(self, text: str) -> None:
-        """Waits until the checkpoints contain this text."""
-
-        def is_there() -> bool:
-            return any(text in path.read_text() for path in self.state.glob("*.json"))
-
-        wait_until(is_there, SOON, f"{text} in a checkpoint")
-
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.kill()
-
-
-def node_with_pod(node: Agent, api: ApiServer) -> tuple[Agent, dict[str, Any], ContainerWriter]:
-    """The node with a running pod, and its log's writer."""
-    one = pod("one")
-    writer = ContainerWriter(node.pods, one)
-    api.apply(with_state(one, running={}))
-    return node, one, writer
 
 
 class Jobs:

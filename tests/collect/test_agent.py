@@ -18,10 +18,12 @@ from chronoverse.collect.container_log import RunKey
 from chronoverse.collect.pods import ContainerEnd, Pod
 from chronoverse.joblog.model import Line
 from tests.collect.apiserver import ApiServer
-from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, with_state
+from tests.collect.node import SOON, Agent, ContainerWriter, Jobs, cri_line, ended, pod, rotate, texts, with_state
 from tests.support.commands import call_main
 from tests.support.faultproxy import FaultProxy
 from tests.support.ports import free_port
+from tests.support.secret_keys import GITHUB
+from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
 
@@ -113,25 +115,6 @@ def test_a_container_that_never_starts_has_a_line_with_the_reason(agent: Agents,
     assert jobs.texts("shop.broken", "broken.main") == ["StartError: no such file"]
 
 
-def test_a_pod_deleted_before_its_final_status_is_lost(agent: Agents, api: ApiServer, jobs: Jobs) -> None:
-    """With all lines on disk, although its directory is gone. With a final status, it has that outcome."""
-    with agent() as node:
-        one, two = pod("one"), pod("two")
-        writers = [ContainerWriter(node.pods, each) for each in (one, two)]
-        for each, writer in zip((one, two), writers, strict=True):
-            api.apply(with_state(each, running={}))
-            writer.print("first")
-            jobs.wait_for_lines(f"shop.{each['metadata']['name']}", f"{each['metadata']['name']}.main", 1)
-            writer.print("last")
-            shutil.rmtree(writer.path.parents[1])
-        api.delete(with_state(one, running={}))
-        api.delete(ended(two, 0))
-
-        assert jobs.wait_for_end("shop.one", "one.main")["status"] == "LOST"
-        assert jobs.wait_for_end("shop.two", "two.main")["status"] == "COMPLETED"
-    assert jobs.texts("shop.one", "one.main") == jobs.texts("shop.two", "two.main") == ["first", "last"]
-
-
 @pytest.mark.parametrize(
     ("known", "is_synced", "end"),
     [
@@ -195,6 +178,28 @@ def test_health_and_lag_are_shown(
         api.apply(ended(one))
         jobs.wait_for_end("shop.one", "one.main")
     assert jobs.texts("shop.one", "one.main") == ["first", "x" * 1_000]
+
+
+@pytest.mark.long
+def test_an_agent_can_publish_directly_to_the_store(
+    agent: Agents, api: ApiServer, jobs: Jobs, redis_server: RedisServer
+) -> None:
+    """Even after losing its state: it then reads the end of the log there. It masks secrets before storing."""
+    node, one = agent(store=redis_server.url), pod("one")
+    writer = ContainerWriter(node.pods, one)
+    api.apply(with_state(one, running={}))
+    writer.print(*texts(300), f"token {GITHUB}")
+    with node:
+        jobs.wait_for_lines("shop.one", "one.main", 301)
+        node.stop()
+    shutil.rmtree(node.state)
+    writer.print(*texts(400, 300))
+    api.apply(ended(one, 2))
+    with node:
+        job = jobs.wait_for_end("shop.one", "one.main")
+
+    assert (job["exit_code"], job["labels"]["reason"]) == (2, "Error")
+    assert jobs.texts("shop.one", "one.main") == [*texts(300), "token [masked]", *texts(400, 300)]
 
 
 @pytest.mark.parametrize(

@@ -548,20 +548,6 @@ def test_a_pod_that_is_gone_when_the_agent_returns_is_lost(collecting: agent.Age
     assert run.log() == [*texts(3), Gap(4, 4, "missing")]
 
 
-def test_a_run_is_lost_once_its_status_is_gone(collecting: agent.Agent, run: Run) -> None:
-    """The pod's status has the current run and the one before."""
-    run.writer.print("first")
-    pods, one = collecting.watcher.pods, pod("one", spec={"restartPolicy": "OnFailure"})
-    collecting.watcher.is_synced = True
-    pods["uid-one"] = Pod(with_state(one, restarts=1, running={}))
-    with running(collecting):
-        wait_until(lambda: run.log() == ["first"], SOON, "the line")
-        wait_for_turns(collecting, 15)
-        assert run.store.require_job(JOB).status == Status.RUNNING
-        pods["uid-one"] = Pod(with_state(one, restarts=2, running={}))
-        wait_until(lambda: run.store.require_job(JOB).status == Status.LOST, SOON, "it is lost")
-
-
 def test_a_container_that_does_not_start_is_reported_after_half_a_minute(collecting: agent.Agent, run: Run) -> None:
     """At once if its pod has ended, later if it seemed to start meanwhile, and never if it has run."""
     shutil.rmtree(run.writer.path.parents[1])

@@ -13,18 +13,9 @@ import pytest
 from chronoverse.collect import files
 from chronoverse.collect.files import LogFiles, Position
 from tests.collect.node import ContainerWriter, cri_line, pod, rotate
+from tests.support.reading import Clock
 
 AT: Final = 1_772_532_005.0
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -65,6 +56,12 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     for number in range(4):
         with pytest.raises(OSError, match="not a regular file"):
             LogFiles(tmp_path / f"{number}.log").read()
+
+
+def position_of(source: LogFiles, unused: int = 0) -> Position:
+    position = source.position(unused)
+    assert position is not None
+    return position
 
 
 def numbered(first: int, count: int = 3, at: float = AT) -> bytes:
@@ -174,9 +171,7 @@ def test_reading_continues_from_a_position(
     writer.write(numbered(20))
     source = reader()
     assert read_all(source, clock) == numbered(0) + numbered(10) + numbered(20)
-    unused = len(numbered(22, 1))
-    position = source.position(unused)
-    assert position is not None
+    position = position_of(source, len(numbered(22, 1)))
     source.close()
     rest = []
     for number in range(rotations):
@@ -224,8 +219,7 @@ def test_a_removed_file_after_known_ones_is_a_gap(writer: ContainerWriter, clock
         writer.write(numbered(10 * number))
         rotate(writer, now=AT + number)
     writer.write(b"removed")
-    position = reader().position()
-    assert position is not None
+    position = position_of(reader())
     for number in range(2):
         rotate(writer, max_files=4, now=AT - 100 + number)
         writer.write(numbered(20 + 10 * number, at=AT - 100))
@@ -241,17 +235,14 @@ def test_a_position_in_a_file_that_is_gone_is_not_found(writer: ContainerWriter,
     writer.write(numbered(0))
     source = reader()
     source.read()
-    position = source.position()
-    assert position is not None
+    position = position_of(source)
     for number in range(1, 4):
         rotate(writer, max_files=2, now=AT + number)
         writer.write(numbered(10 * number))
 
     assert not reader(position).go_to(position)
     again = reader(position)
-    there = again.position()
-    assert there is not None
-    assert not again.go_to(there._replace(offset=10_000))
+    assert not again.go_to(position_of(again)._replace(offset=10_000))
     assert read_all(again, clock) == numbered(20) + numbered(30)
 
 
@@ -262,8 +253,7 @@ def test_a_position_in_a_short_file_is_not_found_in_another(
     """Its first bytes prove nothing, nor its inode: a file system can reuse that for the next one."""
     short = numbered(0, 1)[:40]
     writer.write(short * lines)
-    position = reader().position()
-    assert position is not None
+    position = position_of(reader())
     other = writer.path.with_name("other")
     other.write_bytes((short if lines else b"") + numbered(0))
     other.rename(writer.path)
@@ -275,8 +265,7 @@ def test_read_lines_are_held_until_released(writer: ContainerWriter, clock: Cloc
     writer.write(numbered(0))
     source = reader()
     source.read()
-    position = source.position(len(numbered(1, 2)))
-    assert position is not None
+    position = position_of(source, len(numbered(1, 2)))
     for number in range(1, 4):
         rotate(writer, max_files=2, now=AT + number)
         writer.write(numbered(10 * number))
@@ -286,9 +275,7 @@ def test_read_lines_are_held_until_released(writer: ContainerWriter, clock: Cloc
 
     assert source.go_to(position)
     assert read_all(source, clock) == numbered(1, 2) + rest
-    last = source.position()
-    assert last is not None
-    source.release(last.inode)
+    source.release(position_of(source).inode)
     assert not source.go_to(position)
     assert read_all(source, clock) == numbered(30)
 
