@@ -5,6 +5,7 @@ import gzip
 import re
 import socket
 import threading
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from chronoverse import api
 from chronoverse.client.client import WAIT_SECONDS, Client
-from chronoverse.client.follower import Follower, JobState, LogEvent, Notice, WorkflowFollower
+from chronoverse.client.follower import JobState, LogEvent, Notice, WorkflowFollower
 from chronoverse.errors import BadRequest, ChronoverseError, Forbidden, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog import sse
 from chronoverse.joblog.events import TOKEN_EXPIRED
@@ -67,6 +68,7 @@ STATE = JobState(Status.COMPLETED, 1, 2, 0)
 GAP = Gap(2, 4, "trimmed")
 LOST = End(2, Status.LOST, None, 1, 0, TIME)
 AGAIN = stream(frames(1, 1), OVER)
+WAIT: dict[str, Any] = {"q": None, "regex": False, "stream": None, "offset": None, "seconds": None}
 
 
 def retried(detail: str) -> Notice:
@@ -474,7 +476,7 @@ def test_a_wait_ends_when_the_service_stops_waiting_for_the_job() -> None:
     with ScriptedService(*[missing] * 9) as service:
         client = Client(service.url, sleep=waits.append, chance=lambda: 0.5)
         with pytest.raises(JobNotFound):
-            client.wait(JOB, q=None, regex=False, stream=None, offset=None, seconds=None)
+            client.wait(JOB, **WAIT)
         asked = len(service.requests)
     assert (asked, waits) == (4, [0.75, 1.5, 3])
 
@@ -485,7 +487,7 @@ def test_a_wait_continues_while_the_service_waits_for_the_job() -> None:
     missing = problem("404 Not Found", "no such job")
     with ScriptedService(*[missing] * 6, waited("ended", 9)) as service:
         client = Client(service.url, clock=clock, sleep=refuse_to_sleep)
-        found = client.wait(JOB, q=None, regex=False, stream=None, offset=None, seconds=None)
+        found = client.wait(JOB, **WAIT)
 
     assert found["outcome"] == "ended"
 
@@ -509,22 +511,25 @@ def test_a_wait_ends_at_its_deadline_even_during_an_outage() -> None:
     assert [asked.query["timeout"] for asked in service.requests] == ["3", "3", "1"]
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"{}", b"[]", b'{"logs":[{}],"cursor":null}', b'{"logs":7,"cursor":null}'])
-def test_an_unreadable_page_is_an_error(body: bytes) -> None:
+PAGES = (b"<html>", b"{}", b"[]", b'{"logs":[{}],"cursor":null}', b'{"logs":7,"cursor":null}')
+
+
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        *((lambda client: list(client.logs(JOB)), body) for body in PAGES),
+        # As from a proxy that answers JSON of its own.
+        (lambda client: client.wait(JOB, **WAIT), b"{}"),
+        (lambda client: client.redact(JOB, q="x"), b"{}"),
+    ],
+)
+def test_an_unreadable_answer_is_an_error(call: Callable[[Client], object], body: bytes) -> None:
     """It is one of our errors, so the command line can show it."""
-    with ScriptedService(answer("200 OK", body)) as service, pytest.raises(ChronoverseError):
-        list(Client(service.url).logs(JOB))
-
-
-def test_a_follower_accepts_chunks_of_any_size() -> None:
-    """Even chunks of one byte."""
-    follower = Follower()
-    follower.start_connection("0")
-    received = CONNECTED + frames(1, 2) + Gap(3, 4, "missing").to_frame() + frames(5, 5) + OVER
-    items = [item for byte in received for item in follower.feed(bytes([byte]))]
-
-    assert items[:4] == [line(1), line(2), Gap(3, 4, "missing"), line(5)]
-    assert follower.ended
+    with (
+        ScriptedService(answer("200 OK", body)) as service,
+        pytest.raises(ChronoverseError, match=r"did not return JSON|unreadable"),
+    ):
+        call(Client(service.url))
 
 
 @pytest.mark.parametrize(("error", "refusals"), [("token expired", 1), (TOKEN_EXPIRED, 0)], ids=["too late", "in time"])
@@ -570,17 +575,3 @@ def test_the_jobs_of_a_connection_that_ended_too_early_are_forgotten() -> None:
         follower.start_connection("7")
         found.append([type(event).__name__ for event in follower.feed(chunk)])
     assert found == [["JobChange"], ["Reset", "JobChange", "UpToDate"], []]
-
-
-@pytest.mark.parametrize("call", ["wait", "redact"])
-def test_an_answer_without_its_members_is_an_error(call: str) -> None:
-    """As from a proxy that answers JSON of its own."""
-    options: dict[str, dict[str, Any]] = {
-        "wait": {"q": None, "regex": False, "stream": None, "offset": None, "seconds": 1},
-        "redact": {"q": "x"},
-    }
-    with (
-        ScriptedService(answer("200 OK", b"{}")) as service,
-        pytest.raises(ChronoverseError, match="unreadable answer"),
-    ):
-        getattr(Client(service.url), call)(JOB, **options[call])

@@ -1,6 +1,7 @@
 """Celery tasks as jobs: real workers with each kind of pool, a real broker, and a store with outages."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -21,7 +22,7 @@ from chronoverse.integrations.celery import AWAY_SECONDS, DELIVER_SECONDS, OPEN_
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.settings import Settings
 from chronoverse.store import Store
-from tests.support.jobs import key, read_lines, read_log
+from tests.support.jobs import key, outcome, read_lines, read_log
 from tests.support.processes import stop_process
 from tests.support.scripted import ScriptedService, problem
 from tests.support.servers import RedisServer, running
@@ -30,18 +31,6 @@ from tests.support.waiting import wait_until
 
 #: Seconds for prompt events on a busy machine.
 SOON: Final = 30.0
-
-
-def environment(broker: RedisServer, store: str, directory: Path, **more: str) -> dict[str, str]:
-    """The environment of a process with the app."""
-    return {
-        **os.environ,
-        "SHOP_BROKER": url_of(broker),
-        "CHRONOVERSE_REDIS_URL": store,
-        "CHRONOVERSE_DATA_DIR": str(directory / "data"),
-        "CHRONOVERSE_LEASE_SECONDS": "2",
-        **more,
-    }
 
 
 def url_of(broker: RedisServer) -> str:
@@ -64,11 +53,12 @@ class Shop:
         self.store = store
         self.spool = directory / "data" / "spool"
         self._log = directory / "worker.log"
-        self.environ = environment(broker, store.url, directory, **environ)
+        ours = {"REDIS_URL": store.url, "DATA_DIR": str(directory / "data"), "LEASE_SECONDS": "2"}
+        environ = {"SHOP_BROKER": url_of(broker), **{f"CHRONOVERSE_{name}": ours[name] for name in ours}, **environ}
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "-l", "INFO"]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat", *options]
         with self._log.open("wb") as log:
-            self._worker = subprocess.Popen(command, cwd=ROOT, env=self.environ, stdout=log, stderr=log)
+            self._worker = subprocess.Popen(command, cwd=ROOT, env=os.environ | environ, stdout=log, stderr=log)
         self.app = Celery("client", broker=url_of(broker), backend=url_of(broker))
 
     def wait_until_ready(self) -> None:
@@ -88,9 +78,7 @@ class Shop:
     def end(self, job: JobRef) -> tuple[str, str | None]:
         """Waits until the job ends. Returns its status and exit code."""
         wait_until(lambda: read_log(self.store, job)[1], SOON, f"the end of {job}")
-        end = read_log(self.store, job)[1]
-        assert end is not None
-        return end["status"], end.get("exit_code")
+        return outcome(self.store, job)
 
     def stop(self) -> None:
         self.app.close()
@@ -246,9 +234,15 @@ def eager_app(tmp_path: Path) -> Iterator[tuple[Any, Install]]:
 
 
 def test_eager_tasks_are_jobs_too(
-    eager_app: tuple[Any, Install], store: RedisServer, capsys: pytest.CaptureFixture[str]
+    eager_app: tuple[Any, Install],
+    store: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the caller's process. A task that calls another one then continues with its own log."""
+    """In the caller's process. A task that calls another one then continues with its own log.
+
+    A stream that a task replaces stays replaced.
+    """
     app, install_logs = eager_app
     install_logs(store=store.url)
 
@@ -273,6 +267,15 @@ def test_eager_tasks_are_jobs_too(
     assert read_lines(store, JobRef("eager", "outer")) == ["before", "after"]
     assert texts(store, JobRef("eager", "inner"), "stdout") == ["inner 0", "inner 1"]
     assert store.ask("HGET", key("job", JobRef("eager", "inner")), "attempt") == b"2"
+
+    @app.task
+    def replace() -> None:
+        sys.stdout = other
+
+    other = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    replace.apply()
+    assert sys.stdout is other
 
 
 def test_a_task_that_runs_again_after_its_jobs_end_has_another_log(
@@ -341,9 +344,7 @@ def test_an_exit_ends_the_job(eager_app: tuple[Any, Install], store: RedisServer
         signals.worker_init.send(sender=type("Worker", (), {"time_limit": limits[1]}))
         with pytest.raises(SystemExit):
             leave.apply((code,), task_id=f"exit {number}")
-        terminal = read_log(store, JobRef("eager", f"exit-{number}"))[1]
-        assert terminal is not None
-        assert (terminal["status"], terminal["exit_code"]) == end
+        assert outcome(store, JobRef("eager", f"exit-{number}")) == end
     assert quiet.apply(task_id="quiet").get() == "done"
     assert store.ask("EXISTS", key("job", JobRef("eager", "quiet"))) == 0
 
@@ -511,12 +512,9 @@ def test_the_example_of_celery(broker: RedisServer, store: RedisServer, tmp_path
     """Its worker, and a task that is retried once."""
     text = example("celery", store).replace("redis://127.0.0.1:6379/0", url_of(broker))
     (tmp_path / "shop.py").write_text(text)
-    started = Shop(broker, store, tmp_path, "-c", "1", "-Q", "shop", app="shop", PYTHONPATH=f"{tmp_path}:{ROOT}")
-    try:
-        started.wait_until_ready()
+    path = f"{tmp_path}:{ROOT}"
+    with shop(broker, store, tmp_path, "-c", "1", "-Q", "shop", app="shop", PYTHONPATH=path) as started:
         job = JobRef("shop.charge", started.app.send_task("shop.charge", (7,), queue="shop").id)
         assert started.end(job) == ("COMPLETED", "0")
         assert texts(store, job, "stdout") == ["charging order 7 attempt 1", "charging order 7 attempt 2"]
         assert texts(store, job, "stderr")[-1] == "order 7 was late"
-    finally:
-        started.stop()
