@@ -105,6 +105,13 @@ def auth(service: Service) -> dict[str, str]:
     return {"Authorization": f"Bearer {service.token()}"}
 
 
+@pytest.fixture(scope="session")
+def document(service: Service) -> dict[str, Any]:
+    """The service's OpenAPI document."""
+    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json", verify=service.verify).json()
+    return found
+
+
 @pytest.fixture
 def client(service: Service, auth: dict[str, str]) -> Iterator[httpx.Client]:
     """An HTTP client with a token for everything."""

@@ -1,6 +1,7 @@
 """``/logs`` and ``/jobs``: all pages together are complete, in both orders, from any position."""
 
 import base64
+from collections.abc import Callable
 from typing import Any, Final
 
 import httpx
@@ -9,8 +10,8 @@ import pytest
 
 from tests.support.servers import RedisServer
 from tests.support.service import Service
-from tests.web.routes.foreign import Foreign, ask_all
-from tests.web.routes.wire import everything
+from tests.web.routes.foreign import TIMESTAMP, Foreign, ask_all
+from tests.web.routes.wire import everything, pages
 
 STREAMS: Final = ("stdout", "stderr", "stderr")
 MESSAGES: Final = [f'line {number}: \u2028 \\ " </script> \x1b[0m ü 🙂' for number in range(1, 251)]
@@ -156,3 +157,48 @@ def test_an_expired_job_leaves_the_list(client: httpx.Client, redis_server: Redi
     listed = everything(client, f"/workflows/{job.workflow_id}/jobs?limit=1", "jobs")
     assert [each["id"] for each in listed] == ["job_2"]
     assert redis_server.ask("ZRANGE", f"chronoverse:{{{job.workflow_id}}}:jobs", "0", "-1") == [b"job_2"]
+
+
+def test_a_listing_with_few_matches_continues_with_its_cursor(client: httpx.Client, redis_server: RedisServer) -> None:
+    """Pages can be short or empty. Together they contain the one job at the end of the listing."""
+    commands: list[tuple[str, ...]] = []
+    for number in range(1_000):
+        status = "PENDING" if number else "COMPLETED"
+        key = f"chronoverse:{{large}}:job_{number}:job"
+        commands.append(("HSET", key, "status", status, "created_at", TIMESTAMP))
+        commands.append(("ZADD", "chronoverse:{large}:jobs", str(number), f"job_{number}"))
+    ask_all(redis_server.url, commands)
+    found = [page.json()["jobs"] for page in pages(client, "/workflows/large/jobs", status="COMPLETED", limit=1)]
+
+    assert [job["id"] for jobs in found for job in jobs] == ["job_0"]
+    # Jobs are read in batches, not with a round trip or a page for each. On a busy machine pages are shorter.
+    assert len(found) <= 1_000 // 20
+
+
+Reader = Callable[[httpx.Client, Foreign], Any]
+READERS: Final[dict[str, Reader]] = {
+    "status": lambda client, job: client.get(job.path),
+    "page": lambda client, job: client.get(f"{job.path}/logs"),
+    "stream": lambda client, job: client.get(f"{job.path}/events"),
+}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_a_foreign_job_is_listed_after_its_first_read(client: httpx.Client, job: Foreign, read: Reader) -> None:
+    """Only its runner knew of the job, which exists only as a log written with XADD."""
+    path = f"/workflows/{job.workflow_id}/jobs"
+    older = job.sibling("older")
+    older.line("a line", timestamp="2026-03-02T10:00:00.000Z")
+    older.end()
+    job.line("a line")
+    job.end()
+    assert client.get(path).json()["jobs"] == []
+
+    for each in (older, job):
+        assert read(client, each).status_code == 200
+
+    listed = client.get(path).json()["jobs"]
+    assert [each["id"] for each in listed] == [job.job_id, "older"]
+    assert [each["status"] for each in listed] == ["COMPLETED", "COMPLETED"]
+    cursors = [client.get(path, params={"limit": limit}).json()["cursor"] for limit in (1, 2)]
+    assert [each is None for each in cursors] == [False, True], "a full page can be the last one"

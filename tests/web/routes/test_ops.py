@@ -25,12 +25,6 @@ from tests.web.routes.wire import PATIENCE_SECONDS, Stream
 PROBLEM: Final = "application/problem+json"
 
 
-@pytest.fixture(scope="module")
-def document(service: Service) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json", verify=service.verify).json()
-    return found
-
-
 def test_metrics_have_the_format_of_prometheus(service: Service, client: httpx.Client) -> None:
     """Every family has a type, a description and our prefix."""
     response = client.get("/metrics")

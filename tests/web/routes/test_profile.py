@@ -1,4 +1,4 @@
-"""``GET …/profile``: its format, the same data in ``/summary``, and access to it."""
+"""``GET …/profile``: its format, and the same data in ``/summary``, whose size is limited."""
 
 import concurrent.futures
 import time
@@ -87,3 +87,17 @@ def test_a_page_does_not_wait_for_scans_of_the_same_token(service: Service, clie
     assert (answer.status_code, len(answer.json()["logs"])) == (200, 3)
     assert took < 2
     assert statuses == [200, 200, 200]
+
+
+def test_a_summary_respects_its_size_limit(client: httpx.Client, job: Foreign) -> None:
+    """The job equals that of its own route."""
+    words = [chr(97 + number % 26) * (2 + number // 26) for number in range(100)]
+    job.lines([f"error {'x' * 500} {word}" for word in words]).end("FAILED", 1)
+    for size in (1_024, 4_000, 262_144):
+        answer = client.get(f"{job.path}/summary", params={"bytes": size})
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+        assert len(answer.content) <= size
+        summary = answer.json()
+        assert summary["job"] == client.get(job.path).json()
+        assert summary["errors"]["count"] == 100
+        assert summary["truncated"] is (size < 262_144)

@@ -71,9 +71,13 @@ def test_a_job_is_opened_appended_to_and_ended(client: httpx.Client, job: Foreig
 
 
 def test_an_attempt_that_is_not_open_is_refused(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """A token is valid for several attempts of a runner; a request belongs to one of them."""
+    """A token is valid for several attempts of a runner; a request belongs to one of them.
+
+    An attempt can end before the job, which stays running.
+    """
     assert opened.append(1, "one").status_code == 200
-    assert opened.end(2, status="PENDING").status_code == 204
+    assert [opened.end(2, status="PENDING", exit_code=None).status_code for _ in range(2)] == [204, 204]
+    assert client.get(job.path).json()["status"] == "RUNNING"
     assert opened.open().json()["attempt"] == 2
     for attempt in (1, 3):
         requests = (
@@ -90,22 +94,13 @@ def test_an_attempt_that_is_not_open_is_refused(client: httpx.Client, job: Forei
     assert messages(client, job) == ["one", "two"]
 
 
-def test_an_attempt_can_end_before_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """The job stays running, and another runner can open it immediately."""
-    opened.append(1, "a")
-    assert [opened.end(2, status="PENDING", exit_code=None).status_code for _ in range(2)] == [204, 204]
-    assert client.get(job.path).json()["status"] == "RUNNING"
-
-    assert Runner(client, job).open().json() | {"token": ""} == {"attempt": 2, "token": "", "next": 2}
-    assert refusal(opened.end(2, status="PENDING")) == {"reason": "FENCED"}
-
-
 def test_an_attempt_can_set_the_exit_code_of_the_job(client: httpx.Client, job: Foreign, opened: Runner) -> None:
     """With ``counts``, unless a larger one follows; otherwise the last attempt decides."""
     opened.append(1, "a")
     assert opened.end(2, status="PENDING", exit_code=3, counts=True).status_code == 204
     second = Runner(client, job)
     second.attempt = second.open().json()["attempt"]
+    assert refusal(opened.end(2, status="PENDING")) == {"reason": "FENCED"}
     assert second.end(2, status="PENDING", exit_code=7).status_code == 204
     third = Runner(client, job)
     third.attempt = third.open().json()["attempt"]

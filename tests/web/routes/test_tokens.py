@@ -148,12 +148,6 @@ def anonymous(endpoint: Endpoint) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="module")
-def document(service: Service) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{service.url}/openapi.json", verify=service.verify).json()
-    return found
-
-
 def check_documented(document: dict[str, Any], response: httpx.Response) -> None:
     """Fails unless ``document`` describes ``response``, down to every key."""
     path = response.request.url.path

@@ -1,9 +1,10 @@
-"""Answers that clients do not read: they use limited memory, time out, and delay nobody."""
+"""Large answers, and answers that clients do not read: they use limited memory, time out, and delay nobody."""
 
 import http.client
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final
 
@@ -13,6 +14,7 @@ import pytest
 
 from chronoverse.auth.minting import mint
 from chronoverse.web.guards.turns import UNREAD_WAIT_SECONDS
+from tests.support.memory import peak_bytes, reset_peak, resident_bytes
 from tests.support.servers import RedisServer
 from tests.support.service import SECRET, Service, serving
 from tests.support.waiting import wait_until
@@ -106,3 +108,24 @@ def test_a_download_is_cut_off_when_its_token_expires(small: Service, redis_serv
     assert 1 <= ended < 4
     assert "Traceback" not in small.logs()
     assert small.metric("chronoverse_streams_open") == 0
+
+
+def test_concurrent_pages_share_limited_memory(service: Service, auth: dict[str, str], job: Foreign) -> None:
+    """Pages become shorter, and each has a cursor. Each character takes 6 bytes in JSON: together, 12 MB."""
+    job.lines(["\x01" * 65_536] * 30)
+    (pid,) = service.worker_pids()
+    reset_peak(pid)
+    before = resident_bytes(pid)
+
+    def ask(_: int) -> list[int]:
+        path = f"{service.url}{job.path}/logs/search?q=%01&limit=1000&before=3"
+        response = httpx.get(path, headers=auth, timeout=60, verify=False)
+        assert response.status_code in (200, 429), response.text
+        return [log["sequence_num"] for log in response.json().get("logs", [])]
+
+    with ThreadPoolExecutor(100) as pool:
+        found = [each for each in pool.map(ask, range(100)) if each]
+
+    assert found
+    assert all(each == [*range(1, len(each) + 1)] for each in found)
+    assert peak_bytes(pid) - before < 150 * 2**20
