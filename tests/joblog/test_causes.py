@@ -100,18 +100,14 @@ def test_a_log_full_of_errors_takes_bounded_memory() -> None:
     assert cause.telling == 700
 
 
-def test_digits_matter_where_they_change_the_meaning() -> None:
-    """A command that exited with 0 has not failed."""
+def test_the_features_of_a_line() -> None:
+    """A command that exited with 0 has not failed. An annotation names a place, like the compiler's line in it."""
     for code, is_mark in ((1, True), (0, False), (2, True), (137, True)):
         assert ("mark of a CI system" in features(f'The command "make" exited with {code}.')) is is_mark
     assert "red" in features("\x1b[31mgone\x1b[0m")
     assert "red" not in features("\x1b[34mgone\x1b[0m")
     assert "begins with one" in features("2026-03-03T10:00:05.123Z error: gone")
     assert "begins with one" in features("progress 10 %\rerror: gone")
-
-
-def test_an_annotation_names_a_place() -> None:
-    """Like the compiler's line from which it was made."""
     assert "place in a file" in features("shop/mail_test.go:88:9: undefined: os")
     assert "place in a file" in features("##[error]shop/mail_test.go:88:9: undefined: os")
     assert "place in a file" not in features("##[error]undefined: os")

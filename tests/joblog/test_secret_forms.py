@@ -194,14 +194,10 @@ def test_a_private_key_in_chunks_is_masked(lines: list[str], max_line_bytes: int
 
 
 def test_a_private_key_in_one_line_is_masked() -> None:
-    """As in JSON, also if it is cut."""
+    """As in JSON, also if it is cut. Text after an unfinished key is kept: a program may only mention one."""
     assert masked(IN_JSON) == '{"name": "deploy", "key": "[masked]", "id": 7}'
     assert masked(f"{IN_JSON[:418]}\nand more") == '{"name": "deploy", "key": "[masked]\nand more'
     assert masked(f"{PEM[0]} {PEM[-1]} text {PEM[0]}\nok") == "[masked] text [masked]\nok"
-
-
-def test_text_after_an_unfinished_key_is_kept() -> None:
-    """A program may only mention a key."""
     assert masked(f"no {PEM[0]} in id_rsa\nok\ndone") == "no [masked] in id_rsa\nok\ndone"
     assert masked(f"{PEM[0]}\n{PEM[3]}\nStep 2\n{PEM[3]}") == f"[masked]\n[masked]\nStep 2\n{PEM[3]}"
 

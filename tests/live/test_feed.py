@@ -33,6 +33,7 @@ from chronoverse.live.feed import (
     encode_raw,
     join,
 )
+from tests.support.entries import raw_entries
 
 REF: Final = JobRef("wf_1", "job_1")
 NOW: Final = "2026-03-03T10:00:05.123Z"
@@ -296,52 +297,25 @@ def test_entries_become_frames() -> None:
     assert (misplaced.number, misplaced.stream, closing) == (5, None, None)
 
 
-#: Fields of the entries that a log may hold: plain lines, other lines, entries without a message, and an end.
-RAW: Final = st.lists(
-    st.sampled_from(
-        [
-            [b"timestamp", NOW.encode(), b"message", b"a", b"stream", b"stdout"],
-            [b"timestamp", NOW.encode(), b"message", b"\xff", b"stream", b"stderr"],
-            [b"timestamp", NOW.encode(), b"message", b"b", b"stream", b"stdout", b"partial", b"1"],
-            [b"message", b"c"],
-            [b"nothing", b"d"],
-            [b"event", b"end", b"status", b"FAILED"],
-        ]
-    ),
-    max_size=8,
-)
-
-
-@given(fields=RAW, steps=st.lists(st.sampled_from([1, 1, 1, 2, 0]), min_size=8, max_size=8), after=st.integers(0, 3))
-def test_raw_entries_become_the_same_frames(fields: list[list[bytes]], steps: list[int], after: int) -> None:
+@given(entries=raw_entries())
+def test_raw_entries_become_the_same_frames(entries: list[RawEntry]) -> None:
     """Plain lines are encoded by a faster code path.
 
     Both paths give the same frames, also around gaps, entries out of sequence and an end.
     """
-    number, entries = after, list[RawEntry]()
-    for step, each in zip(steps, fields, strict=False):
-        number += step
-        entries.append((b"%d-%d" % (number, 0 if step else len(entries) + 1), each))
-
-    events, closing = encode_raw(entries, after, 1)
+    events, closing = encode_raw(entries, 5, 1)
     # A message that is not UTF-8 is compared as it is shown.
     shown = [
         each._replace(content=each.content and each.content.decode("utf-8", "replace").encode()) for each in events
     ]
-    assert (shown, closing) == encode(read_entries(entries, after, 1), after)
+    assert (shown, closing) == encode(read_entries(entries, 5, 1), 5)
 
 
-@given(fields=RAW, steps=st.lists(st.sampled_from([1, 1, 1, 2, 0]), min_size=8, max_size=8), most=st.integers(1, 800))
-def test_encoding_stops_at_the_frame_that_reaches_the_bound(
-    fields: list[list[bytes]], steps: list[int], most: int
-) -> None:
-    """Encoding stops after the frame that reaches the bound. The end is returned only if everything before it fits."""
-    number, entries = 0, list[RawEntry]()
-    for step, each in zip(steps, fields, strict=False):
-        number += step
-        entries.append((b"%d-%d" % (number, 0 if step else len(entries) + 1), each))
-    whole, end = encode_raw(entries, 0, 1)
-    events, closing = encode_raw(entries, 0, 1, most)
+@given(entries=raw_entries(), most=st.integers(1, 800))
+def test_encoding_stops_at_the_frame_that_reaches_the_bound(entries: list[RawEntry], most: int) -> None:
+    """The end is returned only if everything before it fits."""
+    whole, end = encode_raw(entries, 5, 1)
+    events, closing = encode_raw(entries, 5, 1, most)
 
     sizes = [len(event.frame) for event in events]
     assert events == whole[: len(events)]
@@ -533,13 +507,6 @@ class Worker:
             for subjects, wish in wishes:
                 self.ask(*subjects, seconds=wish)
             self.now += 0.01
-
-
-def test_one_subject_may_take_all_of_the_time_for_queries() -> None:
-    """When nobody else wants any."""
-    worker = Worker()
-    worker.run(20, (("greedy",), 0.02))
-    assert worker.taken["greedy"] == pytest.approx(20 * FILTER_SHARE, rel=0.05)
 
 
 def test_subjects_that_have_left_are_forgotten() -> None:
