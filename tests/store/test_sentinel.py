@@ -1,5 +1,6 @@
 """The store behind Sentinels connects to the master that they name, and to no replica."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterator
@@ -7,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from chronoverse.errors import StoreUnavailable
+from chronoverse.errors import StoreError, StoreUnavailable
 from chronoverse.joblog.model import JobRef
 from chronoverse.settings.redis_url import RedisUrl
 from chronoverse.store import Store
 from chronoverse.store.cluster import SLOTS
 from chronoverse.store.driver import new_connection
 from chronoverse.store.sentinel import CHECK_MASTER_SECONDS, SentinelTopology, require_master
-from tests.support.bench import JOB
+from tests.support.bench import JOB, make_lines
 from tests.support.fleets import SentinelFleet
 from tests.support.waiting import wait_until
 
@@ -72,8 +73,11 @@ def test_a_master_that_became_a_replica_is_left_at_once(monkeypatch: pytest.Monk
 
 
 def test_a_master_cut_off_from_its_sentinels_is_left(store: Store, sentinels: SentinelFleet, prefix: str) -> None:
-    """Although it still answers."""
+    """Although it still answers. The live reader leaves it, too."""
     store.register(JOB)
+    reader = store.live_reader(0.05)
+    reader.watch(JOB, 0)
+    assert reader.read(1) == []
     lost = sentinels.cut_off()
     wait_until(lambda: sentinels.master is not lost, 10, "the Sentinels name another master")
     numbers = itertools.count(2)
@@ -83,5 +87,13 @@ def test_a_master_cut_off_from_its_sentinels_is_left(store: Store, sentinels: Se
         store.register(job)
         return bool(sentinels.ask("EXISTS", f"{prefix}:{{wf_1}}:{job.job_id}:job"))
 
+    def reads_from_the_new_one() -> bool:
+        with contextlib.suppress(StoreError):
+            return any(not isinstance(entries, StoreError) for _, _, entries in reader.read(1))
+        return False
+
     wait_until(reaches_the_new_one, 3 * CHECK_MASTER_SECONDS, "the new master is used")
+    store.append(store.open(JOB, "token"), make_lines(1, 1))
+    wait_until(reads_from_the_new_one, 20, "the live reader reads from it")
+    reader.close()
     sentinels.rejoin(lost)
