@@ -9,9 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +22,7 @@ from chronoverse.store import Store
 from tests.auth.test_trust import GITHUB, GITLAB, KUBERNETES
 from tests.support.certificates import Authority
 from tests.support.issuer import OidcIssuer
+from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer, running
 from tests.support.service import ROOT, Service, serving
 from tests.support.tools import tool
@@ -165,43 +164,22 @@ def test_a_gitlab_job_needs_no_secret(
     assert refused(service, issuers["gitlab"].token({**claims, "aud": "https://vault"}), "team-a.web.shop") == 401
 
 
-class _TokenEndpoint(BaseHTTPRequestHandler):
-    """Gives the ID token for an audience to whoever has the request token, as GitHub does."""
-
-    server: Any
-
-    def do_GET(self) -> None:
-        audience = re.search(r"\?api-version=2\.0&audience=([^&]+)$", self.path)
-        is_good = audience and self.headers["Authorization"] == "bearer the-request-token"
-        body = json.dumps({"value": self.server.make_token(audience[1])}).encode() if audience and is_good else b"{}"
-        self.send_response(200 if is_good else 401)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def github(issuers: dict[str, OidcIssuer]) -> Iterator[dict[str, str]]:
-    """The variables of a step that may have ID tokens."""
-    server: Any = HTTPServer(("127.0.0.1", 0), _TokenEndpoint)
-    server.make_token = lambda audience: issuers["github-actions"].token({**GITHUB, "aud": audience})
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield {
-        "ACTIONS_ID_TOKEN_REQUEST_URL": f"http://127.0.0.1:{server.server_port}/token?api-version=2.0",
-        "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "the-request-token",
-        "GITHUB_REPOSITORY": GITHUB["repository"],
-        "GITHUB_JOB": "build",
-        "GITHUB_RUN_ID": "17",
-        "GITHUB_RUN_ATTEMPT": "1",
-        "GITHUB_ACTIONS": "true",
-    }
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """The variables of a step that may have ID tokens. Whoever has the request token can get one."""
+    token = issuers["github-actions"].token({**GITHUB, "aud": LOGS})
+    with ScriptedService(*[answer("200 OK", json.dumps({"value": token}).encode())] * 100) as endpoint:
+        yield {
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{endpoint.url}/token?api-version=2.0",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "the-request-token",
+            "GITHUB_REPOSITORY": GITHUB["repository"],
+            "GITHUB_JOB": "build",
+            "GITHUB_RUN_ID": "17",
+            "GITHUB_RUN_ATTEMPT": "1",
+            "GITHUB_ACTIONS": "true",
+        }
+    assert {asked.target for asked in endpoint.requests} == {f"/token?api-version=2.0&audience={LOGS}"}
+    assert {asked.headers["authorization"] for asked in endpoint.requests} == {"bearer the-request-token"}
 
 
 def test_a_github_job_needs_no_secret(

@@ -1,20 +1,17 @@
 """The text of the Dockerfile. ``tests/system/image.py`` runs its steps."""
 
-import http.server
 import json
 import re
 import shlex
 import subprocess
 import sys
-import threading
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.dockerfile import read_stages
+from tests.support.scripted import ScriptedService, answer
 from tests.support.tools import tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,27 +110,6 @@ def test_data_directory_outlives_the_container() -> None:
     assert "PYTHONUNBUFFERED=1" in last("ENV").split()
 
 
-@contextmanager
-def answering(status: int) -> Iterator[int]:
-    """A server that answers every GET with ``status``. Yields its port."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status if self.path == "/healthz" else 500)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            thread.join()
-
-
 def check_health(port: int) -> int:
     """The exit code of the image's health check, run against another port."""
     _, _, command = last("HEALTHCHECK").partition("CMD ")
@@ -142,16 +118,13 @@ def check_health(port: int) -> int:
     return subprocess.run([sys.executable, *arguments], capture_output=True, check=False, timeout=30).returncode
 
 
-@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-def test_health_check_depends_on_the_status(status: int, healthy: bool) -> None:
-    """Only a 200 is healthy."""
-    with answering(status) as port:
-        assert (check_health(port) == 0) is healthy
-
-
-def test_health_check_fails_if_nobody_listens() -> None:
-    """A port on which nobody listens is unhealthy."""
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
-        port = server.server_port
-
+@pytest.mark.parametrize(
+    ("answered", "is_healthy"), [(answer("200 OK"), True), (answer("503 No"), False), (None, False)]
+)
+def test_health_check_depends_on_the_status(answered: bytes | None, is_healthy: bool) -> None:
+    """Only a 200 is healthy; neither no answer nor a port on which nobody listens."""
+    with ScriptedService(answered) as service:
+        port = int(service.url.rpartition(":")[2])
+        assert (check_health(port) == 0) is is_healthy
+    assert [asked.path for asked in service.requests] == ["/healthz"]
     assert check_health(port) != 0

@@ -78,8 +78,15 @@ def stale(dependencies: Iterable[str], text: str) -> list[str]:
 
 @DECLARED
 def test_compiled_requirements_are_up_to_date(file_name: str, dependencies: list[str]) -> None:
-    """Each dependency has one pin within its range, and each pin a hash. If this fails, run ``make lock``."""
-    assert stale(dependencies, (ROOT / file_name).read_text(encoding="utf-8")) == []
+    """Each dependency has one pin within its range, and each pin a hash. If this fails, run ``make lock``.
+
+    The files work with any package index.
+    """
+    text = (ROOT / file_name).read_text(encoding="utf-8")
+
+    assert stale(dependencies, text) == []
+    assert "://" not in text
+    assert "index-url" not in text
 
 
 def test_development_pins_include_all_others() -> None:
@@ -90,16 +97,6 @@ def test_development_pins_include_all_others() -> None:
     )
 
     assert (runtime | build | image) - dev == set()
-
-
-@DECLARED
-def test_compiled_requirements_name_no_host(file_name: str, dependencies: list[str]) -> None:
-    """The files work with any package index."""
-    text = (ROOT / file_name).read_text(encoding="utf-8")
-
-    assert dependencies
-    assert "://" not in text
-    assert "index-url" not in text
 
 
 #: Modules of the standard library that the oldest supported Python lacks.
@@ -153,35 +150,34 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]
         yield archive
 
 
-def test_wheel_has_every_file_of_the_package(wheel: zipfile.ZipFile) -> None:
-    """The modules, the store's scripts, and the static files."""
+def read(wheel: zipfile.ZipFile, name: str) -> str:
+    """The text of a file of the wheel's metadata."""
+    (path,) = (each for each in wheel.namelist() if each.endswith(f".dist-info/{name}"))
+    return wheel.read(path).decode()
+
+
+def test_the_wheel_is_complete(wheel: zipfile.ZipFile) -> None:
+    """It has the modules, scripts, static files, server configuration and license, and no tests or tools.
+
+    It installs one console script and an Airflow plugin, and tells type checkers that it is typed (PEP 561).
+    """
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "chronoverse").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
+    names = set(wheel.namelist())
 
     assert any(name.endswith(".lua") for name in files)
-    assert files - set(wheel.namelist()) == set()
-
-
-def test_wheel_has_the_server_configuration(wheel: zipfile.ZipFile) -> None:
-    """``chronoverse serve`` works without a checkout."""
+    assert files | {"chronoverse/py.typed"} <= names
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"chronoverse"}
     assert wheel.read("chronoverse/gunicorn.conf.py") == (ROOT / "gunicorn.conf.py").read_bytes()
-
-
-def test_wheel_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
-    """Type checkers of other projects use our annotations only with the marker of PEP 561."""
-    assert "chronoverse/py.typed" in wheel.namelist()
-
-
-def test_wheel_names_its_license(wheel: zipfile.ZipFile) -> None:
-    """The metadata has an SPDX expression, and the wheel contains the license's text."""
-    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-    (text,) = (name for name in wheel.namelist() if name.endswith(".dist-info/licenses/LICENSE"))
-
-    assert "License-Expression: MIT" in wheel.read(metadata).decode().splitlines()
-    assert wheel.read(text) == (ROOT / "LICENSE").read_bytes()
+    assert "License-Expression: MIT" in read(wheel, "METADATA").splitlines()
+    assert read(wheel, "licenses/LICENSE") == (ROOT / "LICENSE").read_text()
+    assert read(wheel, "entry_points.txt").split() == [
+        *("[console_scripts]", "chronoverse", "=", "chronoverse.cli.main:main"),
+        *("[airflow.plugins]", "chronoverse", "=", "chronoverse.integrations.airflow.plugin:ChronoversePlugin"),
+    ]
 
 
 def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
@@ -190,10 +186,9 @@ def test_there_is_one_version(wheel: zipfile.ZipFile) -> None:
     The Kubernetes example has the newest release.
     """
     releases = re.findall(r"^## \[([0-9.]+)\] - [0-9]{4}-[0-9]{2}-[0-9]{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
-    (metadata,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     images = re.findall(r"image: .*/chronoverse:(\S+)", (ROOT / "deploy" / "kubernetes.yaml").read_text("utf-8"))
 
-    (built,) = re.findall("^Version: (.*)$", wheel.read(metadata).decode(), re.M)
+    (built,) = re.findall("^Version: (.*)$", read(wheel, "METADATA"), re.M)
     assert built == build_version()
     assert Version(built).public == __version__
     if Version(built).is_devrelease:
@@ -211,14 +206,3 @@ def test_commit_hooks_run_what_make_lint_runs() -> None:
     (repo,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
 
     assert [hook["entry"] for hook in repo["hooks"]] == wanted
-
-
-def test_wheel_installs_the_command_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """It contains one package, one console script and an Airflow plugin, but no tests or tools."""
-    (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
-
-    assert {name.partition("/")[0].partition("-")[0] for name in wheel.namelist()} == {"chronoverse"}
-    assert wheel.read(entry_points).decode().split() == [
-        *("[console_scripts]", "chronoverse", "=", "chronoverse.cli.main:main"),
-        *("[airflow.plugins]", "chronoverse", "=", "chronoverse.integrations.airflow.plugin:ChronoversePlugin"),
-    ]
