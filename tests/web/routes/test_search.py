@@ -94,6 +94,8 @@ def test_a_download_is_what_was_written(client: httpx.Client, log: Foreign) -> N
     assert kinds == ["text/plain; charset=utf-8", "application/json", "application/jsonl"]
     assert text.headers["content-disposition"] == 'attachment; filename="search-log.txt"'
     assert text.headers["cache-control"] == "private, no-store"
+    plain = client.get(f"{log.path}/logs/raw", headers={"Accept-Encoding": ""})
+    assert (text.headers["content-encoding"], plain.content) == ("gzip", text.content)
 
 
 def test_a_download_can_be_filtered(client: httpx.Client, log: Foreign) -> None:
