@@ -73,6 +73,29 @@ def test_no_page_contains_a_number_beyond_the_maximum(client: httpx.Client, job:
     assert client.get(job.path).json()["last_sequence_num"] == 10**15 - 1
 
 
+def test_a_line_after_the_end_is_in_no_answer(client: httpx.Client, open_stream: OpenStream, job: Foreign) -> None:
+    """All routes agree that the job ended after line 1 and has no other line."""
+    job.line("one")
+    job.end("FAILED", 7)
+    job.last += 1
+    job.line("two")
+
+    found = client.get(job.path).json()
+    assert (found["status"], found["exit_code"], found["last_sequence_num"], found["lines"]) == ("FAILED", 7, 1, 1)
+    for query in ("", "?order=desc", "?offset=1", "?offset=2", "?offset=3", "?offset=9&order=desc", "/search?q=o"):
+        page = client.get(f"{job.path}/logs{query}").json()
+        assert page["cursor"] is None
+        is_upwards_from_later = query.startswith("?offset") and "desc" not in query
+        assert [line["sequence_num"] for line in page["logs"]] == ([] if is_upwards_from_later else [1]), query
+    assert client.get(f"{job.path}/logs/raw").text == "one\n"
+    assert client.get(f"{job.path}/logs/raw?format=jsonl").text.count("\n") == 1
+    for query, seen in (("", [1]), ("?tail=5", [1]), ("?offset=1", []), ("?offset=2", []), ("?offset=3", [])):
+        stream = open_stream(job, query).wait_end()
+        assert (stream.numbers(), stream.blocks()[-1]["event"]) == (seen, "end"), query
+    waited = client.get(f"{job.path}/wait?q=two&timeout=5").json()
+    assert (waited["outcome"], waited["log"], waited["job"]["status"]) == ("ended", None, "FAILED")
+
+
 def test_a_key_of_another_type_is_rejected(client: httpx.Client, job: Foreign, redis_server: RedisServer) -> None:
     """Every route answers 409 with a reason."""
     redis_server.ask("SET", job.key, "not a stream")

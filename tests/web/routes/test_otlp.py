@@ -5,25 +5,20 @@ import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
-import orjson
 import psutil
 import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
-from chronoverse.settings import Settings
-from chronoverse.web.app import create_app
 from tests.support.secret_keys import GITHUB, MASKED_PEM, PEM
-from tests.support.servers import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import wait_until
-from tests.web.otlp.messages import TIME, numbered, record, request
+from tests.web.otlp.messages import TIME, numbered, pairs, record, request
 
 _numbers = itertools.count(1)
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
@@ -118,23 +113,12 @@ def test_json_is_answered_with_json(sender: Sender, coding: str) -> None:
 
 def test_the_largest_json_batch_of_a_collector_is_accepted(sender: Sender) -> None:
     """8,192 records of a file, with the attributes that a collector adds for Kubernetes."""
-
-    def attributes(**texts: str) -> list[dict[str, Any]]:
-        return [{"key": name.replace("_", "."), "value": {"stringValue": text}} for name, text in texts.items()]
-
-    more = attributes(log_file_path="/var/log/pods/x/0.log", log_iostream="stdout", logtag="F", time="2026-03-03")
-    records = [
-        {
-            "timeUnixNano": str(TIME + number),
-            "observedTimeUnixNano": str(TIME),
-            "severityNumber": 9,
-            "body": {"stringValue": f'level=info msg="handled {number}" took=12ms'},
-            "attributes": [*more, {"key": "log.file.record_number", "value": {"intValue": str(number)}}],
-        }
-        for number in range(1, 8_193)
-    ]
-    resource = {"attributes": attributes(**{name.replace(".", "_"): text for name, text in sender.resource.items()})}
-    body = orjson.dumps({"resourceLogs": [{"resource": resource, "scopeLogs": [{"scope": {}, "logRecords": records}]}]})
+    records = numbered(1, 8_192, "/var/log/pods/x/0.log", 'level=info msg="handled {}" took=12ms')
+    for each in records:
+        each.observed_time_unix_nano = TIME
+        each.attributes.extend(pairs({"log.iostream": "stdout", "logtag": "F", "log.time": "2026-03-03"}))
+    message = request(sender.resource, *records)
+    body = json_format.MessageToJson(message, use_integers_for_enums=True, indent=None).encode()
     response = sender.client.post("/v1/logs", content=body, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()) == (200, {})
     assert sender.client.get(sender.path).json()["lines"] == 8_192
@@ -334,35 +318,33 @@ print(answer.status_code, answer.json["title"], "google.protobuf" in sys.modules
     assert done.stdout == f"404 {title} False\n"
 
 
-def test_new_jobs_are_rate_limited_per_subject(service: Service, tmp_path: Path, redis_server: RedisServer) -> None:
+def test_new_jobs_are_rate_limited_per_subject(service: Service, in_process: Callable[..., Any]) -> None:
     """With Retry-After. Existing jobs still get their lines, and other subjects still start jobs."""
-    app = create_app(Settings(data_dir=tmp_path, redis_url=redis_server.url, jwt_secret=service.secret))
-    throttle = app.extensions["chronoverse"].new_job_throttle
+    client = in_process()
+    throttle = client._transport.app.extensions["chronoverse"].new_job_throttle
     # 20 jobs at once, then one per second.
     throttle.rate, throttle.burst_seconds = 1, 20
-    headers = {"Authorization": f"Bearer {service.token()}"}
-    with httpx.Client(base_url="http://localhost", headers=headers, transport=httpx.WSGITransport(app)) as client:
-        sender = Sender(client, "few_new_jobs")
-        hostile = {**PROTOBUF, "Authorization": f"Bearer {service.token(subject='hostile')}"}
+    sender = Sender(client, "few_new_jobs")
+    hostile = {**PROTOBUF, "Authorization": f"Bearer {service.token(subject='hostile')}"}
 
-        def post(job: str, count: int, *more: LogRecord) -> httpx.Response:
-            records = [record("x", chronoverse__job=f"{job}_{n}") for n in range(count)]
-            return sender.send(request(sender.resource, *records, *more), hostile)
+    def post(job: str, count: int, *more: LogRecord) -> httpx.Response:
+        records = [record("x", chronoverse__job=f"{job}_{n}") for n in range(count)]
+        return sender.send(request(sender.resource, *records, *more), hostile)
 
-        sender.post(record("first"), record("first", chronoverse__job="known"))
-        began = time.monotonic()
-        response = post("new", 200, record("last"), record("last", chronoverse__job="known"))
-        assert (response.status_code, response.headers["Retry-After"]) == (429, "10")
-        assert b"this token starts too many jobs" in response.content
-        assert sender.messages() == ["first", "last"]
-        assert client.get(sender.path.replace("job_1", "known")).json()["lines"] == 2
-        assert sender.rejected(sender.post(record("x"), chronoverse__job="of_another_subject")) == (0, "")
-        # More than can start while a busy machine handles a request.
-        assert post("more", 200).status_code == 429
-        (listed,) = [each for each in client.get("/workflows").json()["workflows"] if each["id"] == "few_new_jobs"]
-        # Three belong to the other subject.
-        assert 23 <= listed["jobs"] <= 23 + time.monotonic() - began + 1
-        wait_until(lambda: post("later", 1).status_code == 200, 30, "one more may begin")
+    sender.post(record("first"), record("first", chronoverse__job="known"))
+    began = time.monotonic()
+    response = post("new", 200, record("last"), record("last", chronoverse__job="known"))
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "10")
+    assert b"this token starts too many jobs" in response.content
+    assert sender.messages() == ["first", "last"]
+    assert client.get(sender.path.replace("job_1", "known")).json()["lines"] == 2
+    assert sender.rejected(sender.post(record("x"), chronoverse__job="of_another_subject")) == (0, "")
+    # More than can start while a busy machine handles a request.
+    assert post("more", 200).status_code == 429
+    (listed,) = [each for each in client.get("/workflows").json()["workflows"] if each["id"] == "few_new_jobs"]
+    # Three belong to the other subject.
+    assert 23 <= listed["jobs"] <= 23 + time.monotonic() - began + 1
+    wait_until(lambda: post("later", 1).status_code == 200, 30, "one more may begin")
 
 
 @pytest.mark.parametrize("are_alike", [True, False])
