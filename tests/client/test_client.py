@@ -42,6 +42,9 @@ class Clock:
         self.now += self.step
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 def line(number: int, stream: str = "stdout") -> Line:
     return Line(number, TIME, f"line {number}", stream)
@@ -85,10 +88,7 @@ def retried(detail: str) -> Notice:
             [stream(frames(1, 3), whole=False), stream(frames(1, 5), Gap(4, 6, "x").to_frame(), OVER)],
             [*map(line, range(1, 6)), Gap(6, 6, "x"), STATE],
         ),
-        (
-            [stream(frames(1, 1), LOST.to_frame(30))],
-            [line(1), Notice("runner lost: nothing heard from it for 30 s")],
-        ),
+        ([stream(frames(1, 1), LOST.to_frame(30))], [line(1), Notice("runner lost: nothing heard from it for 30 s")]),
         # The service answers 204 if the connection was cut after the last line but before the end.
         ([stream(frames(1, 1), whole=False), answer("204 No Content")], [line(1)]),
         # A reconnect for each entry without a number would fall behind the log. The id is of filtered-out lines.
@@ -101,32 +101,16 @@ def retried(detail: str) -> Notice:
             [stream(CONNECTED, sse.frame("error", b"the store does not answer")), AGAIN],
             [Notice("the store does not answer; trying again in 0.0 s"), line(1), STATE],
         ),
-        ([problem("429 Too Many Requests", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
-        ([problem("408 Request Timeout", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
-        ([problem("425 Too Early", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
-        ([problem("500 Internal Server Error", "not now"), AGAIN], [retried("not now"), line(1), STATE]),
+        *(
+            ([problem(f"{status} Reason", "not now"), AGAIN], [retried("not now"), line(1), STATE])
+            for status in (429, 408, 425, 500)
+        ),
         (
             [answer("502 Bad Gateway", b"<html>nginx</html>"), AGAIN],
             [retried("the service returned 502 Bad Gateway"), line(1), STATE],
         ),
     ],
-    ids=[
-        *(
-            "values",
-            "planned close",
-            "repeated",
-            "lost",
-            "204",
-            "entry",
-            "unknown",
-            "error",
-            "429",
-            "408",
-            "425",
-            "500",
-            "HTML",
-        ),
-    ],
+    ids=["values", "closed", "twice", "lost", "204", "entry", "unknown", "error", "429", "408", "425", "500", "HTML"],
 )
 def test_a_log_is_followed_to_its_end(answers: list[bytes], items: list[LogEvent]) -> None:
     """Over as many connections as needed: each number once, and then no further request."""
@@ -177,10 +161,8 @@ def test_a_lost_connection_is_resumed_after_the_last_line(first: bytes, last: st
         client = Client(service.url, lambda: next(tokens))
         list(client.follow(JOB, stop=NoDelay(), tail=5, stream="stdout", wait=1_000))
     asked, again = service.requests
-    assert (asked.query, asked.headers.get("last-event-id")) == (
-        {"tail": "5", "stream": "stdout", "wait": "300"},
-        None,
-    )
+    expected = {"tail": "5", "stream": "stdout", "wait": "300"}
+    assert (asked.query, asked.headers.get("last-event-id")) == (expected, None)
     assert {name: again.query[name] for name in again.query if name != "wait"} == {"stream": "stdout"}
     assert again.headers["last-event-id"] == last
     assert [each.headers["authorization"] for each in service.requests] == ["Bearer first", "Bearer second"]
@@ -377,12 +359,9 @@ def test_a_request_for_a_page_is_retried() -> None:
 def test_retries_end_at_the_deadline() -> None:
     """However long the delays have become."""
     clock = Clock()
-
-    def sleep(seconds: float) -> None:
-        clock.now += seconds
-
+    options: dict[str, Any] = {"clock": clock, "sleep": clock.sleep, "chance": lambda: 1}
     with ScriptedService(*[None] * 9) as service:
-        client = Client(service.url, max_attempts=9, max_retry_seconds=20, clock=clock, sleep=sleep, chance=lambda: 1)
+        client = Client(service.url, max_attempts=9, max_retry_seconds=20, **options)
         with pytest.raises(Unreachable):
             client.job(JOB)
 
@@ -486,27 +465,19 @@ def test_a_wait_continues_while_the_service_waits_for_the_job() -> None:
     clock = Clock(step=WAIT_SECONDS)
     missing = problem("404 Not Found", "no such job")
     with ScriptedService(*[missing] * 6, waited("ended", 9)) as service:
-        client = Client(service.url, clock=clock, sleep=refuse_to_sleep)
+        client = Client(service.url, clock=clock, sleep=lambda seconds: pytest.fail(f"it sleeps for {seconds} s"))
         found = client.wait(JOB, **WAIT)
 
     assert found["outcome"] == "ended"
 
 
-def refuse_to_sleep(seconds: float) -> None:
-    pytest.fail(f"it sleeps for {seconds} s")
-
-
 def test_a_wait_ends_at_its_deadline_even_during_an_outage() -> None:
     """It requests only the remaining time, and makes no attempt beyond it."""
     clock = Clock()
-
-    def sleep(seconds: float) -> None:
-        clock.now += seconds
-
     with ScriptedService(None, None, None) as service:
-        client = Client(service.url, clock=clock, sleep=sleep, chance=lambda: 0.5)
+        client = Client(service.url, clock=clock, sleep=clock.sleep, chance=lambda: 0.5)
         with pytest.raises(Unreachable):
-            client.wait(JOB, q=None, regex=False, stream=None, offset=None, seconds=3)
+            client.wait(JOB, **{**WAIT, "seconds": 3})
 
     assert [asked.query["timeout"] for asked in service.requests] == ["3", "3", "1"]
 

@@ -9,6 +9,8 @@ from chronoverse.joblog.model import IDENTIFIER
 from tests.collect.node import ended, pod, with_state
 
 RUNNING: Final[dict[str, Any]] = {"running": {}}
+ERROR: Final = {"exitCode": 2, "reason": "Error"}
+ARGO: Final = "workflows.argoproj.io"
 
 
 @pytest.mark.parametrize(
@@ -17,21 +19,13 @@ RUNNING: Final[dict[str, Any]] = {"running": {}}
         ("backup-29012345-abcde", {"owner": ("Job", "backup-29012345")}, "shop.backup"),
         ("migrate-abcde", {"owner": ("Job", "migrate")}, "shop.migrate"),
         ("build-x7k2p-abcde", {"owner": ("Job", "build-x7k2p")}, "shop.build"),
-        (
-            "web-6d4cf56db6-abcde",
-            {"owner": ("ReplicaSet", "web-6d4cf56db6"), "labels": {"pod-template-hash": "6d4cf56db6"}},
-            "shop.web",
-        ),
+        ("web-6d4c-x", {"owner": ("ReplicaSet", "web-6d4c"), "labels": {"pod-template-hash": "6d4c"}}, "shop.web"),
         ("db-0", {"owner": ("StatefulSet", "db")}, "shop.db"),
         ("once", {}, "shop.once"),
         ("of-two", {"owner": ("Custom", "two"), "controller": False}, "shop.two"),
         ("etl-x7k2p-123", {"owner": ("Workflow", "etl-x7k2p")}, "shop.etl"),
-        (
-            "etl-x7k2p",
-            {"owner": ("Workflow", "e"), "labels": {"workflows.argoproj.io/workflow-template": "etl"}},
-            "shop.etl",
-        ),
-        ("n-1", {"owner": ("Workflow", "n"), "labels": {"workflows.argoproj.io/cron-workflow": "night"}}, "shop.night"),
+        ("etl-x7", {"owner": ("Workflow", "e"), "labels": {f"{ARGO}/workflow-template": "etl"}}, "shop.etl"),
+        ("n-1", {"owner": ("Workflow", "n"), "labels": {f"{ARGO}/cron-workflow": "night"}}, "shop.night"),
         (
             "tk",
             {"owner": ("TaskRun", "x"), "labels": {"tekton.dev/task": "lint", "tekton.dev/pipeline": "ci"}},
@@ -102,13 +96,9 @@ def test_labels_are_those_of_the_job_and_selected_ones_of_the_pod() -> None:
         (ended(pod("one"), 137, "OOMKilled"), 0, ContainerEnd(137, "OOMKilled")),
         (ended(pod("one", reason="Evicted"), 137, "Error"), 0, ContainerEnd(137, "Evicted")),
         (with_state(pod("one"), **RUNNING), 0, None),
-        (
-            with_state(pod("one", reason="Evicted"), restarts=1, **RUNNING, last={"exitCode": 2, "reason": "Error"}),
-            0,
-            ContainerEnd(2, "Error"),
-        ),
-        (with_state(pod("one"), restarts=1, **RUNNING, last={"exitCode": 2, "reason": "Error"}), 1, None),
-        (with_state(pod("one"), restarts=2, **RUNNING, last={"exitCode": 2, "reason": "Error"}), 0, None),
+        (with_state(pod("one", reason="Evicted"), restarts=1, **RUNNING, last=ERROR), 0, ContainerEnd(2, "Error")),
+        (with_state(pod("one"), restarts=1, **RUNNING, last=ERROR), 1, None),
+        (with_state(pod("one"), restarts=2, **RUNNING, last=ERROR), 0, None),
         (pod("one", phase="Failed", reason="Evicted"), 0, ContainerEnd(None, "Evicted")),
         (ended(pod("one"), 128, "StartError"), 0, ContainerEnd(128, "StartError", "StartError: None")),
     ],

@@ -102,37 +102,8 @@ def test_an_append_is_bounded(batches: list[list[str]], lines: int, end: int) ->
     assert HttpLogWriter("http://127.0.0.1:1")._fits(5_000, BATCH_RUNS)
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_acknowledged_lines_can_be_taken_again_until_they_are_released(kind: str, tmp_path: Path) -> None:
-    """Even from the middle of a batch. Released lines can still be requested, and are then lost."""
-    spool = Spool(in_memory(200) if kind == "memory" else in_file(tmp_path))
-    fill(spool, 0, 95)
-    spool.put(make_batch("x", "y"))
-    everything = drain(spool)
-    assert (spool.path is not None) == (kind == "file")
-    for index in (96, 13, 0, 40):
-        spool.acknowledge(index)
-        assert drain(spool) == everything[index:]
-    spool.release(42)
-    assert spool.first == 42
-    spool.acknowledge(41)
-    assert take_batch(spool, 41).start == 42
-    assert drain(spool) == everything[42:]
-
-
-def test_what_does_not_fit_into_memory_goes_to_the_file(tmp_path: Path) -> None:
-    """No line is lost, only the file's owner can read it, and it is removed once all lines are durable."""
-    spool = Spool(in_file(tmp_path))
-    fill(spool, 0, 505)
-    assert spool.path is not None
-    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600] * 2
-    assert plain(drain(spool, release=True)) == list(range(505))
-    assert spool.dropped == 0
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_space_in_the_file_is_reused(tmp_path: Path) -> None:
-    """The file is about as large as the lines that waited at the same time."""
+    """The file is about as large as the lines that waited at the same time. Only its owner can read it."""
     spool = Spool(in_file(tmp_path, 40))
     fill(spool, 0, 1000)
     for start in range(1000, 8_000, 500):
@@ -141,6 +112,7 @@ def test_space_in_the_file_is_reused(tmp_path: Path) -> None:
         spool.release(spool.acked)
     assert spool.path is not None
     assert spool.path.stat().st_size <= (EMPTY + 10) * PAGE
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600] * 2
     assert spool.dropped == 0
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import random
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from chronoverse.store import Store
 from chronoverse.store.catalog import WorkflowSettings
 from chronoverse.store.records import RecordBatch, RecordRun
 from tests.support.bench import JOB, NOW, Bench
+from tests.support.servers import running
+from tests.support.service import serving
 from tests.support.waiting import wait_until
 
 OTHER = JobRef("wf_1", "job_2")
@@ -200,3 +203,24 @@ def test_every_number_is_a_line_or_in_a_gap(bench: Bench, store: Store, seed: in
     left_out = sum(gap.last - gap.first + 1 for gap in gaps if gap.reason == "quota")
     assert end_entry == (last + 1, left_out)
     assert not any(a.reason == b.reason == "quota" and a.last + 1 == b.first for a, b in pairwise(gaps))
+
+
+@pytest.mark.long
+def test_an_emptied_store_gets_its_quotas_back(tmp_path: Path) -> None:
+    """Without restarting the service. They apply to later jobs and to jobs that were opened again before."""
+    with (
+        running(tmp_path / "server") as server,
+        serving(tmp_path / "service", server.url, max_job_bytes=1_000),
+        contextlib.closing(Store(server.url)) as store,
+    ):
+
+        def wait_for(*fields: str) -> None:
+            wait_until(lambda: server.ask("HGET", *fields) == b"1000", 30, "the service has set the quota")
+
+        wait_for("chronoverse:limits", "job_bytes")
+        store.open(JobRef("wf_3", "before"), "token")
+        server.ask("FLUSHALL")
+        before = store.open(JobRef("wf_3", "before"), "token")
+        wait_for("chronoverse:{wf_3}:settings", "common_job_bytes")
+        for attempt in (before, store.open(JobRef("wf_4", "after"), "token")):
+            append(store, attempt, 1, 101)
