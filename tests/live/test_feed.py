@@ -9,7 +9,7 @@ from itertools import count
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.entries import RawEntry, read_entries
@@ -37,6 +37,8 @@ from tests.support.entries import raw_entries
 
 REF: Final = JobRef("wf_1", "job_1")
 NOW: Final = "2026-03-03T10:00:05.123Z"
+#: The time of a line without one.
+EPOCH: Final = "1970-01-01T00:00:00.000Z"
 #: More bytes than any of the small rings here holds.
 ROOMY: Final = 10**9
 
@@ -298,6 +300,7 @@ def test_entries_become_frames() -> None:
 
 
 @given(entries=raw_entries())
+@example(entries=[(b"6-0", [b"timestamp", b"", b"message", b"x", b"stream", b"stderr"])])
 def test_raw_entries_become_the_same_frames(entries: list[RawEntry]) -> None:
     """Plain lines are encoded by a faster code path.
 
@@ -312,6 +315,10 @@ def test_raw_entries_become_the_same_frames(entries: list[RawEntry]) -> None:
 
 
 @given(entries=raw_entries(), most=st.integers(1, 800))
+@example(
+    entries=[(b"%d-0" % number, [b"message", b"x"]) for number in (6, 7)],
+    most=len(Line(6, EPOCH, "x", "stdout").to_frame()),
+)
 def test_encoding_stops_at_the_frame_that_reaches_the_bound(entries: list[RawEntry], most: int) -> None:
     """The end is returned only if everything before it fits."""
     whole, end = encode_raw(entries, 5, 1)
