@@ -27,77 +27,54 @@ def cut(stream: bytes, positions: Iterable[int]) -> list[bytes]:
     return [stream[start:stop] for start, stop in pairwise(bounds)]
 
 
+def messages(*data: str, id: str = "") -> list[Event]:
+    return [Event("message", each, id) for each in data]
+
+
 @pytest.mark.parametrize(
     ("stream", "events"),
     [
-        pytest.param(
+        (
             b"data: This is the first message.\n\n"
             b"data: This is the second message, it\ndata: has two lines.\n\n"
             b"data: This is the third message.\n\n",
-            [
-                Event("message", "This is the first message.", ""),
-                Event("message", "This is the second message, it\nhas two lines.", ""),
-                Event("message", "This is the third message.", ""),
-            ],
-            id="messages",
+            messages(
+                "This is the first message.",
+                "This is the second message, it\nhas two lines.",
+                "This is the third message.",
+            ),
         ),
-        pytest.param(
+        (
             b"event: add\ndata: 73857293\n\nevent: remove\ndata: 2153\n\nevent: add\ndata: 113411\n\n",
             [Event("add", "73857293", ""), Event("remove", "2153", ""), Event("add", "113411", "")],
-            id="event types",
         ),
-        pytest.param(
-            b"data: YHOO\ndata: +2\ndata: 10\n\n", [Event("message", "YHOO\n+2\n10", "")], id="three lines of data"
-        ),
-        pytest.param(
+        (b"data: YHOO\ndata: +2\ndata: 10\n\n", messages("YHOO\n+2\n10")),
+        (
             b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n",
-            [
-                Event("message", "first event", "1"),
-                Event("message", "second event", ""),
-                Event("message", " third event", ""),
-            ],
-            id="comment, ids, one space removed",
+            messages("first event", id="1") + messages("second event", " third event"),
         ),
-        pytest.param(
-            b"data\n\ndata\ndata\n\ndata:",
-            [Event("message", "", ""), Event("message", "\n", "")],
-            id="data without a value, a block that never ends",
-        ),
-        pytest.param(
-            b"data:test\n\ndata: test\n\n",
-            [Event("message", "test", "")] * 2,
-            id="the space after the colon is not part of the value",
-        ),
-        # So far the examples of section 9.2.6. What follows is in its text.
-        pytest.param(
-            b"data: a\n\rdata: b\r\n\r\n",
-            [Event("message", "a", ""), Event("message", "b", "")],
-            id="LF CR is two line ends, CR LF is one",
-        ),
-        pytest.param(
-            b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n",
-            [Event("message", "a", "1"), Event("message", "b", "1")],
-            id="an id with NUL is ignored",
-        ),
-        pytest.param(
+        (b"data\n\ndata\ndata\n\ndata:", messages("", "\n")),
+        (b"data:test\n\ndata: test\n\n", messages("test", "test")),
+        # So far the examples of section 9.2.6. What follows is in its text. LF CR is two line ends, CR LF is one.
+        (b"data: a\n\rdata: b\r\n\r\n", messages("a", "b")),
+        # An id with NUL is ignored.
+        (b"id: 1\ndata: a\n\nid: 2\0\ndata: b\n\n", messages("a", "b", id="1")),
+        # An event's name is for its block, also if that has no data.
+        (
             b"event: log\ndata: a\n\ndata: b\n\nevent: end\n\ndata: c\n\n",
-            [Event("log", "a", ""), Event("message", "b", ""), Event("message", "c", "")],
-            id="an event's name is for its block, also if that has no data",
+            [Event("log", "a", ""), *messages("b", "c")],
         ),
-        pytest.param(b"foo: 1\nbar\nData: 2\n data: 3\ndata : 4\n\n", [], id="unknown fields, no colon"),
-        pytest.param(
-            b"data: a\xff\xc3\ndata: \xe2\x82\n\n",
-            [Event("message", "a\ufffd\ufffd\n\ufffd", "")],
-            id="bytes that are not UTF-8 are replaced",
-        ),
-        pytest.param(
+        # Unknown fields, no colon, and bytes that are not UTF-8.
+        (b"foo: 1\nbar\nData: 2\n data: 3\ndata : 4\n\n", []),
+        (b"data: a\xff\xc3\ndata: \xe2\x82\n\n", messages("a\ufffd\ufffd\n\ufffd")),
+        # Heartbeats before, between, after and inside blocks.
+        (
             b":\n"
             + sse.frame("log", b"a", id=1)
             + b":\n:\n:\ndata: x\n:\n\n"
             + sse.frame("log", b"b", id=2)
             + b": c\n",
-            [Event("log", "a", "1"), Event("message", "x", "1"), Event("log", "b", "2")],
-            id="heartbeats before, between, after and inside blocks",
+            [Event("log", "a", "1"), *messages("x", id="1"), Event("log", "b", "2")],
         ),
     ],
 )
