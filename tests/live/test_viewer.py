@@ -371,15 +371,19 @@ def test_a_drained_stream_ends_with_a_retry_time(rig: Rig) -> None:
 
 
 def test_a_wait_for_a_job_ends_with_an_error(rig: Rig) -> None:
-    """A viewer that waits for a job ends with one error if the job does not exist within 20 s."""
-    viewer = started(rig, wait=20)
+    """If the job does not exist within 20 s. One that becomes PENDING sends its state at the next check."""
+    viewer, registered = started(rig, wait=20), started(rig, job=OTHER, wait=20)
     rig.wait(15)
-    assert viewer.next() == b":\n"
+    assert viewer.next() == registered.next() == b":\n"
     rig.wait(4)
     assert viewer.next() is None
     assert viewer.due == rig.clock.now + 1
+    rig.store.register(OTHER)
     rig.wait(1)
     assert event_data(drained(viewer)) == [("error", "the job did not appear within 20 s")]
+    assert [data[:19] for _, data in event_data(drained(registered))] == ['{"status":"PENDING"']
+    rig.wait(10)
+    assert registered.next() is None
 
 
 @pytest.mark.parametrize("kind", ["unheard of", "registered", "ended"])
@@ -393,16 +397,6 @@ def test_an_awaited_jobs_state_comes_before_its_lines(rig: Rig, kind: str) -> No
         rig.end(3)
     rig.run_tail_once()
     assert names(drained(viewer)) == ["job", "log 1", "log 2", *(["job", "end"] if kind == "ended" else [])]
-
-
-def test_an_awaited_job_that_is_registered_sends_its_state(rig: Rig) -> None:
-    """An awaited job that becomes PENDING sends a `job` frame at the next check. That ends the wait."""
-    viewer = started(rig, wait=5)
-    rig.store.register(JOB)
-    rig.wait(int(CHECK_SECONDS))
-    assert [data[:19] for _, data in event_data(drained(viewer))] == ['{"status":"PENDING"']
-    rig.wait(10)
-    assert viewer.next() is None
 
 
 def test_a_server_that_hangs_delays_only_checks_of_its_own_jobs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

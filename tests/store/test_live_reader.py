@@ -128,19 +128,6 @@ def job(number: int) -> JobRef:
 JOBS: Final = [job(number) for number in range(300)]
 
 
-def test_only_changed_jobs_are_read(world: World) -> None:
-    """Once all 300 jobs are read, new lines in two of them cost a read of those two."""
-    world.watch(*JOBS)
-    assert world.read() == {}
-    world.write(JOBS[7], 1)
-    world.write(JOBS[8], 1, 2)
-    before = world.asked()
-
-    assert world.read() == {JOBS[7]: [1], JOBS[8]: [1, 2]}
-    assert world.read() == {}
-    assert world.asked() - before <= 4
-
-
 def test_lines_beyond_the_count_come_with_the_next_read(either: World) -> None:
     """The next read returns the rest, even without further changes. A cursor that is set back is honoured."""
     either.write(JOBS[0], *range(1, 8))

@@ -52,13 +52,6 @@ def rig(server: RedisServer, prefix: str) -> Iterator[Rig]:
     rig.store.close()
 
 
-def test_a_log_is_read_to_its_end(rig: Rig) -> None:
-    """In several parts. Reads after the end are empty."""
-    rig.write(1, 7)
-
-    assert [rig.read(after) for after in (0, 2, 4, 6, 7, 7)] == [[1, 2], [3, 4], [5, 6], [7], [], []]
-
-
 def test_a_prefetched_answer_is_used_only_for_its_own_request(rig: Rig) -> None:
     """Another line, count or job is requested separately."""
     rig.write(1, 8)

@@ -233,16 +233,6 @@ def test_a_changed_retention_is_applied_to_every_job(
     assert all(bench.ttl("job", job) > RETENTION_MS for job in jobs if job != jobs[3])
 
 
-def test_a_corrupt_log_can_be_ended(bench: Bench, store: Store, attempt: Attempt) -> None:
-    """The end follows the last entry, whatever its id. Otherwise viewers would wait forever."""
-    store.append(attempt, make_lines(1, 2))
-    bench.xadd("5-1", "message", "a")
-
-    finish(store, attempt, 3)
-
-    assert (bench.ids()[-1], bench.hash()["status"]) == ("6-0", "COMPLETED")
-
-
 # Deleted jobs
 
 
