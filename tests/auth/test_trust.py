@@ -141,11 +141,6 @@ KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]
         ('claim = "groups_direct", equals = "platform", workflows = ["*"], scope = "logs:read"', TEAM),
         {READ: {"*"}, WRITE: {"team-a.*"}},
     ),
-    "GitHub Actions": (
-        GITHUB,
-        ('claim = "repository_owner", equals = "octo-org", workflows = ["{repository}"], scope = "logs:write"',),
-        {WRITE: {"octo-org.shop"}},
-    ),
     "a branch of GitHub": (
         GITHUB,
         (
@@ -166,11 +161,6 @@ KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]
             ' workflows = ["{kubernetes.io.namespace}.*", "{sub}"], scope = "logs:write"',
         ),
         {WRITE: {"ci.*", "system.serviceaccount.ci.runner"}},
-    ),
-    "a claim in a claim": (
-        KUBERNETES,
-        ('claim = "kubernetes.io.serviceaccount.name", equals = "runner", workflows = ["y"], scope = "logs:write"',),
-        {WRITE: {"y"}},
     ),
     "without rules": ({"aud": AUDIENCE, "scope": "logs:read", "workflows": ["mine"]}, (), {READ: {"mine"}}),
 }

@@ -30,23 +30,6 @@ def deps(clock: Clock) -> Iterator[Dependencies]:
         yield cast(Dependencies, SimpleNamespace(turns=turns, monotonic=clock))
 
 
-def read(position: int | None) -> list[tuple[int, str | None]]:
-    """The next ten of 95 positions. Every other item is filtered out."""
-    start = position or 0
-    return [(each, "item" if each % 2 else None) for each in range(start + 1, min(start + 11, 96))]
-
-
-def test_the_pages_of_a_listing_contain_each_item_once(deps: Dependencies) -> None:
-    """Each page starts where the previous one ended."""
-    position: int | None = None
-    sizes: list[int] = []
-    while not sizes or position is not None:
-        found, position = read_listing(deps, JobRef("wf", ""), position, 20, read, "ada")
-        sizes.append(len(found))
-
-    assert sizes == [20, 20, 8]
-
-
 def test_a_cursor_belongs_to_a_set_of_labels() -> None:
     sets = [(), (("a", "1"),), (("a", "2"),), (("b", "1"),), (("a", "1"), ("b", "1"))]
     assert len({tuple(labels_in_cursor(each)) for each in sets}) == len(sets)
