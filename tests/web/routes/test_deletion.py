@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import httpx
 import pytest
-import redis
 
 from chronoverse.archive.retention import delete_job
 from chronoverse.errors import StoreUnavailable
 from chronoverse.joblog.model import JobRef, Status
 from tests.support.archivers import stepped
 from tests.support.commands import start_chronoverse
+from tests.support.servers import RedisServer
 from tests.support.waiting import wait_until
 from tests.web.routes.foreign import Foreign
 from tests.web.routes.runner import Runner
@@ -21,17 +21,10 @@ from tests.web.routes.site import Site
 GONE: Final = b"event: error\ndata: the log is gone from the store: it expired or was deleted\n\n"
 
 
-def ask(site: Site, *command: Any) -> Any:
-    """Sends one command to the store, without parsing the reply."""
-    with redis.Redis.from_url(str(site.service.redis_url), protocol=2) as client:
-        client.response_callbacks.clear()
-        return client.execute_command(*command)
-
-
-def keys(site: Site, job: Foreign) -> set[str]:
+def keys(server: RedisServer, job: Foreign) -> set[str]:
     """The suffixes of all keys of the job in the store."""
     prefix = job.key.removesuffix("log")
-    return {key.decode().removeprefix(prefix) for key in ask(site, "KEYS", prefix.replace("{", "\\{") + "*")}
+    return {key.decode().removeprefix(prefix) for key in server.ask("KEYS", prefix.replace("{", "\\{") + "*")}
 
 
 def deleted(site: Site) -> Foreign:
@@ -40,7 +33,7 @@ def deleted(site: Site) -> Foreign:
     return job
 
 
-def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
+def test_nothing_can_be_written_under_a_deleted_id(site: Site, redis_server: RedisServer) -> None:
     """Each of a runner's requests is rejected with DELETED, whatever its token, and changes nothing."""
     job = deleted(site)
     runner = Runner(site.client, job)
@@ -56,8 +49,11 @@ def test_nothing_can_be_written_under_a_deleted_id(site: Site) -> None:
     ]
 
     assert [(answer.status_code, answer.json().get("reason")) for answer in answers] == [(409, "DELETED")] * 7
-    assert keys(site, job) == {"deleted"}
-    assert ask(site, "TTL", job.key.removesuffix("log") + "deleted") > site.store.retention_ms("deletion") / 1000 - 60
+    assert keys(redis_server, job) == {"deleted"}
+    assert (
+        redis_server.ask("TTL", job.key.removesuffix("log") + "deleted")
+        > site.store.retention_ms("deletion") / 1000 - 60
+    )
     assert site.client.get(f"/workflows/{job.workflow_id}/jobs?limit=1000").json()["jobs"] == []
 
 
@@ -79,16 +75,16 @@ def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
     assert site.client.delete(never.path).status_code == 404
 
 
-def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None:
+def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site, redis_server: RedisServer) -> None:
     """After the workflow's own retention. A new job then has nothing of the old one."""
-    job = Foreign(str(site.service.redis_url), "deletion-short", "job_1")
+    job = Foreign(redis_server.url, "deletion-short", "job_1")
     site.store.catalog.change_settings(job.workflow_id, retention_seconds=1)
     job.lines(["secret 1", "secret 2"]).end()
     assert site.client.delete(job.path).status_code == 204
     runner = Runner(site.client, job)
     assert runner.open().status_code == 409
 
-    wait_until(lambda: keys(site, job) == set(), 10, "the tombstone has expired")
+    wait_until(lambda: keys(redis_server, job) == set(), 10, "the tombstone has expired")
 
     assert runner.open().json()["next"] == 1
     assert runner.append(1, "new").status_code == 200
@@ -96,7 +92,7 @@ def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site) -> None
 
 
 def test_nothing_of_a_deleted_job_stays_cached(
-    in_process: Callable[..., httpx.Client], site: Site, job: Foreign, monkeypatch: pytest.MonkeyPatch
+    in_process: Callable[..., httpx.Client], redis_server: RedisServer, job: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here its segments would never expire, and another job under its id has as many lines."""
     client: Any = in_process()
@@ -105,7 +101,7 @@ def test_nothing_of_a_deleted_job_stays_cached(
     job.lines(["secret"] * 600).end()
     assert client.get(f"{job.path}/events").text.count("secret") == 600
     assert client.delete(job.path).status_code == 204
-    ask(site, "DEL", job.key.removesuffix("log") + "deleted")
+    redis_server.ask("DEL", job.key.removesuffix("log") + "deleted")
     job.last = 0
     job.lines(["new"] * 600).end()
     assert client.get(f"{job.path}/events").text.count('"new"') == 600
