@@ -201,6 +201,7 @@ class Publisher:
                 self._give_up(error if isinstance(error, ChronoverseError) else ChronoverseError(repr(error)))
         finally:
             self._stop.set()
+            self.spool.wake()
             self._done.set()
             self._opened_or_refused.set()
 
@@ -399,7 +400,9 @@ class Publisher:
         unconfirmed = 0
         # Asks what is on the store's disk every 0.1 s at most, instead of after each batch.
         while not self._stop.wait(0.1) and (probe := self._probe) is not None:
-            if self._phase is _Phase.OPENING or self._attempt is None or not self.spool.wait_for_unsafe(1.0):
+            if self._phase is _Phase.OPENING or self._attempt is None:
+                continue
+            if not self.spool.wait_for_unsafe(self._renew_seconds, self._stop):
                 continue
             try:
                 next_number = probe.confirm(self._attempt)

@@ -342,6 +342,27 @@ def test_a_store_closed_during_a_query_ends_the_thread_quietly() -> None:
     assert (said, spool.acked, spool.safe) == ([], 1, 0)
 
 
+def test_an_idle_runner_does_not_wake_up_to_look_for_safe_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread waits until the lease's renewal, unless the job ends."""
+    spool, waits = Spool(), list[float]()
+    wait = spool.wait_for_unsafe
+    monkeypatch.setattr(spool, "wait_for_unsafe", lambda seconds, stop: waits.append(seconds) or wait(seconds, stop))
+
+    class SlowWriter(ScriptedWriter):
+        def finish(self, *_: Any, **__: Any) -> None:
+            wait_until(lambda: spool._changed._waiters, SOON, "the thread waits again")  # type: ignore[attr-defined]
+
+    writer = SlowWriter(durable=True)
+    publisher = Publisher(cast(Callable[[], Store], lambda: writer), JOB, spool, [].append, lease_seconds=3_600)
+    publisher.start(10)
+    wait_until(lambda: waits, SOON, "the thread waits")
+    publisher.end(DONE)
+    assert publisher.join(SOON)
+    name = "chronoverse-durability"
+    wait_until(lambda: name not in {thread.name for thread in threading.enumerate()}, SOON, "the thread has ended")
+    assert waits == [1_200]
+
+
 def test_lost_lines_are_declared_after_the_answers_to_earlier_appends() -> None:
     """Sent ahead of them, they would be a gap for the store. Here, the first declaration's answer is lost."""
     writer = ScriptedWriter(open=[(1, 1), (2, 5)], lost=[Fenced()])

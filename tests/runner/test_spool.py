@@ -233,7 +233,7 @@ def test_any_order_of_operations_accounts_for_all_lines(seeds: range, tmp_path: 
 @pytest.mark.parametrize(
     ("wait", "change"),
     [
-        (lambda spool: spool.wait_for_unsafe(60), lambda spool: spool.acknowledge(2)),
+        (lambda spool: spool.wait_for_unsafe(60, threading.Event()), lambda spool: spool.acknowledge(2)),
         (lambda spool: spool.wait_for_lines(3, 60), lambda spool: spool.put(make_batch("c"))),
         (lambda spool: spool.wait_for_lines(3, 60), lambda spool: spool.skip(1)),
         (lambda spool: spool.wait_for_lines(3, 60), lambda spool: spool.close()),
@@ -245,7 +245,7 @@ def test_each_change_wakes_its_waiters(wait: Callable[[Spool], bool], change: Ca
     spool, found = Spool(), list[bool]()
     assert not spool.wait_for_lines(1, 0.01)
     spool.put(make_batch("a", "b"))
-    assert not spool.wait_for_unsafe(0.01)
+    assert not spool.wait_for_unsafe(0.01, threading.Event())
     thread = threading.Thread(target=lambda: found.append(wait(spool)))
     thread.start()
     wait_until(lambda: spool._changed._waiters, 10, "the thread waits")  # type: ignore[attr-defined]

@@ -211,10 +211,17 @@ class Spool:
             self._changed.wait_for(lambda: self._is_closed or self.end - self.acked >= lines, max(0.0, seconds))
             return self.end > self.acked
 
-    def wait_for_unsafe(self, seconds: float) -> bool:
-        """Waits up to ``seconds`` for acknowledged lines that are not safe. Returns whether there are any."""
+    def wait_for_unsafe(self, seconds: float, stop: threading.Event) -> bool:
+        """Waits up to ``seconds`` for acknowledged lines that are not safe, or for ``stop`` and :meth:`wake`. Returns
+        whether there are any.
+        """
         with self._changed:
-            return self._changed.wait_for(lambda: self.acked > self.safe, seconds)
+            self._changed.wait_for(lambda: stop.is_set() or self.acked > self.safe, seconds)
+            return self.acked > self.safe
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def take(self, index: int, lines: int = BATCH_LINES) -> SpoolBatch | None:
         """Up to ``lines`` lines from ``index``, for one append. None after the last line, or if abandoned.
