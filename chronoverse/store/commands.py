@@ -29,8 +29,10 @@ class Commands:
         self.script_named: Final = cache(Script)
 
     def work(self, workflow_id: str, work: Work[Result], pool: PoolKind | None = None) -> Result:
-        with translate_errors():
+        try:
             return self.topology.run(workflow_id, work, pool or self.pool)
+        except redis.RedisError as error:
+            raise to_store_error(error) from error
 
     def run(self, workflow_id: str, *command: Any, pool: PoolKind | None = None) -> Any:
         return self.work(workflow_id, lambda client: client.execute_command(*command), pool)
