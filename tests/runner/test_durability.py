@@ -345,15 +345,19 @@ def test_a_store_closed_during_a_query_ends_the_thread_quietly() -> None:
 def test_an_idle_runner_does_not_wake_up_to_look_for_safe_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread waits until the lease's renewal, unless the job ends."""
     spool, waits = Spool(), list[float]()
-    wait = spool.wait_for_unsafe
-    monkeypatch.setattr(spool, "wait_for_unsafe", lambda seconds, stop: waits.append(seconds) or wait(seconds, stop))
+
+    def waits_for(seconds: float, stop: threading.Event) -> bool:
+        waits.append(seconds)
+        return Spool.wait_for_unsafe(spool, seconds, stop)
+
+    monkeypatch.setattr(spool, "wait_for_unsafe", waits_for)
 
     class SlowWriter(ScriptedWriter):
         def finish(self, *_: Any, **__: Any) -> None:
             wait_until(lambda: spool._changed._waiters, SOON, "the thread waits again")  # type: ignore[attr-defined]
 
     writer = SlowWriter(durable=True)
-    publisher = Publisher(cast(Callable[[], Store], lambda: writer), JOB, spool, [].append, lease_seconds=3_600)
+    publisher = Publisher(cast(Callable[[], Store], lambda: writer), JOB, spool, print, lease_seconds=3_600)
     publisher.start(10)
     wait_until(lambda: waits, SOON, "the thread waits")
     publisher.end(DONE)

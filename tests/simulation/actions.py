@@ -45,12 +45,10 @@ def until_done(site: Site, name: str, method: str, path: str, body: Any, done: A
 
 
 def register(site: Site, runner: Runner) -> None:
-    """Registers the job, so that its viewers wait for its runner."""
     until_done(site, f"registrar-{loop.steps}", "PUT", runner.path, {}, lambda status, _: 200 <= status < 500)
 
 
 def set_quota(site: Site) -> None:
-    """Sets the workflow's quota, and waits for that."""
     if site.quota:
         body = {"job_bytes": site.quota}
         until_done(site, "admin", "PUT", f"/workflows/{WORKFLOW}/settings", body, lambda status, _: status == 200)
@@ -129,7 +127,7 @@ def _read_on(site: Site, host: str, path: str, redaction: Redacted, slow: bool) 
     until = loop.time + 20
     while loop.time < min(until, redaction.done_at + 3) and not world.violations:
         _probe(site, host, path, redaction, 0.5 * slow)
-        time.sleep(0.2)
+        time.sleep(site.shape.probes)
 
 
 def _probe(site: Site, host: str, path: str, redaction: Redacted, pause: float | None = None) -> None:

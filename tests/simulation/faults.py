@@ -292,8 +292,6 @@ class Faults:
     def objects_slow(self) -> str:
         return self._until(self._site.objects, "slow_until", 25)
 
-    # The issuer
-
     def issuer_away(self) -> str | None:
         """The issuer cannot be reached, possibly once it has published another key."""
         issuer = self._site.issuer

@@ -24,14 +24,16 @@ def _serve(sock: SimSocket, app: Application, host: str) -> None:
             pass
 
 
+def read_headers(file: Any) -> list[tuple[str, str]]:
+    lines = iter(lambda: file.readline().decode("latin-1").strip(), "")
+    return [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+
+
 def _serve_request(sock: SimSocket, file: Any, app: Application, host: str) -> bool:
     first = file.readline().decode("latin-1").split()
     if len(first) != 3:
         return False
-    headers: dict[str, str] = {}
-    while line := file.readline().decode("latin-1").strip():
-        name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip()
+    headers = {name.lower(): value for name, value in read_headers(file)}
     size = int(headers.get("content-length", "0"))
     body = file.read(size)
     if len(body) < size:

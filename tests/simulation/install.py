@@ -18,6 +18,7 @@ from chronoverse.history.scans import client as scan_client
 from chronoverse.live import feed
 from chronoverse.store import driver, live_reader
 from chronoverse.web.routes import otlp, ui
+from tests.simulation.http_server import read_headers
 from tests.simulation.kernel import loop, world
 from tests.simulation.network import Network, Pipe, SimSocket
 
@@ -69,6 +70,10 @@ def install(network: Network) -> None:
             other.event.wait(seconds)
         return other.is_woken
 
+    def parse_headers(file: Any) -> http.client.HTTPMessage:
+        vars(message := http.client.HTTPMessage())["_headers"] = read_headers(file)
+        return message
+
     def connect_scans(self: Any) -> None:
         self.sock = network.connect(self._path, self.timeout)
 
@@ -88,6 +93,10 @@ def install(network: Network) -> None:
     ui.blueprint = lambda _: flask_smorest.Blueprint("ui", __name__)  # type: ignore[assignment]
     for pool in (redis.ConnectionPool, redis.BlockingConnectionPool):
         pool.get_connection = inspect.unwrap(pool.get_connection)  # type: ignore[method-assign]
+    for module in (redis.connection, redis.client):
+        for name in [each for each in vars(module) if each.startswith("record_")]:
+            setattr(module, name, lambda **_: None)
+    http.client.parse_headers = parse_headers  # type: ignore[assignment]
     feed.set = OrderedSet  # type: ignore[attr-defined]
     gevent.get_hub().handle_error = _handle_error
     threading.excepthook = lambda args: _handle_error(None, args.exc_type, args.exc_value, args.exc_traceback)

@@ -110,8 +110,7 @@ class World:
 
     def trace(self, data: bytes) -> None:
         """Adds to the trace, whose hash shows whether two runs were identical."""
-        self._hash.update(b"%d %d " % (round(loop.time * 1e6), len(data)))
-        self._hash.update(data)
+        self._hash.update(b"%d %d %b" % (round(loop.time * 1e6), len(data), data))
 
     def tell(self, who: str, text: str) -> None:
         """Adds a fact to the trace, and to the story if there is one."""

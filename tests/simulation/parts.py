@@ -182,8 +182,6 @@ class Node:
 
 
 class ArchiverProcess:
-    """An archiver."""
-
     def __init__(self, site: Site, name: str) -> None:
         self.name: Final = name
         self._site = site
@@ -456,10 +454,9 @@ class WaitViewer(FilteredViewer, WaitLoop):
 class WorkflowViewer(Client):
     """Tracks the workflow's jobs by its events."""
 
-    connected_seconds = 10.0
-
     def __init__(self, site: Site, name: str, seed: int) -> None:
         super().__init__(BALANCER, 80, partial(site.token, name), WORKFLOW, seed)
+        self.connected_seconds = site.shape.connected
         self.process = Process(name)
 
     def start(self) -> None:

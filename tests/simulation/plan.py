@@ -60,10 +60,13 @@ class Shape(NamedTuple):
     #: When the archiver moves lines, and how often it looks for jobs.
     hot_bytes: int = 100_000
     hot_seconds: float = 60.0
-    running_seconds: float = 60.0
+    running_seconds: float = 300.0
     archiver_seconds: float = 15.0
     #: Seconds between a node's checks of a job (in reality 1), and an archiver's measurements of its size (0.1).
     check: float = 5.0
+    #: Seconds between two readings of redacted lines, and the average duration of a workflow viewer's connections.
+    probes: float = 1.0
+    connected: float = 60.0
     #: Minimum and maximum size of a job's ring in bytes.
     ring: tuple[int, int] = (64 * 2**10, 8 * 2**20)
     #: Seconds between two of a job's bursts, and the lines of the largest. Real jobs are silent for minutes.
@@ -119,6 +122,7 @@ def shape_of(plan: Plan) -> Shape:
         restless=pick((0.0, 0.3, 0.8)), sluggish=pick((0.0, 0.0, 0.3)), slow=pick((0.0, 0.0, 0.02, 0.2)),
         late=pick((0.002, 0.05, 0.3)), lost_reports=pick((0.0, 0.0, 0.3)), lock=pick((1.5, 10.0)),
         check=pick((0.5, 1.0, 3.0)), outlasts=chance.random() < 0.25, has_issuer=chance.random() < 0.2, rates=rates,
+        probes=0.2, connected=10.0,
     )  # fmt: skip
     if "lose_store" in rates:
         # An import of running jobs needs their chunks, and a lease longer than itself.

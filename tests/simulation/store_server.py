@@ -42,9 +42,9 @@ class _Link:
         self.sock.connect(path)
         self._reader = hiredis.Reader()
 
-    def ask(self, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
+    def ask(self, commands: Sequence[Sequence[Any]], packed: bytes = b"") -> tuple[bytes, list[Any]]:
         """The raw replies, and each of them. Reports between them are only in the first."""
-        self.sock.sendall(b"".join(hiredis.pack_command(tuple(each)) for each in commands))
+        self.sock.sendall(packed or b"".join(hiredis.pack_command(tuple(each)) for each in commands))
         data, replies = b"", list[Any]()
         while len(replies) < len(commands):
             chunk = self.sock.recv(1 << 20)
@@ -143,10 +143,9 @@ class StoreServer:
     def _accept(self, sock: SimSocket) -> None:
         self._clients[Client(self, sock, self._connect())] = None
 
-    def ask(self, link: _Link, commands: Sequence[Sequence[Any]]) -> tuple[bytes, list[Any]]:
-        """Runs commands on a connection. See :meth:`_Link.ask`."""
+    def ask(self, link: _Link, commands: Sequence[Sequence[Any]], packed: bytes = b"") -> tuple[bytes, list[Any]]:
         self._set_clock()
-        return link.ask(commands)
+        return link.ask(commands, packed)
 
     def report_changes(self) -> None:
         """Notifies clients of keys that have changed since they read them."""
@@ -154,17 +153,14 @@ class StoreServer:
         # Every change is in its file before it is answered, unless the disk is full.
         if before == self._reported and not self._has_no_disk:
             return
-        tracking = [each for each in self._clients if each.tracks]
         # Afterwards, all reports have been sent.
         self._link.ask([("PING",)])
-        for client in tracking:
+        for client in [each for each in self._clients if each.tracks]:
             for report in client.link.take_reports():
                 lost = 0.5 if loop.time < self.loses_reports_until else self.lost_reports
                 if not lost or world.chance.random() >= lost:
                     keys = b"_\r\n" if report[1] is None else b"*1\r\n$%d\r\n%b\r\n" % (len(report[1][0]), report[1][0])
                     client.send(b">2\r\n$10\r\ninvalidate\r\n" + keys)
-
-    # Events
 
     def _tick(self) -> None:
         if not self.disk_is_busy:
@@ -277,29 +273,31 @@ class Client:
                 self._close()
 
     def _on_data(self, data: bytes) -> None:
+        is_whole = not self._reader.has_data()
         self._reader.feed(data)
         commands = list(iter(self._reader.gets, False))
         if self._blocked is not None:
             self._blocked += commands
         else:
-            self._run(commands)
+            self._run(commands, data if is_whole and not self._reader.has_data() else b"")
 
-    def _run(self, commands: list[list[bytes]]) -> None:
+    def _run(self, commands: list[list[bytes]], packed: bytes = b"") -> None:
+        """``packed`` has exactly these commands, or nothing."""
         names = [command[0].upper() for command in commands]
         at = next((at for at, name in enumerate(names) if name in (b"WAITAOF", b"WAIT")), len(names))
-        self._ask(names[:at], commands[:at])
+        self._ask(names[:at], commands[:at], packed if at == len(names) else b"")
         if at < len(names):
             seconds = float(commands[at][-1]) / 1000
             self._block(names[at], int(commands[at][1]), seconds, commands[at + 1 :])
 
-    def _ask(self, names: list[bytes], commands: list[list[bytes]]) -> None:
+    def _ask(self, names: list[bytes], commands: list[list[bytes]], packed: bytes) -> None:
         if not names:
             return
         self.tracks = self.tracks or (names[0] == b"CLIENT" and commands[0][1].upper() == b"TRACKING")
         is_memory = names[0] == b"MEMORY"
         # How much of it the server accepts differs between two runs.
         asked = [[b"XLEN", command[2]] for command in commands] if is_memory else commands
-        data, replies = self._server.ask(self.link, asked)
+        data, replies = self._server.ask(self.link, asked, b"" if is_memory else packed)
         if is_memory:
             data = b"".join([b":%d\r\n" % (300 + 110 * length) if length else b"_\r\n" for length in replies])
         elif names[0] == b"INFO":
