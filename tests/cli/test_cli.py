@@ -4,7 +4,6 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import pty
 import re
 import shlex
 import signal
@@ -214,19 +213,30 @@ def sse_retry(response: bytes) -> bytes:
     return head + b"\r\n\r\n%x\r\n%b\r\n" % (len(block), block) + body
 
 
-def test_follow_reports_a_lost_job(cli: Cli) -> None:
-    with ScriptedService(followed(ended(Status.LOST, None, 1), line(1, "one"))) as service:
+@pytest.mark.parametrize(
+    ("answers", "code", "err"),
+    [
+        (
+            [followed(ended(Status.LOST, None, 1), line(1, "one"))],
+            74,
+            "chronoverse: runner lost: nothing heard from it for 30 s\n",
+        ),
+        # Nothing was left to stream, or the stream contained only the lines.
+        (
+            [
+                stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2)),
+                answer("200 OK", orjson.dumps(ended(Status.FAILED, 9, 1).to_json())),
+            ],
+            9,
+            "",
+        ),
+    ],
+    ids=["lost", "unsaid"],
+)
+def test_follow_reports_how_the_job_ended(cli: Cli, answers: list[bytes], code: int, err: str) -> None:
+    with ScriptedService(*answers) as service:
         done = cli("logs", "-f", "wf_1", "job_1", URL=service.url)
-    assert (done.returncode, done.stdout) == (74, "one\n")
-    assert done.stderr == "chronoverse: runner lost: nothing heard from it for 30 s\n"
-
-
-def test_follow_queries_how_the_job_ended_if_the_stream_does_not_say(cli: Cli) -> None:
-    """Nothing was left to stream, or the stream contained only the lines."""
-    response = stream(line(1, "one").to_frame() + sse.frame("end", b'{"status":"stream_ended"}', id=2))
-    state = answer("200 OK", orjson.dumps(ended(Status.FAILED, 9, 1).to_json()))
-    with ScriptedService(response, state) as service:
-        assert cli("logs", "-f", "wf_1", "job_1", URL=service.url).returncode == 9
+    assert (done.returncode, done.stdout, done.stderr) == (code, "one\n", err)
 
 
 @pytest.mark.parametrize(
@@ -318,16 +328,6 @@ def test_ctrl_c_ends_a_wait_whose_lock_is_free(tmp_path: Path) -> None:
         env = environ(tmp_path, URL=service.url)
         done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=PATIENCE_SECONDS)
     assert (done.returncode, b"Traceback" in done.stderr) == (130, False)
-
-
-def test_lines_on_a_real_terminal_are_sanitized(tmp_path: Path) -> None:
-    """The terminal would otherwise interpret the control sequences."""
-    ours, theirs = pty.openpty()
-    with history([line(1, "a\x1b[2Jb\x1b]52;c;eA==\x07\r\x08c")]) as service:
-        assert start(tmp_path, service, "logs", "wf_1", "job_1", stdout=theirs, stderr=None).wait(60) == 0
-    os.close(theirs)
-    assert os.read(ours, 1_000) == b"abc\r\n"
-    os.close(ours)
 
 
 @pytest.mark.parametrize(
@@ -534,35 +534,20 @@ def test_serve_reports_why_no_service_can_start(
     assert becoming == []
 
 
+NO_METRICS: Final = (
+    "import os, runpy; os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/dev/null'; runpy.run_path('gunicorn.conf.py')"
+)
+
+
 @pytest.mark.parametrize(
     ("argv", "settings", "message"),
     [
-        pytest.param(
-            [str(ROOT / "app.py")],
-            {"ARCHIVE_URL": "s3://bucket"},
-            "S3 needs boto3: install the extra s3 (docs/installing.md)",
-            id="no driver",
-        ),
-        pytest.param(
-            ["-m", "gunicorn", "-c", str(ROOT / "gunicorn.conf.py")],
-            *CANNOT_START["no key"],
-            id="gunicorn",
-            marks=pytest.mark.long,
-        ),
-        pytest.param(
-            [
-                "-c",
-                "import os, runpy; os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/dev/null'; "
-                "runpy.run_path('gunicorn.conf.py')",
-            ],
-            {},
-            "PROMETHEUS_MULTIPROC_DIR must be a writable directory",
-            id="metrics",
-        ),
-        pytest.param(
-            [str(ROOT / "app.py"), "--workers", "0"], {}, "WEB_CONCURRENCY must", id="app.py", marks=pytest.mark.long
-        ),
+        (["app.py"], {"ARCHIVE_URL": "s3://bucket"}, "S3 needs boto3: install the extra s3 (docs/installing.md)"),
+        (["-c", NO_METRICS], {}, "PROMETHEUS_MULTIPROC_DIR must be a writable directory"),
+        pytest.param(["-m", "gunicorn", "-c", "gunicorn.conf.py"], *CANNOT_START["no key"], marks=pytest.mark.long),
+        pytest.param(["app.py", "--workers", "0"], {}, "WEB_CONCURRENCY must", marks=pytest.mark.long),
     ],
+    ids=["no driver", "metrics", "gunicorn", "app.py"],
 )
 def test_a_service_that_cannot_start_reports_why(
     tmp_path: Path, argv: Sequence[str], settings: dict[str, str], message: str

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,11 @@ def settings(service: Service, backend: RedisServer) -> dict[str, str]:
     store = Store(backend.url, clock=ticking())
     for name, status, why in (("good", Status.COMPLETED, "done"), ("failed", Status.FAILED, "error: no space")):
         attempt = store.open(JobRef(WORKFLOW, name), "a" * 32)
-        texts = [*(f"step {number}" for number in range(1, 5)), f"\x1b[31m{why}\x1b[0m", "bye"]
+        texts = [
+            *(f"step {number}" for number in range(1, 5)),
+            f"\x1b[31m{why}\x1b[0m",
+            "\x1b[2J\x1b]52;c;eA==\x07b\ry\x08e",
+        ]
         store.append(attempt, [Line(n, "", text, "stdout") for n, text in enumerate(texts, 1)])
         store.finish(attempt, status, int(status is Status.FAILED), 0, 7)
     store.register(JobRef(WORKFLOW, "waiting"))
@@ -300,6 +305,9 @@ def test_the_runs_that_had_a_line_are_counted(seen: dict[str, int], text: str) -
 def test_a_terminal_gets_the_colors_of_a_log(
     tmp_path: Path, settings: dict[str, str], args: tuple[str, ...], has_color: bool
 ) -> None:
-    shown = on_a_terminal(tmp_path, settings, "logs", WORKFLOW, "good", "--lines", "5", *args)
+    """Other control sequences are removed."""
+    shown = on_a_terminal(tmp_path, settings, "logs", WORKFLOW, "good", "--lines", "5-6", *args)
     assert ("\x1b[31m" in shown) is has_color
+    assert "bye" in shown
+    assert not re.search("\x1b(?!\\[(31|0)?m)|[\x07\x08\r]", shown)
     assert "\x1b" not in on_a_terminal(tmp_path, settings, "logs", WORKFLOW, "good", *args, NO_COLOR="1")

@@ -16,19 +16,13 @@ from chronoverse.store import Store
 from tests.cli.conftest import COMMAND, Cli, environ
 from tests.support.commands import after_link
 from tests.support.nginx import nginx_for
-from tests.support.servers import RedisServer, running
+from tests.support.servers import RedisServer
 from tests.support.service import serving
 
 pytestmark = pytest.mark.long
 
 WORKFLOW = "wf_tls"
 HINT = "CHRONOVERSE_CA_FILE can name a file with your own authority's certificate"
-
-
-@pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with running(tmp_path_factory.mktemp("store")) as server:
-        yield server
 
 
 class Secure(NamedTuple):
