@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import socket
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +13,11 @@ import orjson
 import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
+from chronoverse.archive.store_history import MARK
 from chronoverse.embedded import listeners
 from chronoverse.joblog.model import JobRef, Line, Status
 from chronoverse.store import Store
 from tests.cli.conftest import Cli
-from tests.support.archivers import archive
 from tests.support.commands import after_link
 from tests.support.scripted import ScriptedService, answer
 from tests.support.servers import RedisServer
@@ -108,14 +110,17 @@ def test_limits_shows_and_sets_the_quotas(cli: Cli, server: RedisServer, prefix:
 def test_commands_that_write_to_the_store_are_recorded(
     cli: Cli, server: RedisServer, prefix: str, tmp_path: Path
 ) -> None:
-    """Once for each job or workflow, with the user's name. The user also sees the line, at any log level."""
+    """Once for each job or workflow, with the user's name. The user also sees the line, at any log level.
+
+    Objects of unknown jobs are listed, and deleted unless the store lost data.
+    """
     objects = FileObjectStore(tmp_path / "archive")
     place = {"REDIS_URL": server.url, "KEY_PREFIX": prefix, "ARCHIVE_URL": (tmp_path / "archive").as_uri()}
 
-    def change(*arguments: str, **settings: str) -> str:
+    def change(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         done = cli(*arguments, **place, **settings)
         assert done.returncode == 0, done.stderr
-        return done.stderr
+        return done
 
     refs = [JobRef(workflow, job) for workflow in ("wf_1", "wf_2") for job in ("a", "b")]
     with contextlib.closing(Store(server.url, prefix=prefix)) as store:
@@ -123,13 +128,13 @@ def test_commands_that_write_to_the_store_are_recorded(
             attempt = store.open(ref, TOKEN)
             store.append(attempt, [Line(1, "2026-03-03T10:00:05.123Z", "a line", "stdout")])
             store.finish(attempt, Status.COMPLETED, 0, 0, 2)
-        archive(store, objects)
-        said = change("retention", "wf_1", "90d", LOG_LEVEL="error")
+        assert change("archive", "--once").stderr.count(" archived ") == len(refs)
+        said = change("retention", "wf_1", "90d", LOG_LEVEL="error").stderr
         assert re.search('audit sub=os:.*did=retention workflow_id=wf_1 what="7776000 s"', said)
         change("limits", "wf_1", "--job-bytes", "1000", "--day-bytes", "2000")
         change("limits", "wf_1")
-        change("retention", "wf_1")
-        change("retention", "wf_1", "default")
+        assert change("retention", "wf_1").stdout == "7776000 s\n"
+        assert change("retention", "wf_1", "default").stdout == "604800 s (default)\n"
         server.ask("DEL", *server.ask("KEYS", f"{prefix}:{{wf_*"))
         for _ in range(2):
             change("archive", "--import")
@@ -138,7 +143,16 @@ def test_commands_that_write_to_the_store_are_recorded(
             for name in ("one", "two"):
                 objects.put(f"{ref.workflow_id}/gone-{ref.job_id}/{name}", b"of no job")
                 os.utime(tmp_path / "archive" / ref.workflow_id / f"gone-{ref.job_id}" / name, (0, 0))
+        names = {each.name for each in objects.list("")}
+        objects.put(MARK, orjson.dumps({"mark": time.time() + 1_000}))
+        refused = cli("archive", "--orphans", "--delete", **place)
+        assert (refused.returncode, refused.stdout) == (os.EX_DATAERR, "")
+        assert "the store lost data" in refused.stderr
+        objects.delete(MARK)
+        listed = {line.split("\t")[0] for line in change("archive", "--orphans").stdout.splitlines()}
+        assert listed == {name for name in names if "/gone-" in name}
         change("archive", "--orphans", "--delete")
+        assert {each.name for each in objects.list("")} - {MARK} == names - listed - {MARK}
         found = [entry for _, entry in store.audit_trail.page(0, None, None, 100)]
     assert [(each["did"], each["workflow_id"], each["id"], each["what"]) for each in reversed(found)] == [
         ("retention", "wf_1", None, "7776000 s"),

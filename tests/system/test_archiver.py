@@ -1,11 +1,8 @@
-"""The archiver as a process: started by a service with an embedded server, or by an operator."""
+"""The archiver as a process that a service with an embedded server has started."""
 
 import contextlib
-import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Final
 
@@ -14,15 +11,12 @@ import psutil
 import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
-from chronoverse.archive.store_history import MARK
 from chronoverse.embedded import server as embedded
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.store import Store
-from tests.support.archivers import DAY, all_entries, append, line_numbers, set_ended
-from tests.support.bench import JOB, Bench
-from tests.support.commands import call_main, environ
-from tests.support.servers import RedisServer
-from tests.support.service import Service, serving
+from tests.support.archivers import all_entries, append, line_numbers
+from tests.support.bench import JOB
+from tests.support.service import serving
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
@@ -74,59 +68,3 @@ def test_the_service_runs_an_archiver(tmp_path: Path) -> None:
     assert "archiver stopped" in logs
     assert "Traceback" not in logs
     assert "Fatal" not in logs
-
-
-@pytest.fixture
-def operator_environ(server: RedisServer, prefix: str, tmp_path: Path) -> dict[str, str]:
-    """The environment of an operator with a store and an archive."""
-    return environ(
-        Service(tmp_path),
-        CHRONOVERSE_URL="",
-        CHRONOVERSE_REDIS_URL=server.url,
-        CHRONOVERSE_KEY_PREFIX=prefix,
-        CHRONOVERSE_ARCHIVE_URL=(tmp_path / "an archive").as_uri(),
-        CHRONOVERSE_LOG_FORMAT="json",
-    )
-
-
-def run_command(operator_environ: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Runs ``chronoverse …`` to completion."""
-    return call_main(*arguments, environ=operator_environ)
-
-
-def test_archive_and_retention_commands(
-    server: RedisServer, store: Store, prefix: str, operator_environ: dict[str, str], tmp_path: Path
-) -> None:
-    """``archive --once``, ``retention`` for one workflow, and ``archive --orphans`` after emptying the store."""
-    bench = Bench(server, prefix)
-    write_job(store, JOB, 100)
-    done = run_command(operator_environ, "archive", "--once")
-    assert (done.returncode, done.stdout) == (0, "")
-    assert '"message": "archived"' in done.stderr
-    objects = FileObjectStore(tmp_path / "an archive")
-    names = [each.name for each in objects.list("")]
-    # A chunk, the manifest, the set of shapes, and the timeline.
-    assert len(names) == 4
-    assert run_command(operator_environ, "retention", JOB.workflow_id).stdout == "604800 s (default)\n"
-    assert run_command(operator_environ, "retention", JOB.workflow_id, "90d").stdout == "7776000 s\n"
-    assert store.catalog.archive_state(JOB).retention_seconds == 7_776_000
-    assert run_command(operator_environ, "retention", JOB.workflow_id, "default").stdout == "604800 s (default)\n"
-    bench.ask("DEL", *bench.keys())
-    for ended_days in (0, 8):
-        # The manifest keeps all objects until the job's retention, by its own date, expires.
-        assert run_command(operator_environ, "archive", "--orphans", "--delete").stdout == ""
-        set_ended(bench, objects, JOB, ended_days * DAY)
-        bench.ask("DEL", *bench.keys())
-        for name in names:
-            os.utime(tmp_path / "an archive" / name, (0, 0))
-    listed = run_command(operator_environ, "archive", "--orphans").stdout.splitlines()
-    assert [line.split("\t")[0] for line in listed] == names
-    assert [each.name for each in objects.list("")] == names
-    objects.put(MARK, json.dumps({"mark": time.time() + 1_000}).encode())
-    refused = run_command(operator_environ, "archive", "--orphans", "--delete")
-    assert (refused.returncode, refused.stdout) == (os.EX_DATAERR, "")
-    assert "the store lost data" in refused.stderr
-    objects.delete(MARK)
-    run_command(operator_environ, "archive", "--orphans", "--delete")
-    assert list(objects.list("")) == []
-    bench.close()
