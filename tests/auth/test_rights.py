@@ -179,7 +179,10 @@ def test_a_changed_file_is_reloaded_immediately(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["[a]", "", None])
 def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture, damage: str | None) -> None:
-    """The error is logged once. Once corrected, the file applies."""
+    """The error is logged once. Once corrected, the file applies.
+
+    A worker that restarts meanwhile answers 503, so that runners retry.
+    """
     groups = workflows_map(path)
     assert groups.refresh()
     if damage is None:
@@ -193,17 +196,9 @@ def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptur
     (record,) = caplog.records
     assert "CHRONOVERSE_JWT_WORKFLOWS_MAP" in record.getMessage()
     assert "the previous content stays in use" in record.getMessage()
+    restarted = workflows_map(path)
+    with pytest.raises(RightsUnavailable):
+        developers(restarted)
     path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
     assert groups.refresh()
-    assert developers(groups).keys() == {WRITE}
-
-
-def test_without_a_valid_file_no_rights_are_decided(path: Path) -> None:
-    """A worker that restarts meanwhile answers 503, so that runners retry until the file is corrected."""
-    path.write_text("[a]")
-    groups = workflows_map(path)
-    with pytest.raises(RightsUnavailable):
-        developers(groups)
-
-    path.write_text(GROUPS)
-    assert developers(groups).keys() == {READ}
+    assert [developers(each).keys() for each in (groups, restarted)] == [{WRITE}] * 2

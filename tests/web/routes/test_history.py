@@ -21,11 +21,9 @@ def forged(*values: object) -> str:
 @pytest.mark.parametrize(
     "cursor",
     [
-        "x",
         "!!!!",
         "e30",
         "a" * 512,
-        "a" * 513,
         "é",
         forged("logs", "history", "big", "asc", None, "7"),
         forged("logs", "history", "big", "asc", None, 7.0),

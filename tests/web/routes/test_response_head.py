@@ -20,9 +20,6 @@ def test_a_head_equals_gunicorns() -> None:
         b"X-Name: \xe9\r\n"
         b"\r\n"
     )
-
-
-def test_the_date_is_that_of_the_second() -> None:
     heads = [response_head([], NOON + seconds) for seconds in (0.0, 0.9, 1.0, 61.0)]
     dates = [head.partition(b"Date: ")[2][17:25] for head in heads]
     assert dates == [b"12:00:00", b"12:00:00", b"12:00:01", b"12:01:01"]

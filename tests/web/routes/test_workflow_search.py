@@ -85,7 +85,6 @@ def test_a_time_beyond_the_calendar_does_not_stop_a_search(
 def test_an_invalid_cursor_is_rejected(client: httpx.Client, workflow: Foreign, changed: dict[int, int | str]) -> None:
     """Each part of the position is checked: time, job id, line, and number of found lines."""
     cursor = search(client, workflow, q="error", limit=1).json()["cursor"]
-    assert search(client, workflow, q="other", cursor=cursor).status_code == 400
     values = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     for at, value in changed.items():
         values[at - 5 + (at > 0)] = value
