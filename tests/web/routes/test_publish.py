@@ -124,15 +124,6 @@ def test_a_repeated_request_changes_nothing(client: httpx.Client, job: Foreign, 
     assert messages(client, job) == ["a", "b"]
 
 
-def test_known_lines_at_the_start_of_a_batch_are_skipped(client: httpx.Client, job: Foreign, opened: Runner) -> None:
-    """A batch whose answer was lost can be sent again with more lines."""
-    opened.append(1, "a", "b")
-
-    assert opened.append(1, "a", "b", "c").json() == {"next": 4}
-    assert opened.append(2, "b").json() == {"next": 4}
-    assert messages(client, job) == ["a", "b", "c"]
-
-
 def test_an_append_without_lines_renews_the_lease(redis_server: RedisServer, job: Foreign, opened: Runner) -> None:
     lease = job.key.replace(":log", ":lease")
     ask_all(redis_server.url, [("PEXPIRE", lease, "1000")])
