@@ -77,7 +77,7 @@ def check_tls_files(connection: redis.Connection) -> None:
     try:
         with socket.socket() as unconnected:
             # redis-py has no public API for a connection's TLS context.
-            connection._wrap_socket_with_ssl(unconnected)
+            connection._wrap_socket_with_ssl(unconnected).close()
     except OSError as error:
         files = ", ".join(f"ssl_{name}={value}" for name, value in names.items() if value)
         raise ValueError(f"{files}: {error.strerror or error}") from error
