@@ -369,7 +369,7 @@ def naming_near_ids(client: "Client", workflow: str, job: str | None, *, of_line
 
 
 def require_jobs(client: "Client", workflow: str) -> None:
-    """Raises :class:`JobNotFound` if the workflow has no jobs: the service lists none for an unknown workflow."""
+    """Raises :class:`JobNotFound` if the workflow has no jobs. The service returns an empty list for an unknown one."""
     if not client.read("/workflows/{}/jobs", workflow, limit=1).get("jobs"):
         raise errors.JobNotFound("no such workflow")
 

@@ -118,7 +118,7 @@ def die_with(parent: int, number: int) -> None:
 
 
 def _rotate_log() -> None:
-    """Renames server.log if it is long. Redirects stderr to the new file, for output besides the server's own log."""
+    """Renames server.log if it is long. Appends stderr to server.log, to which the server also writes its log."""
     with contextlib.suppress(OSError):
         # Renames the log to server.log.1 above 1 MiB.
         if os.path.exists("server.log") and os.stat("server.log").st_size > (1 << 20):

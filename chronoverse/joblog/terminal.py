@@ -61,7 +61,7 @@ def sanitize(text: str, colour: bool) -> str:
 
 
 def plain_text(text: str) -> str:
-    """``text`` of one or more lines without control sequences or colors."""
+    """Removes control sequences and colors from ``text``, which can have several lines."""
     return "\n".join(sanitize(line, colour=False) for line in text.split("\n"))
 
 

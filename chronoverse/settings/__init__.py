@@ -210,7 +210,7 @@ class Settings:
     max_stream_seconds: int = _number(
         (1, 86_400),
         "seconds",
-        "Maximum age of a stream (it ends up to a tenth earlier); its client resumes.",
+        "Maximum age of a stream (randomly up to 10% less); its client resumes.",
         default=3_600,
     )
     drain_seconds: int = _number(
@@ -279,7 +279,7 @@ class Settings:
         "URL",
         "Service that client commands use; `run` and `deliver` use it unless `CHRONOVERSE_REDIS_URL` is set"
         " ([rule](cli.md#which-service-which-store)).",
-        "`http://` followed by `CHRONOVERSE_BIND`, for commands that need a token",
+        "commands that need a token: `http://` and `CHRONOVERSE_BIND`; others: none",
     )
     token: str | None = _setting(
         parse.bearer_token,

@@ -469,7 +469,7 @@ class Tools:
         max_bytes: int,
         **query: Any,
     ) -> bytes:
-        """Returns a page of a list. If it is too large, requests a shorter page, so that items and cursor agree."""
+        """Returns a page of a list. If it is too large, requests a shorter page: the cursor follows the last item."""
         while True:
             found = self._look(key, route, *ids, limit=limit, **query)
             items = [show({name: item[name] for name in item if name != "workflow_id"}) for item in found[key]]
