@@ -6,7 +6,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -90,14 +90,17 @@ def search(service: Service, subject: str = "tests", path: str = PATH, timeout: 
 
 
 @contextlib.contextmanager
-def searching(service: Service, subject: str = "tests", path: str = PATH) -> Iterator[list[httpx.Response]]:
+def searching(
+    service: Service, subject: str = "tests", path: str = PATH, ignored: Sequence[type[Exception]] = ()
+) -> Iterator[list[httpx.Response]]:
     """Repeats a search, or a request for ``path``, while the block runs. Yields the answers so far."""
     answers: list[httpx.Response] = []
     over = threading.Event()
 
     def run() -> None:
         while not over.is_set():
-            answers.append(search(service, subject, path))
+            with contextlib.suppress(*ignored):
+                answers.append(search(service, subject, path))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -234,23 +237,11 @@ def stop_in_a_search(service: Service, number: signal.Signals) -> None:
     """Ends the master during a search with that signal, and waits until all of its processes are gone."""
     server = scan_server(service)
     left = [server, *server.children(), *psutil.Process(service.pid).children()]
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            with contextlib.suppress(httpx.HTTPError):
-                search(service)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with searching(service, ignored=[httpx.HTTPError]):
         busy_process(service)
         service.signal(number)
-    finally:
-        over.set()
     service.wait(PATIENCE_SECONDS)
     wait_until(lambda: not any(is_alive(each.pid) for each in left), PATIENCE_SECONDS, "all have gone")
-    asking.join(PATIENCE_SECONDS)
 
 
 @pytest.mark.timeout(300)
