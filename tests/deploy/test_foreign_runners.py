@@ -16,7 +16,6 @@ from tests.deploy.conftest import DEPLOY
 from tests.support.guarded_server import GuardedServer
 from tests.support.service import Service, serving
 from tests.support.tools import tool
-from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.long
 
@@ -71,10 +70,10 @@ def shell(server: GuardedServer, tmp_path_factory: pytest.TempPathFactory) -> Sh
     return Shell(server, tmp_path_factory.mktemp("shell"))
 
 
-def ask(service: Service, path: str, method: str = "GET") -> httpx.Response:
+def ask(service: Service, path: str) -> httpx.Response:
     """The answer to a request about the workflow."""
     headers = {"Authorization": f"Bearer {service.token()}"}
-    return httpx.request(method, f"{service.url}/workflows/wf_1/jobs{path}", headers=headers, timeout=PATIENCE_SECONDS)
+    return httpx.get(f"{service.url}/workflows/wf_1/jobs{path}", headers=headers, timeout=PATIENCE_SECONDS)
 
 
 def listed(service: Service, job_id: str) -> str | None:
@@ -118,21 +117,3 @@ def test_a_runner_with_a_lease_is_lost_without_it(server: GuardedServer, service
     assert ask(service, "/job_2").json()["status"] == "LOST"
     with pytest.raises(AssertionError, match="equal or smaller"):
         shell.run(WITH_LEASE.splitlines()[-1].replace("1-0", "2-0"))
-
-
-def test_a_registered_job_that_never_starts_ends(service: Service) -> None:
-    """It is PENDING for the retention, even if it is registered again."""
-    began = time.monotonic()
-    assert ask(service, "/job_3", "PUT").status_code == 201
-    assert listed(service, "job_3") == "PENDING"
-    headers = {"Authorization": f"Bearer {service.token()}"}
-    url = f"{service.url}/workflows/wf_1/jobs/job_3/events"
-    with httpx.stream("GET", url, headers=headers, timeout=PATIENCE_SECONDS) as answer:
-        time.sleep(RETENTION_SECONDS / 2)
-        assert ask(service, "/job_3", "PUT").status_code == 200
-        events = "".join(answer.iter_text())
-    assert "event: error\ndata: the log is gone from the store: it expired or was deleted\n" in events
-    assert time.monotonic() - began >= RETENTION_SECONDS
-
-    wait_until(lambda: ask(service, "/job_3").status_code == 404, PATIENCE_SECONDS, "the job is gone")
-    assert listed(service, "job_3") is None
