@@ -1,6 +1,7 @@
 """Fixtures that run the command line, in the tests' process or in another one."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,6 +42,15 @@ def service(tmp_path_factory: pytest.TempPathFactory, backend: RedisServer) -> I
     directory = tmp_path_factory.mktemp("service")
     with serving(directory, backend.url, archive_url=(directory / "archive").as_uri()) as service:
         yield service
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A terminal's two ends: ours, and the one for a command."""
+    ends = pty.openpty()
+    yield ends
+    for end in ends:
+        os.close(end)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import json
 import os
-import pty
 import re
 import stat
 import subprocess
@@ -208,7 +207,9 @@ def test_deleting(cli: Cli, service: Service, settings: dict[str, str], new_job:
     assert printed(cli, "held", settings) == ["a"]
 
 
-def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp_path: Path) -> None:
+def test_deleting_all_jobs(
+    cli: Cli, service: Service, backend: RedisServer, tmp_path: Path, terminal: tuple[int, int]
+) -> None:
     """Those that exist when it starts. Their number and the ones that must stay are reported; it can be repeated."""
     workflow, names = "wf_all", [f"job-{number}" for number in range(12)]
     settings = {"URL": service.url, "TOKEN": service.token(workflow, scopes=[READ, ADMIN])}
@@ -217,11 +218,10 @@ def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp
             store.register(JobRef(workflow, name))
         attempt = store.open(JobRef(workflow, "job-5"), "a" * 32)
         store.open(JobRef("wf_other", "job"), "a" * 32)
-        ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [*COMMAND, "delete", workflow, "--all"],
             env=environ(tmp_path, **settings),
-            stdin=theirs,
+            stdin=terminal[1],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
@@ -229,10 +229,8 @@ def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp
         question = f"Delete all 12 jobs of {workflow}, with their logs? This cannot be undone. [y/N]: ".encode()
         assert process.stderr.read(len(question)) == question
         store.register(JobRef(workflow, "after"))
-        os.write(ours, b"y\n")
+        os.write(terminal[0], b"y\n")
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
-        os.close(ours)
-        os.close(theirs)
         assert (process.returncode, out) == (75, f"11 jobs of {workflow} deleted\n".encode())
         assert re.fullmatch(f"chronoverse: {workflow}/job-5 not deleted: .*\n", err.decode())
         store.finish(attempt, Status.COMPLETED, 0, 0, 1)
@@ -246,23 +244,27 @@ def test_deleting_all_jobs(cli: Cli, service: Service, backend: RedisServer, tmp
     ("reply", "exits", "left"), [(b"n\n", 1, ["a"]), (b"\n", 1, ["a"]), (b"y\n", 0, ["[redacted]"])]
 )
 def test_a_terminal_is_prompted_first(
-    cli: Cli, settings: dict[str, str], new_job: NewJob, tmp_path: Path, reply: bytes, exits: int, left: list[str]
+    cli: Cli,
+    settings: dict[str, str],
+    new_job: NewJob,
+    tmp_path: Path,
+    terminal: tuple[int, int],
+    reply: bytes,
+    exits: int,
+    left: list[str],
 ) -> None:
     """The prompt says what will be done. Without an answer, nothing is."""
     job = f"asked_{exits}_{len(reply)}"
     new_job(job, "a")
-    ours, theirs = pty.openpty()
-    os.write(ours, reply)
+    os.write(terminal[0], reply)
     done = subprocess.run(
         [*COMMAND, "redact", WORKFLOW, job, "--lines", "1"],
         env=environ(tmp_path, **settings),
-        stdin=theirs,
+        stdin=terminal[1],
         capture_output=True,
         timeout=PATIENCE_SECONDS,
         check=False,
     )
-    os.close(ours)
-    os.close(theirs)
 
     assert done.returncode == exits
     assert f"Redact line 1 of {WORKFLOW}/{job}? This cannot be undone." in done.stderr.decode()

@@ -1,51 +1,36 @@
 """``chronoverse login`` at a hostile service, which can name another one's issuer, client and audience; ``logout``."""
 
 import os
-import pty
 import subprocess
 from pathlib import Path
-from typing import Final
 
 import orjson
 import pytest
 
 from chronoverse.client.login import Login, LoginFile
-from tests.cli.conftest import Cli
-from tests.support.commands import chronoverse_argv
+from tests.cli.conftest import COMMAND, PATIENCE_SECONDS, Cli, environ
 from tests.support.scripted import ScriptedService, answer
-from tests.support.service import ROOT
-
-PATIENCE_SECONDS: Final = 60
 
 
 @pytest.mark.parametrize("reply", ["y", "n", None], ids=["yes", "no", "nobody"])
-def test_what_the_service_names_is_shown_and_confirmed(tmp_path: Path, reply: str | None) -> None:
+def test_what_the_service_names_is_shown_and_confirmed(
+    tmp_path: Path, terminal: tuple[int, int], reply: str | None
+) -> None:
     """No request is sent to the issuer before that."""
     refusal = answer("400 Bad Request", orjson.dumps({"error": "no metadata"}))
     with ScriptedService(*[refusal] * 4) as issuer:
         named = {"issuer": issuer.url, "client_id": "theirs", "scopes": "openid logs:admin", "audience": "their-logs"}
         with ScriptedService(answer("200 OK", orjson.dumps(named))) as service:
-            ours, theirs = pty.openpty()
-            try:
-                if reply is not None:
-                    os.write(ours, f"{reply}\n".encode())
-                done = subprocess.run(
-                    chronoverse_argv("login"),
-                    env={
-                        "PATH": os.environ["PATH"],
-                        "PYTHONPATH": str(ROOT),
-                        "CHRONOVERSE_URL": service.url,
-                        "CHRONOVERSE_DATA_DIR": str(tmp_path),
-                    },
-                    stdin=subprocess.DEVNULL if reply is None else theirs,
-                    capture_output=True,
-                    text=True,
-                    timeout=PATIENCE_SECONDS,
-                    check=False,
-                )
-            finally:
-                os.close(ours)
-                os.close(theirs)
+            if reply is not None:
+                os.write(terminal[0], f"{reply}\n".encode())
+            done = subprocess.run(
+                [*COMMAND, "login"],
+                env=environ(tmp_path, URL=service.url),
+                stdin=subprocess.DEVNULL if reply is None else terminal[1],
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_SECONDS,
+            )
     asked = f"requires a token from {named['issuer']} (client theirs, audience their-logs, scopes openid logs:admin)"
     assert asked in done.stderr
     assert bool(issuer.requests) == (reply == "y")
