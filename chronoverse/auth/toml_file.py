@@ -57,7 +57,7 @@ class TomlFile(Generic[_Content]):
                 log.info("%s was read", self._setting)
                 self._is_valid = True
             except SettingsError as error:
-                log.error("%s; the previous content stays in use", error)
+                log.error("%s%s", error, "" if self._content is None else "; the previous content stays in use")
                 self._is_valid = False
         return self._is_valid
 

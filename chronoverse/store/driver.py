@@ -80,7 +80,7 @@ def check_tls_files(connection: redis.Connection) -> None:
             connection._wrap_socket_with_ssl(unconnected).close()
     except OSError as error:
         files = ", ".join(f"ssl_{name}={value}" for name, value in names.items() if value)
-        raise ValueError(f"{files}: {error.strerror or error}") from error
+        raise ValueError(f"{files or 'TLS'}: {error.strerror or error}") from error
 
 
 def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[Any], object]) -> bool:

@@ -199,6 +199,7 @@ def test_a_file_with_errors_changes_nothing(path: Path, caplog: pytest.LogCaptur
     restarted = workflows_map(path)
     with pytest.raises(RightsUnavailable):
         developers(restarted)
+    assert "previous" not in caplog.messages[-1]
     path.write_text('[developers]\nworkflows = ["x"]\nscopes = ["logs:write"]')
     assert groups.refresh()
     assert [developers(each).keys() for each in (groups, restarted)] == [{WRITE}] * 2
