@@ -202,7 +202,10 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Names the process for the metrics, before it counts anything."""
+    """Passes the settings on. Names the process for the metrics, before it counts anything."""
+    import chronoverse.web.app
+
+    chronoverse.web.app.inherited = _settings
     metrics.name_process(worker.chronoverse_name)
     worker.chronoverse_scans_endpoint = server.chronoverse_scans_endpoint
 

@@ -53,9 +53,14 @@ from chronoverse.web.streaming.stream_writer import StreamWriters
 _HOST: Final = re.compile(r"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 
 
+#: The settings that gunicorn's master has read. A worker that starts while a file that they name is invalid would fail,
+#: and gunicorn would then end the service.
+inherited: Settings | None = None
+
+
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application of a worker, by default with the environment's settings. Connects on first use."""
-    return build_app(build_dependencies(settings or Settings.from_env()))
+    return build_app(build_dependencies(settings or inherited or Settings.from_env()))
 
 
 def build_dependencies(settings: Settings) -> Dependencies:

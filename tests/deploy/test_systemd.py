@@ -1,5 +1,6 @@
 """The systemd unit: systemd's own tools check it, and its command is started as defined, only without systemd."""
 
+import os
 import re
 import shlex
 import signal
@@ -116,7 +117,8 @@ def test_the_documented_second_node_is_the_unit_with_another_port(tmp_path: Path
 def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tmp_path: Path) -> None:
     """As ``Type=notify``, ``ExecReload`` and ``KillSignal`` expect, within the configured times.
 
-    While a file that a setting names is invalid, nothing is reloaded, and the service continues.
+    While a file that a setting names is invalid, nothing is reloaded, a worker that dies is replaced, and the service
+    continues.
     """
     assert (unit["Type"], unit["KillMode"]) == ("notify", "mixed")
     assert shlex.split(unit["ExecReload"]) == ["/bin/kill", "-HUP", "$MAINPID"]
@@ -143,9 +145,11 @@ def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tm
             forms.write_text("[")
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: b"not reloaded: CHRONOVERSE_MASK" in output.read_bytes(), START_SECONDS, "the error")
+            os.kill(int(re.findall(rb"Booting worker with pid: ([0-9]+)", output.read_bytes())[0]), signal.SIGKILL)
+            wait_until(lambda: output.read_bytes().count(b"Booting worker") == 2, START_SECONDS, "another worker")
             forms.write_text("[forms]\n")
             process.send_signal(signal.SIGHUP)
-            wait_until(lambda: output.read_bytes().count(b"Booting worker") == 2, START_SECONDS, "a new worker")
+            wait_until(lambda: output.read_bytes().count(b"Booting worker") == 3, START_SECONDS, "a new worker")
             process.send_signal(signal.Signals[unit["KillSignal"]])
             assert process.wait(seconds(unit["TimeoutStopSec"])) == 0
         finally:
