@@ -104,7 +104,8 @@ def service_settings(environ: Mapping[str, str]) -> Settings:
         if settings.mask_forms:
             SecretForms(settings.mask_forms)
         if settings.redis_url is not None:
-            Store.of(settings, settings.redis_url).close()
+            with contextlib.closing(Store.of(settings, settings.redis_url)) as store:
+                store.check_files()
     except SettingsError as error:
         # A typo in a setting's name may be the reason.
         raise SettingsError("; ".join([str(error), *unknown_names(environ)])) from error

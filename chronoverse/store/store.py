@@ -436,6 +436,13 @@ class Store:
         with translate_errors():
             self._topology.ping()
 
+    def check_files(self) -> None:
+        """Raises :class:`SettingsError` if a file that the URL names for TLS cannot be used."""
+        try:
+            self._topology.check_files()
+        except ValueError as error:
+            raise SettingsError(f"CHRONOVERSE_REDIS_URL has an invalid option: {error}") from None
+
     def close(self) -> None:
         """Closes all connections. The store can still be used."""
         self._topology.close()

@@ -46,7 +46,7 @@ class Topology:
         self._clients: dict[tuple[str, PoolKind], redis.Redis] = {}
         # Raises ValueError for a bad URL now, rather than for the first viewer. Opens no connection.
         try:
-            check_tls_files(new_connection(url, **options))
+            new_connection(url, **options)
         except (TypeError, ValueError, redis.RedisError) as error:
             raise ValueError(
                 f"invalid option: {str(error).removeprefix('AbstractConnection.__init__() got an ')}"
@@ -89,6 +89,10 @@ class Topology:
 
     def ping(self) -> None:
         self._client(self._url, PoolKind.HEALTH).execute_command(*CHECK)
+
+    def check_files(self) -> None:
+        """Raises ValueError if a file that the URL names for TLS cannot be used. Opens no connection."""
+        check_tls_files(new_connection(self._url, **self._options))
 
     def close(self) -> None:
         """Closes all connections except the callers' own. Clients reopen them on next use."""
