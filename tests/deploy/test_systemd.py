@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Final
+from urllib.request import urlopen
 
 import pytest
 
@@ -145,8 +146,10 @@ def test_the_command_reports_readiness_reloads_and_ends(unit: dict[str, str], tm
             forms.write_text("[")
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: b"not reloaded: CHRONOVERSE_MASK" in output.read_bytes(), START_SECONDS, "the error")
-            os.kill(int(re.findall(rb"Booting worker with pid: ([0-9]+)", output.read_bytes())[0]), signal.SIGKILL)
+            address, pid = re.findall(rb"Listening at: (\S+)|Booting worker with pid: ([0-9]+)", output.read_bytes())
+            os.kill(int(pid[1]), signal.SIGKILL)
             wait_until(lambda: output.read_bytes().count(b"Booting worker") == 2, START_SECONDS, "another worker")
+            assert urlopen(f"{address[0].decode()}/healthz", timeout=START_SECONDS).status == 200
             forms.write_text("[forms]\n")
             process.send_signal(signal.SIGHUP)
             wait_until(lambda: output.read_bytes().count(b"Booting worker") == 3, START_SECONDS, "a new worker")
