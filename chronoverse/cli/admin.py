@@ -326,7 +326,7 @@ def _workflow_entry(text: str) -> str:
     multiple=True,
     type=_workflow_entry,
     metavar="ID",
-    help="Workflow to grant, or PREFIX*. Default: all.",
+    help="Workflow to grant, or PREFIX*. Repeatable. Default: all.",
 )
 @click.option(
     "--scope",
@@ -335,7 +335,7 @@ def _workflow_entry(text: str) -> str:
     type=click.Choice(["logs:read", "logs:write", "logs:admin"]),
     default=["logs:read"],
     show_default=True,
-    help="Scope to grant.",
+    help="Scope to grant. Repeatable.",
 )
 @click.option("--ttl", type=common.duration, metavar="TIME", default="1h", show_default=True, help="Validity.")
 @click.option("--subject", default="cli", show_default=True, help="Subject.")

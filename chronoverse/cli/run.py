@@ -53,14 +53,18 @@ def _timeout_option(what: str) -> Callable[[Any], Any]:
     help="Label, such as branch=main. Repeatable.",
 )
 @click.option("--no-ci-labels", is_flag=True, help="Omit the CI system's commit, branch and url.")
-@click.option("--mask-env", "names", multiple=True, metavar="NAME", help="Mask this variable's value as ***.")
-@click.option("--mask-file", "files", multiple=True, type=Path, metavar="F", help="Mask this file's content.")
+@click.option(
+    "--mask-env", "names", multiple=True, metavar="NAME", help="Mask this variable's value as ***. Repeatable."
+)
+@click.option(
+    "--mask-file", "files", multiple=True, type=Path, metavar="F", help="Mask this file's content. Repeatable."
+)
 @click.option(
     "--mask",
     "values",
     multiple=True,
     metavar="VALUE",
-    help="Mask VALUE. Visible in `ps`; prefer --mask-env or --mask-file.",
+    help="Mask VALUE. Repeatable. Visible in `ps`; prefer --mask-env or --mask-file.",
 )
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(

@@ -62,7 +62,10 @@ def _text(watch: dict[str, Any]) -> str:
 )
 @common.jobs_label_option
 @click.option(
-    "--same", multiple=True, metavar="KEY", help="With --on change: compare jobs with the same value of this label."
+    "--same",
+    multiple=True,
+    metavar="KEY",
+    help="With --on change: compare jobs with the same value of this label. Repeatable.",
 )
 @click.option("--for", "seconds", type=common.duration, metavar="TIME", help="With --on silent: time without a line.")
 @click.option("--secret", metavar="whsec_…", help="Secret that signs messages. Generated and printed if omitted.")

@@ -258,6 +258,7 @@ def test_the_help_of_each_command_has_a_valid_example(name: str) -> None:
     """The command accepts its arguments. The help describes the command, and mentions no internal function."""
     command = visible_commands()[name]
     assert command.help
+    assert all("Repeatable" in str(each.help) for each in command.params if each.multiple)
     # A command caches the names of its help option. With another context, -h would fail in later tests.
     program_context = click.Context(commands, **commands.context_settings)
     text, _, examples = command.get_help(click.Context(command, program_context, name)).rpartition("Examples:\n")
