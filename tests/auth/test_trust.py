@@ -130,7 +130,6 @@ TEAM: Final = 'claim = "project_path", workflows = ["{namespace_path}.*"], scope
 #: Tokens like those of real issuers: the claims, the rules, and the resulting rights.
 KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]]]]] = {
     "GitLab": (GITLAB, (TEAM,), {WRITE: {"team-a.*"}}),
-    "a subgroup of GitLab": ({**GITLAB, "namespace_path": "team-a/backend"}, (TEAM,), {WRITE: {"team-a.backend.*"}}),
     "a project of GitLab": (
         GITLAB,
         ('claim = "ref_protected", equals = "true", workflows = ["{project_path}"], scope = "logs:read logs:write"',),
@@ -148,11 +147,6 @@ KINDS: Final[dict[str, tuple[dict[str, Any], tuple[str, ...], dict[str, set[str]
             ' scope = "logs:write"',
         ),
         {WRITE: {"gh"}},
-    ),
-    "a service account": (
-        KUBERNETES,
-        ('claim = "sub", equals = "system:serviceaccount:ci:runner", workflows = ["ci.*", "x"], scope = "logs:write"',),
-        {WRITE: {"ci.*", "x"}},
     ),
     "any service account of a name": (
         KUBERNETES,

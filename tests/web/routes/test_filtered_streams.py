@@ -20,14 +20,10 @@ from chronoverse.web.app import create_app
 from chronoverse.web.routes.events import start_offset
 from tests.web.routes.conftest import both_ways
 from tests.web.routes.foreign import Foreign
-from tests.web.routes.wire import Stream
+from tests.web.routes.wire import Stream, blocks
 
 #: Every third line contains the word.
 WORDS: Final = ("hay", "hay", "a NEEDLE")
-
-
-def numbers(body: bytes) -> list[int]:
-    return [int(each) for each in re.findall(rb"event: log\ndata: [^\n]*\nid: ([0-9]+)\n\n", body)]
 
 
 @both_ways
@@ -40,7 +36,7 @@ def test_only_matching_lines_are_sent(open_stream: Callable[..., Stream], job: F
     stream.wait_for(b"id: 4\n\n").wait_for(b"\n\nid: 6\n\n", 2)
     job.lines(["hay"]).end()
     stream.wait_for(b"event: end")
-    assert numbers(stream.body) == [2, 4]
+    assert stream.numbers() == [2, 4]
     assert b"\n\nid: 7\n\nevent: job" in stream.body
 
 
@@ -54,13 +50,13 @@ def test_a_resumed_stream_misses_nothing(open_stream: Callable[..., Stream], job
         job.lines([f"{WORDS[n % 3]} {n}" for n in range(job.last + 1, job.last + 4 + more % 3)])
         stream.wait_for(b"id: %d\n\n" % job.last, 3)
         # Only part of it, because clients can read less than was sent.
-        blocks = stream.body.split(b"\n\n")
-        body = b"\n\n".join(blocks[: len(blocks) // 2 + 1]) + b"\n\n"
+        parts = stream.body.split(b"\n\n")
+        body = b"\n\n".join(parts[: len(parts) // 2 + 1]) + b"\n\n"
         stream.close()
-        found += numbers(body)
+        found += [block["data"]["sequence_num"] for block in blocks(body) if block.get("event") == "log"]
         last = (re.findall(rb"id: ([0-9]+)\n\n", body) or [last.encode()])[-1].decode()
     job.end()
-    found += numbers(open_stream(job, "?q=needle", Last_Event_ID=last).wait_for(b"event: end").body)
+    found += open_stream(job, "?q=needle", Last_Event_ID=last).wait_end().numbers()
     assert found == [n for n in range(1, job.last + 1) if n % 3 == 2]
 
 
@@ -83,8 +79,7 @@ def test_each_viewer_in_a_crowd_gets_its_own_lines(open_stream: Callable[..., St
         time.sleep(0.1)
     job.end()
     for query, stream in streams:
-        stream.wait_for(b"event: end")
-        assert numbers(stream.body) == [n for n in range(1, job.last + 1) if expected[query](n)]
+        assert stream.wait_end().numbers() == [n for n in range(1, job.last + 1) if expected[query](n)]
 
 
 def test_a_tail_that_is_not_found_in_time_begins_where_its_search_ended(tmp_path: Path) -> None:
