@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronoverse.joblog.line_splitter import LineBatch, LineSplitter
-from chronoverse.joblog.model import MAX_LINE_BYTES
 from chronoverse.joblog.secret_forms import SecretForms
 from chronoverse.runner.capture.pipes import ORPHAN_QUIET_SECONDS, Capture, Child
 from chronoverse.runner.command import SignalForwarder, run_command
@@ -71,30 +70,10 @@ def test_any_chunks_of_any_bytes_give_the_same_lines(chunks: list[bytes], limit:
     assert joined([*batches, *splitter.close()]) == expected(b"".join(chunks))
 
 
-@pytest.mark.parametrize(
-    ("pieces", "found"),
-    [
-        ([b""], []),
-        ([b"\n\n"], [("", False), ("", False)]),
-        ([b"no newline"], [("no newline", False)]),
-        (["a\r\n50%\r100%\u2028b\x0bc\x85\n".encode()], [("a\r", False), ("50%\r100%\u2028b\x0bc\x85", False)]),
-        ([b"\xff\xfe ok\n"], [("\ufffd\ufffd ok", False)]),
-        ([b"12345678\n123456789\n"], [("12345678", False), ("12345678", True), ("9", False)]),
-        # Otherwise readers would never learn that the line is complete.
-        ([b"Prompt: ", None, b"\nnext\n"], [("Prompt: ", True), ("", False), ("next", False)]),
-        ([b"one \xe2\x82", None, b"\xac\n"], [("one ", True), ("€", False)]),
-    ],
-    ids=["nothing", "blank", "no newline", "other ends", "invalid", "limit", "prompt", "character"],
-)
-def test_lines_end_at_newlines_only(pieces: list[bytes | None], found: list[tuple[str, bool]]) -> None:
-    """None flushes an unfinished line. A line is cut at 8 bytes, not counting the newline, where it needs it."""
-    splitter = LineSplitter("stdout", 8 if len(found) == 3 and found[1][1] else MAX_LINE_BYTES, OFF)
-    batches: list[LineBatch] = []
-    for piece in pieces:
-        batches += splitter.flush() if piece is None else splitter.feed(piece, NOW)
-    assert entries([*batches, *splitter.close()]) == found
+def test_a_line_is_cut_only_if_it_is_too_long() -> None:
+    assert entries(cut([b"12345678\n123456789\n"], 8)) == [("12345678", False), ("12345678", True), ("9", False)]
     with pytest.raises(ValueError, match="4 bytes"):
-        LineSplitter("stdout", 3, OFF)
+        cut([], 3)
 
 
 def test_a_line_of_ten_megabytes_takes_linear_time() -> None:
