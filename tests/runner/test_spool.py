@@ -278,7 +278,11 @@ def test_an_earlier_runners_lines_can_be_removed(in_memory: bool, tmp_path: Path
     fill(spool, 0, 10)
     spool.drop_earlier(6)
     assert (spool.line_count, spool.first, spool.undelivered) == (4, 6, 4)
-    assert plain(drain(Spool.recover(preserve(spool)))) == [6, 7, 8, 9]
+    recovered = Spool.recover(preserve(spool), SpoolRoom(keep_bytes=30))
+    assert plain(drain(recovered)) == [6, 7, 8, 9]
+    fill(recovered, 10, 20)
+    assert plain(drain(recovered, release=True)) == [*range(10, 20)]
+    assert recovered.first == 17  # the newest 30 bytes are kept
 
 
 def test_an_append_has_no_more_runs_than_its_lines_need() -> None:
