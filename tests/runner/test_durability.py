@@ -115,11 +115,15 @@ class ScriptedWriter:
 
 
 class Published:
-    """Publishes lines, each in a batch of its own, and ends the job. A negative number is of lost lines."""
+    """Publishes lines, each in a batch of its own, and ends the job. A negative number is of lost lines.
+
+    With ``state``, the spool is one that an earlier process left.
+    """
 
     def __init__(self, writer: ScriptedWriter, *lines: str | int, result: JobResult = DONE, **options: Any) -> None:
         self.said: list[str] = []
         self.spool = Spool()
+        self.spool.save_state(**options.pop("state", {}))
         for each in lines:
             if isinstance(each, int):
                 self.spool.skip(-each)
@@ -173,6 +177,14 @@ def test_lines_are_resent_unless_they_can_be_another_writers(
     assert (writer.writes, found.publisher.ended) == (writes, refusal is None)
     assert type(found.publisher.refusal) is (refusal or type(None))
     assert sum("quota" in each for each in found.said) == any(isinstance(each, QuotaReached) for each in answers)
+
+
+@pytest.mark.parametrize(("attempt", "refusal"), [(1, None), (2, None), (3, ForeignLines)])
+def test_a_log_with_more_lines_than_an_earlier_process_left(attempt: int, refusal: type[Exception] | None) -> None:
+    """That process had sent them, unless there was another attempt in between."""
+    writer = ScriptedWriter(open=[(attempt, 4)])
+    found = Published(writer, "one", "two", state={"attempt": 1, "base": 1})
+    assert (writer.writes, type(found.publisher.refusal)) == ([4] * (not refusal), refusal or type(None))
 
 
 @pytest.mark.parametrize(("finishes", "refusal"), [([Fenced()], None), ([Fenced(), Fenced()], Closed)])

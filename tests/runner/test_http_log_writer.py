@@ -200,8 +200,9 @@ def test_a_service_whose_token_is_missing_is_unavailable(service: Service, job: 
         attempt = writer.open(job, token())
         with pytest.raises(StoreUnavailable):
             writer.renew(attempt)
-        with pytest.raises(Unauthorized, match="requires a token"):
+        with pytest.raises(Unauthorized, match="requires a token") as refused:
             twin.renew(attempt)
+        assert type(refused.value) is Unauthorized
         writer.renew(attempt)
         twin.renew(attempt)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chronoverse.errors import Closed, Held
+from chronoverse.errors import Closed
 from chronoverse.joblog.entries import read_entries
 from chronoverse.joblog.line_splitter import LineBatch
 from chronoverse.joblog.model import End, Gap, JobRef, Line, Status
@@ -122,30 +122,6 @@ def test_an_attempt_after_the_jobs_end_gets_its_own_log(server: RedisServer, sto
     job = JobRef("wf_1", "job_1.2")
     assert (read_lines(server, job), outcome(server, job)) == (["first"], ("FAILED", None))
     assert server.ask("HGET", key("job", job), "label:branch") == b"main"
-
-
-@pytest.mark.parametrize("taken", ["lost", "held", "written"])
-def test_a_file_is_kept_if_another_runner_or_end_follows(
-    taken: str, server: RedisServer, store: Store, tmp_path: Path, room: SpoolRoom
-) -> None:
-    """Nothing is appended: not after the terminal entry, nor between another runner's lines, even if that is gone."""
-    path = leave_spool(server, store, tmp_path, room)
-    server.start()
-    server.ask("DEL", key("lease"))
-    if taken == "lost":
-        server.ask("HSET", key("job"), "status", "LOST")
-        server.ask("XADD", key("log"), "11-0", "event", "end", "status", "LOST", "lines", "10", "dropped", "0")
-    else:
-        taker = store.open(JOB, "another's")
-        store.append(taker, [Line(11, "2026-03-03T10:00:05.123Z", "the taker's", "stdout")])
-    if taken == "written":
-        server.ask("DEL", key("lease"))
-    said: list[str] = []
-    with pytest.raises(Held if taken == "held" else Closed):
-        resend_spool(path, lambda _: store, said.append)
-    assert read_lines(server) == [*numbers(10), *["the taker's"] * (taken != "lost")]
-    assert said[-1] == f"publish under another id: chronoverse deliver --retry {path}"
-    assert Spool.recover(path).end == 3000
 
 
 @pytest.mark.parametrize("is_away", [False, True])
