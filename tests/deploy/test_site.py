@@ -1,7 +1,6 @@
 """The site from ``docs/``."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,13 +35,6 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]
 
     assert [path.name for path in (ROOT / "docs").glob("*.md") if path.name not in navigation] == []
-
-
-def test_a_page_names_its_audience() -> None:
-    """Below its title. The site's test checks all other pages."""
-    pages = {path.name: path.read_text("utf-8") for path in (ROOT / "docs").glob("*.md")}
-
-    assert [name for name, text in pages.items() if not re.match(r"# .+\n\n\*For .+\.\*\n\n", text)] == []
 
 
 def test_each_decision_has_a_unique_number() -> None:
