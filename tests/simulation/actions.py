@@ -65,10 +65,10 @@ class Redacted:
 
     def is_shown(self, line: dict[str, Any], told: list[tuple[int, int]]) -> bool:
         """Whether ``line`` has its old text, although a notice in ``told`` says that it was redacted."""
-        # Whoever was notified of more lines was notified of all of them: it is unknown which were redacted.
-        known = [each for each in told if self.first <= each[0] and each[1] <= self.last]
         number, text = line["sequence_num"], line["message"]
-        return text == self.texts.get(number) != "[redacted]" and any(first <= number <= last for first, last in known)
+        is_old = text == self.texts.get(number) != "[redacted]"
+        # Whoever was notified of more lines was notified of all of them: it is unknown which were redacted.
+        return is_old and any(self.first <= first <= number <= last <= self.last for first, last in told)
 
 
 def redact(site: Site, runner: Runner, start: float, size: float, host: str, query: str) -> None:

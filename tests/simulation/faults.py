@@ -284,8 +284,6 @@ class Faults:
     def busy_disk(self) -> str:
         return self._limit(20, "disk_is_busy")
 
-    # The archive
-
     def objects_away(self) -> str:
         return self._until(self._site.objects, "away_until", 25)
 

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from http.client import HTTPException
 from math import inf
 from typing import Any, Final
@@ -79,11 +79,11 @@ def watch(site: Site) -> None:
         told = [(told_at[replay.feed, at], (each["from"], each["to"])) for at, each in notices]
         found = read_after(replay, cursor, seconds_left)
         redactions = [each for runner in site.runners if runner.job == replay.feed.ref for each in runner.redactions]
-        for line in _data(found.frames) if found and told and redactions and not site.outages else ():
-            for each in redactions if "message" in line else ():
-                # An earlier redaction's notice can have been of more lines, if it was unknown which were redacted.
-                if each.is_shown(line, [notice for at, notice in told if at > each.asked_at]):
-                    world.violation(f"{world.process_name} reads {line} of {replay.feed.ref}, although redacted")
+        # An earlier redaction's notice can have been of more lines, if it was unknown which were redacted.
+        known = [(each, [notice for at, notice in told if at > each.asked_at]) for each in redactions if told]
+        for line in _data(found.frames) if found and known and not site.outages else ():
+            if "message" in line and any(each.is_shown(line, notices) for each, notices in known):
+                world.violation(f"{world.process_name} reads {line} of {replay.feed.ref}, although redacted")
         return found
 
     Spool.acknowledge, Feed.reconcile, Feed.redact = acknowledged, reconciled, redacted  # type: ignore
@@ -100,6 +100,7 @@ def awake(site: Site) -> None:
                 world.violation(f"a viewer of {each.feed.ref} waits at line {each.cursor} of {each.feed.cursor}")
 
 
+@lru_cache(1_000)
 def _data(frames: bytes) -> list[dict[str, Any]]:
     return [json.loads(each.data) for each in Decoder("").feed(frames) if each.data.startswith("{")]
 
