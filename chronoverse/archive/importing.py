@@ -6,6 +6,7 @@ can run at once.
 """
 
 import contextlib
+import math
 import re
 import time
 from bisect import bisect_left
@@ -22,14 +23,17 @@ from chronoverse.archive.codec import ChunkBuilder, read_chunk, rewrite
 from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
+from chronoverse.archive.reader import ArchiveReader
 from chronoverse.archive.retention import job_of
 from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.archive.workflow_settings import import_settings, read_watches, settings_name, settings_owner
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
+from chronoverse.joblog.entries import Entry, read_entries
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import (
     REDACTED_MESSAGE,
+    Gap,
     Job,
     JobRef,
     Line,
@@ -57,6 +61,8 @@ class Imported(NamedTuple):
 
 #: A job to restore after the others, and a function that does so. It returns None while it is too early.
 _Later: TypeAlias = tuple[JobRef, Callable[[], Imported | None]]
+#: Returns up to a count of entries after a number.
+_Read: TypeAlias = Callable[[JobRef, int, int], Sequence[Entry]]
 
 
 def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Iterator[Imported]:
@@ -173,10 +179,12 @@ class _Import:
         if manifest is None and not spans:
             return None
         redactions = redactions_in(each.name for each in self.listed)
+        records = _records(self.job, manifest)
+        if records and self._has_continued(records[-1].last, spans):
+            manifest, records = None, []
         is_checked = manifest is None and not self.has_lost_data
         if is_checked and self.store.catalog.archive_state(self.job).archived >= max(last for _, last in spans):
             return Imported(self.job, known=True)
-        records = _records(self.job, manifest)
         chunks = self._recorded_chunks(records, spans) if records else self._found_chunks(spans)
         if not chunks:
             raise ArchiveDamaged("no line can be read")
@@ -214,12 +222,52 @@ class _Import:
             wait_seconds=wait_seconds,
             redactions=redactions,
             has_lost_data=self.has_lost_data,
+            is_same=partial(self._is_same, chunks),
         )
         if is_new is None:
             return None
         if is_new:
             self.store.workflows.add(self.job.workflow_id, created * 1000)
         return Imported(self.job, known=not is_new, waits=is_new and wait_seconds is not None)
+
+    def _has_continued(self, last: int, spans: dict[tuple[int, int], list[StoredObject]]) -> bool:
+        """Whether the job continued after the end in its manifest, line ``last``, because a store had lost that end."""
+        name = manifest_name(self.job)
+        ended_at = max((each.written_at for each in self.listed if each.name == name), default=math.inf)
+        return any(each.written_at > ended_at for span, found in spans.items() if span[1] > last for each in found)
+
+    def _is_same(self, chunks: Sequence[Chunk]) -> bool | None:
+        """Whether the first line that the store shares with ``chunks`` has the same time in both. None without one."""
+        recorded = self.store.chunks.chunks(self.job)
+        for read in (ArchiveReader(self.objects, self.store.chunks.chunk).entries, self._log_entries):
+            # The store can name objects that no longer exist.
+            with contextlib.suppress(ArchiveDamaged):
+                if lines := self._shared_line(read, chunks):
+                    return lines[0].timestamp == lines[1].timestamp
+        times = [{frame.earliest for each in some for frame in each.frames} - {""} for some in (recorded, chunks)]
+        return not times[0].isdisjoint(times[1]) or None
+
+    def _log_entries(self, job: JobRef, after: int, count: int) -> Sequence[Entry]:
+        return list(read_entries(self.store.page(job, after=after, count=count), after))
+
+    def _shared_line(self, read: _Read, chunks: Sequence[Chunk]) -> tuple[Line, Line] | None:
+        """The first line that both ``read`` and ``chunks`` have."""
+
+        def find(_: JobRef, number: int) -> Chunk | None:
+            return next((each for each in chunks if number <= each.last), None)
+
+        given, after = ArchiveReader(self.objects, find), 0
+        while (one := self._line(read, after)) and (other := self._line(given.entries, after)):
+            if one.sequence_num == other.sequence_num:
+                return one, other
+            after = max(one.sequence_num, other.sequence_num) - 1
+        return None
+
+    def _line(self, read: _Read, after: int) -> Line | None:
+        """The first line after number ``after``, if it has a time."""
+        while (found := read(self.job, after, 1)) and isinstance(found[0], Gap):
+            after = found[0].last
+        return found[0] if found and isinstance(found[0], Line) and found[0].timestamp else None
 
     def _spans(self) -> dict[tuple[int, int], list[StoredObject]]:
         spans: dict[tuple[int, int], list[StoredObject]] = {}

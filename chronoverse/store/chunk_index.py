@@ -1,7 +1,7 @@
 """The store's data about archived logs: chunk records, redactions, the archive lock, and garbage."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -161,11 +161,13 @@ class ChunkIndex:
         wait_seconds: float | None,
         redactions: int,
         has_lost_data: bool = False,
+        is_same: Callable[[], bool | None] = lambda: None,
     ) -> bool | None:
         """Recreates a job from ``chunks`` and the job hash's ``fields``. Idempotent.
 
         Each chunk comes with two counts: the bytes it adds to quotas, and its lines over quota. ``has_lost_data``: the
-        store has lost data, so archivers must not delete objects.
+        store has lost data, so archivers must not delete objects. ``is_same``: whether store and
+        chunks have the same time in a line; None if they share no line.
 
         Returns False if the store already has the whole job; None if its runner is still resending lines: call again. A
         job without an end becomes LOST after ``wait_seconds`` without its runner. Raises :class:`Deleted`, and
@@ -183,9 +185,14 @@ class ChunkIndex:
         flat = [each for pair in fields.items() for each in pair]
         records = [each for chunk, *counts in chunks for each in (chunk.last, chunk.to_json(), *counts)]
         kinds = ("log", "job", "lease", "archive", "jobs")
-        answer = self._commands.ask(
-            "import_job", job, kinds, *numbers, redactions, int(has_lost_data), len(flat), *flat, *records
-        )[0]
+
+        def ask(compared: str) -> int:
+            args = *numbers, redactions, int(has_lost_data), compared, len(flat), *flat, *records
+            return int(self._commands.ask("import_job", job, kinds, *args)[0])
+
+        answer = ask("")
+        if answer == 5:
+            answer = ask({True: "1", False: "0", None: "-"}[is_same()])
         if answer == 3:
             raise ArchiveDamaged("the store has another job with this id: the archived lines are not shown")
         if answer == 4:

@@ -46,16 +46,18 @@ GROWING: Final = JobRef("wf_1", "growing")
 LEASE_SECONDS: Final = 60.0
 
 
-def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> Any:
-    """Writes a running job, archives its first 60 lines in three chunks, and returns its attempt.
+def timed_lines(first: int, count: int) -> list[Line]:
+    """Lines of a log with one line per minute."""
+    return [
+        line._replace(timestamp=f"2026-03-03T{10 + line.sequence_num // 60}:{line.sequence_num % 60:02}:00.000Z")
+        for line in make_lines(first, count)
+    ]
 
-    It has one line per minute.
-    """
+
+def write_growing(store: Store, objects: FileObjectStore, count: int = 100) -> Any:
+    """Writes a running job, archives its first 60 lines in three chunks, and returns its attempt."""
     attempt = store.open(GROWING, "token")
-    times = (f"2026-03-03T{10 + number // 60}:{number % 60:02}:00.000Z" for number in range(1, count + 1))
-    store.append(
-        attempt, [line._replace(timestamp=each) for line, each in zip(make_lines(1, count), times, strict=True)]
-    )
+    store.append(attempt, timed_lines(1, count))
     for to in (20, 40, 60):
         archive_up_to(store, objects, GROWING, to, trim=True)
     return attempt
@@ -163,7 +165,7 @@ def test_a_job_without_an_end_ends_after_a_gap(bench: Bench, objects: FileObject
     (found,) = run_import(store, objects)
     assert (found.job, found.waits) == (GROWING, True)
     with pytest.raises(Fenced):
-        store.append(attempt, make_lines(101, 1))
+        store.append(attempt, timed_lines(101, 1))
 
     # The lease of a job that waits for its runner expires.
     if status is Status.LOST:
@@ -195,7 +197,7 @@ def test_a_runner_that_returns_after_the_import_continues(bench: Bench, objects:
     attempt = store.open(GROWING, "token")
     assert (attempt.attempt, attempt.next) == (2, 61)
     store.append_lost(attempt, 61, 100)
-    store.append(attempt, make_lines(101, 10))
+    store.append(attempt, timed_lines(101, 10))
     assert wait_for_ends(store, [GROWING], 30) == 0
     bench.expire_lease(GROWING)
     wait_until(lambda: judge.get_job(GROWING).status is Status.LOST, 30, "it is lost")  # type: ignore[union-attr]
@@ -223,7 +225,7 @@ def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
     empty(bench)
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, lost)
-    store.append(attempt, make_lines(lost + 1, (120 if is_over else 110) - lost))
+    store.append(attempt, timed_lines(lost + 1, (120 if is_over else 110) - lost))
     if is_over:
         store.finish(attempt, Status.COMPLETED, 0, 0, 121)
     objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
@@ -236,7 +238,7 @@ def test_a_runner_that_returned_before_the_import_gets_its_archived_lines(
     assert made(run_import(store, objects)) == {"growing"}
     if not is_over:
         assert store.require_job(GROWING).created_at == "2026-03-03T10:01:00.000Z"
-        store.append(attempt, make_lines(111, 10))
+        store.append(attempt, timed_lines(111, 10))
     assert not made(run_import(store, objects))
     if not is_over:
         store.finish(attempt, Status.COMPLETED, 0, 0, 121)
@@ -255,10 +257,10 @@ def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objec
     write_ended(store, JobRef("wf_2", "other"), 5)
     assert archive(store, objects, hot_seconds=0) == 0
     resent = JobRef("wf_3", "resent")
-    store.append(store.open(resent, "token"), make_lines(1, 30))
+    store.append(store.open(resent, "token"), timed_lines(1, 30))
     archive_up_to(store, objects, resent, 20)
     empty(bench)
-    store.append(store.open(resent, "token"), make_lines(1, 30))
+    store.append(store.open(resent, "token"), timed_lines(1, 30))
     attempt = store.open(GROWING, "token")
     repeat = "its runner is still resending lines: repeat the import"
     found = import_jobs(store, objects, 0.2)
@@ -269,9 +271,9 @@ def test_an_import_waits_until_a_runner_has_resent_its_lines(bench: Bench, objec
     with ThreadPoolExecutor() as pool:
         importing = pool.submit(run_import, store, objects)
         store.append_lost(attempt, 1, 25)
-        store.append(attempt, make_lines(26, 15))
+        store.append(attempt, timed_lines(26, 15))
         assert [each.problem for each in import_jobs(store, objects, 0.2) if not each.known] == [repeat]
-        store.append(attempt, make_lines(41, 40))
+        store.append(attempt, timed_lines(41, 40))
         assert made(importing.result(LEASE_SECONDS / 2)) == {"growing"}
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 81)]
@@ -289,7 +291,7 @@ def test_a_store_that_went_back_is_completed(bench: Bench, objects: FileObjectSt
     store, judge, key = bench.store, bench.new_store(lease_seconds=1), bench.key("log", GROWING)
     attempt = write_growing(store, objects)
     old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in ("log", "job", "archive")}
-    store.append(attempt, make_lines(101, 100))
+    store.append(attempt, timed_lines(101, 100))
     archive_up_to(store, objects, GROWING, 150, trim=True)
     if ended:
         store.finish(attempt, Status.COMPLETED, 0, 0, 201)
@@ -334,7 +336,7 @@ def test_an_old_copy_that_a_live_runner_has_continued_is_completed(
         return {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in ("log", "job", "archive")}
 
     attempt, old = write_growing(store, objects), copy()
-    store.append(attempt, make_lines(101, 100))
+    store.append(attempt, timed_lines(101, 100))
     archive_up_to(store, objects, GROWING, 150, trim=True)
     old, last = (old, lost + 30) if lost else (copy(), 200)
     redacted = [7, 30] if lost != 140 else []
@@ -347,7 +349,7 @@ def test_an_old_copy_that_a_live_runner_has_continued_is_completed(
         repeat = {"wf_1/growing": "its runner is still resending lines: repeat the import"}
         assert problems(list(import_jobs(store, objects, 0.2))) == repeat
         store.append_lost(attempt, 101, lost)
-        store.append(attempt, make_lines(lost + 1, 30))
+        store.append(attempt, timed_lines(lost + 1, 30))
     if redacted:
         found = import_jobs(store, _Redacting(store, objects), LEASE_SECONDS)
         assert problems(list(found)) == {"wf_1/growing": "its lines are being redacted: repeat the import"}
@@ -358,7 +360,7 @@ def test_an_old_copy_that_a_live_runner_has_continued_is_completed(
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
     assert all(int(entry_id.partition("-")[0]) > 150 for entry_id in bench.ids(GROWING))
     assert {each.known for each in run_import(store, objects)} == {True}
-    store.append(attempt, make_lines(last + 1, 1))
+    store.append(attempt, timed_lines(last + 1, 1))
     store.finish(attempt, Status.COMPLETED, 0, 0, last + 2)
     assert archive(store, objects, hot_seconds=0) == 0
     assert entries(store, objects, GROWING)[:-1] == kept
@@ -481,7 +483,7 @@ def test_a_damaged_chunk_does_not_replace_lines_that_a_runner_has_resent(
     empty(bench)
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, 30)
-    store.append(attempt, make_lines(31, 40))
+    store.append(attempt, timed_lines(31, 40))
     objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
     path.write_bytes(data[:-50])
     assert made(run_import(store, objects)) == {"growing"}
@@ -499,7 +501,7 @@ def test_a_damaged_chunk_of_an_ended_job_with_lost_lines_is_no_gap(
     store = bench.store
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, 10)
-    store.append(attempt, make_lines(11, 90))
+    store.append(attempt, timed_lines(11, 90))
     store.finish(attempt, Status.COMPLETED, 0, 0, 101)
     assert archive(store, objects, hot_seconds=0) == 0
     lost, damaged = store.chunks.chunks(GROWING)
@@ -605,7 +607,7 @@ def test_the_number_of_redactions_never_decreases(bench: Bench, objects: FileObj
             empty(bench)
             attempt = store.open(GROWING, "token")
             store.append_lost(attempt, 1, 60)
-            store.append(attempt, make_lines(61, 40))
+            store.append(attempt, timed_lines(61, 40))
             assert made(run_import(store, objects)) == {"growing"}
             assert redactions(store) == count
 
@@ -673,7 +675,7 @@ def test_a_replaced_chunk_is_not_imported_because_of_its_time(
 def resend_from_51(store: Store, last: int) -> None:
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, 50)
-    store.append(attempt, make_lines(51, last - 50))
+    store.append(attempt, timed_lines(51, last - 50))
 
 
 @pytest.mark.parametrize("is_back", [False, True], ids=["before", "after"])
@@ -681,7 +683,7 @@ def test_a_quota_includes_the_archived_lines_of_a_running_job(
     bench: Bench, objects: FileObjectStore, is_back: bool
 ) -> None:
     """Whether its runner returns after the import or before it: then without chunks whose lines it has resent."""
-    store, sizes = bench.store, [len(line.message) for line in make_lines(1, 60)]
+    store, sizes = bench.store, [len(line.message) for line in timed_lines(1, 60)]
     write_growing(store, objects, 60)
     empty(bench)
     bound = sum(sizes[:40]) + sum(sizes[50:] if is_back else sizes[40:]) + 20
@@ -691,7 +693,7 @@ def test_a_quota_includes_the_archived_lines_of_a_running_job(
     assert made(run_import(store, objects)) == {"growing"}
     attempt = store.open(GROWING, "token")
     with pytest.raises(QuotaReached):
-        store.append(attempt, make_lines(61, 5))
+        store.append(attempt, timed_lines(61, 5))
     # Two lines of seven bytes.
     assert line_numbers(entries(store, objects, GROWING))[-1] == 62
     assert bench.hash(GROWING)["bytes"] == str(bound)
@@ -716,10 +718,10 @@ def test_a_log_whose_resent_lines_a_quota_dropped_can_continue(bench: Bench, obj
     store.append_lost(attempt, 1, 50)
     for first in (51, 55):
         with pytest.raises(QuotaReached):
-            store.append(attempt, make_lines(first, 4 if first == 51 else 6))
+            store.append(attempt, timed_lines(first, 4 if first == 51 else 6))
     assert made(run_import(store, objects)) == {"growing"}
     store.catalog.change_settings("wf_1", job_bytes=0)
-    store.append(attempt, make_lines(61, 2))
+    store.append(attempt, timed_lines(61, 2))
     assert line_numbers(entries(store, objects, GROWING)) == [*range(1, 63)]
 
 
@@ -733,9 +735,9 @@ def test_redacted_text_that_a_runner_has_resent_is_removed(bench: Bench, objects
     empty(bench)
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, 25)
-    store.append(attempt, make_lines(26, archived - 25 + more))
+    store.append(attempt, timed_lines(26, archived - 25 + more))
     assert made(run_import(store, objects)) == {"growing"}
-    store.append(attempt, make_lines(archived + more + 1, 5))
+    store.append(attempt, timed_lines(archived + more + 1, 5))
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, archived + more + 6)]
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == [60]
@@ -754,7 +756,7 @@ def test_redacted_text_of_a_job_that_was_resent_and_has_ended_is_removed(
     empty(bench)
     objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
     attempt = store.open(GROWING, "token")
-    store.append(attempt, make_lines(1, 110))
+    store.append(attempt, timed_lines(1, 110))
     store.finish(attempt, Status.COMPLETED, 0, 0, 111)
     assert archive(store, objects, hot_seconds=0) == 0
     for number in redacted[1:]:
@@ -764,6 +766,65 @@ def test_redacted_text_of_a_job_that_was_resent_and_has_ended_is_removed(
     kept = entries(store, objects, GROWING)
     assert line_numbers(kept) == [*range(1, 111)]
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
+
+
+@pytest.mark.parametrize(
+    ("archived", "first", "resent", "reason"),
+    [
+        ("running", 11, 1, "lost"),
+        ("running", 11, 1, "missing"),
+        ("ended", 1, 1, ""),
+        ("ended", 11, 1, "missing"),
+        ("continued", 1, 1, ""),
+        ("continued", 11, 31, "lost"),
+    ],
+)
+def test_redacted_lines_that_a_runner_has_resent_are_redacted(
+    bench: Bench, objects: FileObjectStore, archived: str, first: int, resent: int, reason: str
+) -> None:
+    """Archive and log begin with these lines. The archived job has ended, or even continued after this end was lost."""
+    store = bench.new_store(clock=ticking())
+
+    def send(first: int, last: int) -> Any:
+        attempt = store.open(GROWING, "token")
+        if first > 1:
+            store.append_lost(attempt, 1, first - 1, reason)
+        store.append(attempt, timed_lines(first, last + 1 - first))
+        return attempt
+
+    attempt, redacted = send(first, 40), [35]
+    if archived != "running":
+        store.finish(attempt, Status.LOST, None, 0, 41)
+    assert archive(store, objects, running_seconds=0) == 0
+    redact(store, objects, GROWING, 35)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    if archived == "continued":
+        empty(bench)
+        send(first, 60)
+        assert archive(store, objects, running_seconds=0) == 0
+        redact(store, objects, GROWING, 55)
+        redacted.append(55)
+    empty(bench)
+    attempt = send(resent, 70)
+    assert made(run_import(store, objects)) == {"growing"}
+    store.append(attempt, timed_lines(71, 1))
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(first, 72)]
+    assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
+
+
+def test_another_job_whose_log_begins_with_lost_lines_is_reported(bench: Bench, objects: FileObjectStore) -> None:
+    """The times of its lines differ from the archived ones."""
+    store = bench.store
+    write_growing(store, objects)
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 25)
+    store.append(attempt, make_lines(26, 60, "another run's line"))
+    before = seen(store, objects, GROWING)
+    taken = "the store has another job with this id: the archived lines are not shown"
+    assert problems(run_import(store, objects)) == {str(GROWING): taken}
+    assert seen(store, objects, GROWING) == before
 
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["running", "ended"])
@@ -822,7 +883,7 @@ def test_a_store_with_other_records_than_the_archive_is_completed(
         for kind, dump in old.items():
             bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump)
         bench.ask("SET", bench.key("lease", GROWING), "token")
-        store.append(attempt, make_lines(101, 10))
+        store.append(attempt, timed_lines(101, 10))
     assert made(run_import(store, objects)) == {"growing"}
     last = 110 if store_has == "a deleted chunk" else 60
     assert line_numbers(entries(store, objects, GROWING)) == [*range(1, last + 1)]
@@ -833,7 +894,7 @@ def test_a_repeated_redaction_deletes_old_text_that_only_the_archive_knows(
 ) -> None:
     """The store was lost while old text waited for its deletion, and the runner came back before the import."""
     store = bench.new_store(clock=ticking())
-    store.append(store.open(GROWING, "token"), make_lines(1, 30))
+    store.append(store.open(GROWING, "token"), timed_lines(1, 30))
     archive_up_to(store, objects, GROWING, 20, trim=True)
     (chunk,) = store.chunks.chunks(GROWING)
     old, data = tmp_path / "archive" / chunk.name, objects.get(chunk.name)
@@ -843,7 +904,7 @@ def test_a_repeated_redaction_deletes_old_text_that_only_the_archive_knows(
     empty(bench)
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, 25)
-    store.append(attempt, make_lines(26, 10))
+    store.append(attempt, timed_lines(26, 10))
     assert made(run_import(store, objects)) == {"growing"}
     redact(store, objects, GROWING, 8)
     assert not old.exists()
@@ -858,7 +919,7 @@ def test_a_redaction_during_an_import_is_not_done(bench: Bench, objects: FileObj
     empty(bench)
     attempt = store.open(GROWING, "token")
     store.append_lost(attempt, 1, 25)
-    store.append(attempt, make_lines(26, 60))
+    store.append(attempt, timed_lines(26, 60))
     request = RedactionRequest(30, 30, lambda line: True, {"at": "2026-03-03T10:00:05.123Z", "subject": "me"}, True)
     chunk = store.chunks.chunk
 

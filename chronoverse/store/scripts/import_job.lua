@@ -2,25 +2,18 @@
 -- KEYS  log, job, lease, archive, jobs
 -- ARGV  job id, creation time (Unix ms), first and last number of the chunks, created_at ('' if unknown), how many ms a
 --       job without an end waits for its runner ('' if it has ended), its number of redactions, 1 if the store has lost
---       data (archivers then delete no objects), number of the following arguments that are fields of the hash as
---       field, value, …; then the chunks, each as last number, record, bytes of its messages, and number of lines that a
---       quota dropped (0 if unknown)
+--       data (archivers then delete no objects), whether the first line that store and chunks share has the same time in both
+--       ('1' or '0'; '-' without such a line; '' if not compared yet), number of the following arguments that are
+--       fields of the hash as field, value, …; then the chunks, each as last number, record, bytes of its messages, and
+--       number of lines that a quota dropped (0 if unknown)
 -- ->    OK 1 (created), 0 (the store already has it), 2 (its runner has come back, but has not yet resent its lines, or
---       an archiver has added chunks), 3 (the store has another job with this id) or 4 (lines were redacted since the
---       chunks were read) | DELETED
+--       an archiver has added chunks), 3 (the store has another job with this id), 4 (lines were redacted since the
+--       chunks were read) or 5 (compare a line) | DELETED
 -- First decides in which state the store has the job, then writes: all of it, or only the chunks below a log that
 -- continues.
 local log, job, lease, archive, jobs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local last, redactions, records = tonumber(ARGV[4]), tonumber(ARGV[7]), 10 + tonumber(ARGV[9])
+local last, redactions, records = tonumber(ARGV[4]), tonumber(ARGV[7]), 11 + tonumber(ARGV[10])
 local is_running, has_lost_data = ARGV[6] ~= '', ARGV[8] == '1'
-
--- The time of line 1 in the store: from its first record (the frame's earliest time) or its log. Nil without either.
-local function first_time()
-  local record = redis.call('ZRANGE', archive, 0, 0)[1]
-  if record then return string.match(record, '^{"first":1,.-"frames":%[%[%d+,%d+,%d+,"([^"]*)"') end
-  local entry = redis.call('XRANGE', log, '1-0', '1-0')[1]
-  return entry and field(entry[2], 'timestamp')
-end
 
 -- Whether the log, from a number on, reports lines as lost that the chunks have.
 local function lacks_lines(from)
@@ -53,7 +46,7 @@ local function compare_chunks()
     local record = ARGV[at + 1]
     given[record] = true
     if redis.call('ZSCORE', archive, record) then
-      found.has_common = true
+      found.has_common = found.has_common or not is_of_lost_lines(record)
     else
       found.is_redacted = found.is_redacted or redactions_in(record) > 0
       -- The store can have these lines.
@@ -77,8 +70,8 @@ end
 -- 'restarted': its runner came back before this call. Log or archive begin with lost lines, up to the second result
 -- 'continued': its runner has continued an old copy, or resent lines since an archived end. The store has old text of
 -- redacted lines, other records, or a log that reports lines as lost
--- or the number to return. It is the same job if it has the same creation time, one of the chunks, a line 1 with
--- the same time (that chunk may have been merged since), or no line and no end but LOST.
+-- or the number to return. It is the same job if it has the same creation time, one of the chunks, the same time of
+-- the first line that both have (chunks may have been merged since), or no line and no end but LOST.
 local function state_of(chunks, redacted)
   if redis.call('EXISTS', log, job) == 0 then return 'absent' end
   local fields = redis.call('HMGET', job, 'created_at', 'archived', 'deleting', 'archived_first', 'status')
@@ -89,25 +82,26 @@ local function state_of(chunks, redacted)
   local begin, is_held = has_log and not archived and stream_info(log)['first-entry'], not is_free(redis.call('GET', lease))
   local is_lost = begin and field(begin[2], 'event') == 'lost' and field(begin[2], 'from') == '1'
   local lost_to = is_lost and tonumber(string.match(begin[1], '^%d+')) or chunks.lost_to
-  local began = ARGV[3] == '1' and ARGV[5] ~= '' and first_time() or nil
   local is_empty = stored == 0 and (problem ~= 'CLOSED' or status == 'LOST')
-  local is_same = created_at and created_at == ARGV[5] or chunks.has_common or began == ARGV[5] or is_empty
+  local is_same = created_at and created_at == ARGV[5] or chunks.has_common or is_empty or ARGV[9] == '1'
+  if not is_same and ARGV[9] == '' then return 5 end
+  if not is_same and ARGV[9] == '0' then return 3 end
   local can_repair, is_old = has_lost_data and chunks.is_repaired, has_lost_data and is_same
   archived = whole_number(archived) or 0
 
   if lost_to and archived > last then return 2 end
   if stored >= last and lost_to then return 'restarted', lost_to end
   local is_ahead = stored > last or stored == last and (is_running or is_held)
-  if is_ahead and is_old and archived <= last and not chunks.is_lost then
+  if is_ahead and is_old and archived <= last and (not chunks.is_lost or chunks.is_redacted) then
     local differs = chunks.is_redacted or chunks.has_others or (whole_number(archived_first) or 0) > tonumber(ARGV[3])
     if differs or lacks_lines(archived + 1) then return 'continued', 0 end
   end
-  local is_complete = field({unpack(ARGV, 10, records - 1)}, 'archive_state') == 'complete'
+  local is_complete = field({unpack(ARGV, 11, records - 1)}, 'archive_state') == 'complete'
   local lacks_redaction = redacted < redactions and is_complete or redacted <= redactions and chunks.is_redacted
   local is_older = stored < last or stored == last and (lacks_redaction or can_repair) and not is_running
   if is_same and is_older and not is_held then return 'older' end
-  if is_held and (lost_to or not has_log and archived == 0 or is_old and stored < last) then return 2 end
-  return began and not is_same and not lost_to and 3 or 0
+  if is_held and (lost_to or not has_log and archived == 0 or has_lost_data and stored < last) then return 2 end
+  return not is_same and not lost_to and 3 or 0
 end
 
 check_types(log, job, lease, archive, jobs)
@@ -154,7 +148,7 @@ if redactions > redacted then redis.call('HSET', job, 'redactions', ARGV[7]) end
 list_job(jobs, ARGV[1], ARGV[2], state == 'older' or state == 'continued')
 redis.call('HDEL', job, 'archive_state', 'archive_sha256', 'archive_shapes', 'swept')
 if not is_below then redis.call('HDEL', job, 'finished_at', 'exit_code', 'lines', 'dropped', 'end_seen_ms', 'end_id') end
-for at = 10, records - 1, 2 do
+for at = 11, records - 1, 2 do
   local is_time = ARGV[at] == 'created_at' or ARGV[at] == 'started_at'
   if not is_below or state == 'restarted' and is_time then redis.call('HSET', job, ARGV[at], ARGV[at + 1]) end
 end
