@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import select
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -73,14 +74,15 @@ def check_tls_files(connection: redis.Connection) -> None:
     """Raises ValueError if a file that the URL of ``connection`` names for TLS cannot be used. Opens no connection."""
     if not isinstance(connection, redis.SSLConnection):
         return
-    names = {name: getattr(connection, name) for name in ("ca_certs", "certfile", "keyfile")}
+    files = {name: getattr(connection, name) for name in ("ca_certs", "certfile", "keyfile")}
     try:
-        with socket.socket() as unconnected:
-            # redis-py has no public API for a connection's TLS context.
-            connection._wrap_socket_with_ssl(unconnected).close()
+        context = ssl.create_default_context(cafile=connection.ca_certs)
+        if connection.certfile or connection.keyfile:
+            # Without a password, OpenSSL would ask for it on the terminal.
+            context.load_cert_chain(connection.certfile or "", connection.keyfile, connection.certificate_password or "")
     except OSError as error:
-        files = ", ".join(f"ssl_{name}={value}" for name, value in names.items() if value)
-        raise ValueError(f"{files or 'TLS'}: {error.strerror or error}") from error
+        given = ", ".join(f"ssl_{name}={value}" for name, value in files.items() if value)
+        raise ValueError(f"{given}: {error.strerror or error}") from error
 
 
 def set_changed_keys_handler(connection: redis.Connection, handler: Callable[[Any], object]) -> bool:
