@@ -79,7 +79,8 @@ def check_tls_files(connection: redis.Connection) -> None:
         context = ssl.create_default_context(cafile=connection.ca_certs)
         if connection.certfile or connection.keyfile:
             # Without a password, OpenSSL would ask for it on the terminal.
-            context.load_cert_chain(connection.certfile or "", connection.keyfile, connection.certificate_password or "")
+            password = connection.certificate_password or ""
+            context.load_cert_chain(connection.certfile or "", connection.keyfile, password)
     except OSError as error:
         given = ", ".join(f"ssl_{name}={value}" for name, value in files.items() if value)
         raise ValueError(f"{given}: {error.strerror or error}") from error

@@ -5,7 +5,6 @@ or in a gap. Every writer numbers the lines that it prints: each is in the log o
 gap. The last event has the number of lines that the runner dropped: at most those in gaps with the reason ``lost``.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +12,8 @@ from heapq import merge
 from itertools import islice
 from operator import attrgetter
 from typing import Final, NamedTuple
+
+from tests.faults.emitter import line
 
 LINE: Final = "line"
 GAP: Final = "gap"
@@ -22,12 +23,6 @@ JOB: Final = "job"
 MAX_REPORTED: Final = 1_000
 
 _EMITTED = re.compile(r"w=([A-Za-z0-9-]+) n=([0-9]+) h=[0-9a-f]{40}")
-
-
-def line(writer: str, number: int) -> str:
-    """The text of line ``number`` that ``writer`` prints, without its newline."""
-    digest = hashlib.sha1(f"{writer}:{number}".encode(), usedforsecurity=False).hexdigest()
-    return f"w={writer} n={number} h={digest}"
 
 
 class Seen(NamedTuple):

@@ -7,7 +7,8 @@ import pytest
 
 from chronoverse.joblog import sse
 from chronoverse.joblog.model import JobRef, Line
-from tests.faults.oracle import GAP, JOB, LINE, Printed, Seen, Verdict, judge, line
+from tests.faults.emitter import line
+from tests.faults.oracle import GAP, JOB, LINE, Printed, Seen, Verdict, judge
 from tests.faults.watching import Watcher
 from tests.support.scripted import ScriptedService, stream
 

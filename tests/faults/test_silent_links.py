@@ -7,8 +7,9 @@ import pytest
 
 from chronoverse.joblog.model import JobRef
 from chronoverse.web.guards.connection import USER_TIMEOUT_SECONDS
+from tests.faults.emitter import line
 from tests.faults.links import Links
-from tests.faults.oracle import Printed, judge, line
+from tests.faults.oracle import Printed, judge
 from tests.faults.watching import SILENCE_SECONDS, Http2Watcher, Watcher
 from tests.support.nginx import Nginx
 from tests.support.servers import running

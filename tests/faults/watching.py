@@ -5,6 +5,8 @@ import json
 import ssl
 import threading
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -249,6 +251,19 @@ class WaitLoop(FilteredWatcher):
             self.ending = "end"
 
 
+class ClientWatcher(Watcher):
+    """A watcher that uses the Python client, which trusts the certificates in ``SSL_CERT_FILE``."""
+
+    def _run(self) -> None:
+        client = Client(self.url, self.token, heartbeat_seconds=SILENCE_SECONDS / 3)
+        self.connections = 1
+        for item in client.follow(self.job, wait=WAIT_SECONDS, stop=self._stop):
+            if isinstance(item, Line | Gap):
+                self.seen.append(_seen(1, item))
+        self.ending = "" if self._stop.is_set() else "end"
+        client.close()
+
+
 def history(url: str, job: JobRef, token: str, *, with_gaps: bool = False) -> list[Seen]:
     """The log as returned by its pages. ``with_gaps`` adds a gap for the numbers that they omit."""
     client = Client(url, token)
@@ -258,6 +273,20 @@ def history(url: str, job: JobRef, token: str, *, with_gaps: bool = False) -> li
     items = [_seen(0, item) for item in (named if with_gaps else lines)]
     client.close()
     return items
+
+
+def seconds_to_next_line(seen: list[Seen], since: float) -> float:
+    """Seconds from ``since`` to the next line, or infinity."""
+    return min((each.at for each in seen if each.kind == LINE and each.at >= since), default=float("inf")) - since
+
+
+def longest_silence(watchers: Sequence[Watcher], since: float) -> float:
+    """The longest time in seconds between ``since`` and a viewer's last line in which it received no line."""
+    longest = 0.0
+    for watcher in watchers:
+        times = [each.at for each in watcher.lines if each.at >= since]
+        longest = max([longest, *(later - earlier for earlier, later in pairwise([since, *times]))])
+    return longest
 
 
 def _seen(connection: int, item: Line | Gap) -> Seen:

@@ -43,7 +43,8 @@ from chronoverse.settings import Settings
 from chronoverse.store import Durability, Store
 from chronoverse.web import app as web_app
 from chronoverse.web.http.dependencies import Dependencies
-from tests.faults.oracle import GAP, Printed, line
+from tests.faults.emitter import line
+from tests.faults.oracle import GAP, Printed
 from tests.faults.watching import FilteredWatcher, WaitLoop, Watcher
 from tests.simulation.http_server import serve
 from tests.simulation.install import OrderedSet

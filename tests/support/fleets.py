@@ -147,7 +147,10 @@ class SentinelFleet(Fleet):
         """Ends the isolation of a former master, and makes it a replica of the new one."""
         with redis.Redis.from_url(lost.url, protocol=2, password=PASSWORD) as client:
             client.execute_command("CONFIG", "SET", "requirepass", "")
-        # The Sentinels would do so after 10 s.
+        self.follow(lost)
+
+    def follow(self, lost: RedisServer) -> None:
+        """Makes a former master a replica of the new one. The Sentinels would do so after 10 s."""
         lost.ask("REPLICAOF", "127.0.0.1", self._port(self.master))
 
 
@@ -252,6 +255,12 @@ class Cluster(Fleet):
     def ask(self, *command: Any) -> Any:
         (key,) = (str(word) for word in command if "{" in str(word))
         return self.servers[self.owner(key.partition("{")[2].partition("}")[0])].ask(*command)
+
+    def restart(self, number: int) -> None:
+        """Kills a node, which loses unsaved data, and restarts it. Waits until all nodes are ready again."""
+        self.servers[number].kill()
+        self.servers[number].start()
+        wait_until(lambda: all(map(self._is_ready, self.servers)), 60, "all nodes are ready")
 
     def begin_move(self, workflow_id: str, source: int, target: int) -> int:
         """Starts moving the workflow's slot, and returns it. Until the move ends, a key can be on either node."""
