@@ -958,6 +958,26 @@ def test_a_store_from_before_a_redaction_gets_it(bench: Bench, objects: FileObje
     assert redactions(store) == 2
 
 
+def test_a_store_whose_only_chunk_was_redacted_and_deleted_gets_the_redaction(
+    bench: Bench, objects: FileObjectStore
+) -> None:
+    """Its log and the archive share no line. The times of the deleted chunk tell that it is the same job."""
+    store = bench.new_store(clock=ticking())
+    store.append(store.open(GROWING, "token"), timed_lines(1, 41))
+    archive_up_to(store, objects, GROWING, 40, trim=True)
+    old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in ("log", "job", "archive")}
+    (chunk,) = store.chunks.chunks(GROWING)
+    redact(store, objects, GROWING, 7)
+    objects.delete(chunk.name)
+    for kind, dump in old.items():
+        bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump, "REPLACE")
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    assert made(run_import(store, objects)) == {"growing"}
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, 42)]
+    assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == [7]
+
+
 def test_a_deleted_job_is_not_restored(bench: Bench, objects: FileObjectStore) -> None:
     """Neither from the rest of an interrupted deletion, nor from objects that a backup restored."""
     store = bench.store
