@@ -244,7 +244,9 @@ class PublishedKeys:
             # Accepts times a few seconds ahead, as clocks differ. A later time would make keys last too long.
             if self._record.fetched_at < found.fetched_at <= self._record.tried_at + CHECK_SECONDS:
                 self._keys = parse_key_set(found.document)
-                self._record = replace(found, tried_at=self._record.tried_at)
+                # The last fetch failed, even if the other node's clock is ahead.
+                fetched_at = min(found.fetched_at, self._record.tried_at - 0.001)
+                self._record = FetchRecord(self._record.tried_at, fetched_at, found.document)
                 log.warning("using the issuer's keys that another node fetched")
         except StoreError as error:
             log.warning("the keys of other nodes cannot be read: %s", error)
