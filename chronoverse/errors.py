@@ -68,7 +68,7 @@ class Forbidden(ChronoverseError):
 
 
 class JobNotFound(ChronoverseError):
-    """Raised when a job does not exist, or its workflow is not in the token. The message does not say which."""
+    """Raised when a job does not exist, or the token does not grant its workflow. The message does not say which."""
 
     status = 404
     title = "Not Found"

@@ -154,9 +154,9 @@ def _time_bounds(lines: Iterable[bytes]) -> tuple[str, str]:
 def read_chunk(
     job: JobRef, name: str, first: int, data: bytes, message: str
 ) -> tuple[Chunk, list[int], int, tuple[int, int]]:
-    """Reads an object. Returns the chunk's record, the lines that equal ``message``, and the number of all lines.
+    """Reads an object. Returns the chunk's record, the numbers of lines equal to ``message``, and the line count.
 
-    The fourth value is what quotas count: the size of all messages, and the number of lines dropped by a quota. Raises
+    The fourth value is for quotas: the size of all messages, and the number of lines that a quota dropped. Raises
     :class:`ArchiveDamaged` if the bytes do not match the object's name.
     """
     if f"-{hashlib.sha256(data).hexdigest()[:16]}" not in name:

@@ -66,7 +66,7 @@ _Read: TypeAlias = Callable[[JobRef, int, int], Sequence[Entry]]
 
 
 def import_jobs(store: Store, objects: ObjectStore, lease_seconds: float) -> Iterator[Imported]:
-    """Restores every job that the store lacks completely or in part.
+    """Restores every job that is missing from the store, entirely or in part.
 
     A job without an end waits ``lease_seconds`` for its runner. A job whose runner is resending lines comes last.
     Reports damaged and foreign objects. Raises the errors of the store and the object store.
@@ -237,7 +237,7 @@ class _Import:
         return any(each.written_at > ended_at for span, found in spans.items() if span[1] > last for each in found)
 
     def _is_same(self, chunks: Sequence[Chunk]) -> bool | None:
-        """Whether the first line that the store shares with ``chunks`` has the same time in both. None without one."""
+        """Whether the first line shared by store and ``chunks`` has the same time in both. None if there is none."""
         recorded = self.store.chunks.chunks(self.job)
         for read in (ArchiveReader(self.objects, self.store.chunks.chunk).entries, self._log_entries):
             # The store can name objects that no longer exist.
@@ -367,7 +367,7 @@ class _Import:
         return self._found(name, data, whole.written_at)
 
     def _put(self, chunk: Chunk, count: int, data: bytes | None) -> Chunk:
-        """Redacts lines of a chunk that are redacted in any object; ``count`` already are here. Stores new ``data``."""
+        """Redacts the chunk's lines that any object has redacted; ``count`` already are. Stores the object if new."""
         numbers = {number for number in self.redacted if chunk.first <= number <= chunk.last}
 
         def change(line: Line) -> Line | None:

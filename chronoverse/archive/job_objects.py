@@ -59,7 +59,7 @@ def archive_lock(
 
 
 class CollectedGarbage(NamedTuple):
-    """How many objects were deleted, remain for later, and were kept only because the manifest names them.
+    """How many objects were deleted, ``remaining`` until later, or ``kept`` only because the manifest names them.
 
     ``permanent``: see :func:`is_permanent`.
     """

@@ -1,4 +1,4 @@
-"""The manifest of an archived job, ``job.json``: the job, its chunks and dates. The objects it names are no garbage."""
+"""The manifest of an archived job, ``job.json``: the job, its chunks and dates. Objects it names are not garbage."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -26,7 +26,7 @@ class _Candidates(NamedTuple):
 
 
 def matching_lines(matcher: Matcher, text: bytes) -> list[Line | Match]:
-    """The lines of a frame that match, each as a :class:`Match` if the search has already found its place."""
+    """The lines of a frame that match, each as a :class:`Match` if the search already located the match."""
     for found in _searches(matcher, text) if matcher.is_feasible(len(text)) else ():
         if found is not None:
             verified = _verify(matcher, b"".join(found.lines)) if found.lines else []

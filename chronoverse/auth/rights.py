@@ -60,7 +60,7 @@ class Workflows:
 
 
 class Rule(NamedTuple):
-    """Grants rights to tokens whose ``claim`` passes ``test``. A template (prefix, claim, suffix) makes an entry."""
+    """Grants rights to tokens whose ``claim`` passes ``test``. A template (prefix, claim, suffix) yields an entry."""
 
     claim: str
     test: Callable[[str], bool]

@@ -1,4 +1,4 @@
-"""Keeps a node's pods up to date: lists them, then watches changes. Lists again if needed.
+"""Keeps the list of a node's pods current: fetches it, then watches for changes. Fetches it again if needed.
 
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """

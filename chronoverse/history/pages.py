@@ -31,7 +31,7 @@ CLIENT_GONE_SECONDS: Final = 0.25
 
 @dataclass(eq=False)
 class PageBudget:
-    """A page's budget: ``page_bytes`` and ``seconds``, or fewer seconds if ``client_is_gone``."""
+    """A page's budget: ``page_bytes`` and ``seconds``. Ends early if ``client_is_gone``."""
 
     _: KW_ONLY
     page_bytes: InitVar[int] = PAGE_BYTES - ENVELOPE_BYTES

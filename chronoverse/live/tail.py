@@ -409,7 +409,7 @@ def lines_are_gone(store: Store, job: Job, cursor: int) -> bool:
 
 
 def _lacks(feed: Feed, entries: Sequence[RawEntry], after: int) -> bool:
-    """Whether line numbers after ``after`` are missing, and the job, fetched later, does not include ``entries``."""
+    """Whether lines between ``after`` and ``entries`` are missing, and the newer ``feed.job`` lacks the entries too."""
     job = feed.job
     return job is not None and not in_sequence(entries, after) and not job.includes(entry_number(entries[-1][0]))
 

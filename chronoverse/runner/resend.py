@@ -36,9 +36,9 @@ def resend_spool(
 ) -> bool:
     """Delivers the spool file ``path`` for up to ``seconds``. Returns whether all was delivered and the file deleted.
 
-    ``job_id`` (a job without lines) or ``retry`` (the first free JOB.N) publish the lines as another job. Raises
-    :class:`SpoolError` if the file is not a spool, or if it is damaged (after delivering its undamaged lines). Also
-    raises :class:`SpoolNotInLog`, :class:`AppendRefused`, :class:`NotALog`, :class:`StoreError`.
+    To publish the lines as another job, pass its ``job_id`` (the job must have no lines), or ``retry`` for the first
+    free JOB.N. Raises :class:`SpoolError` if the file is not a spool or, after delivering the undamaged lines, if it is
+    damaged. Also raises :class:`SpoolNotInLog`, :class:`AppendRefused`, :class:`NotALog`, :class:`StoreError`.
     """
     spool, damage = recover_whole(path, in_place=True)
     if damage:

@@ -46,7 +46,7 @@ class ChunkIndex:
         return chunk
 
     def first_chunks(self, jobs: Sequence[JobRef]) -> dict[JobRef, Chunk]:
-        """The first chunk of each of ``jobs``, in few round trips. Omits those that cannot be read."""
+        """The first chunk of each of ``jobs``, in a few round trips. Omits those that cannot be read."""
 
         def read(jobs: Sequence[JobRef]) -> list[Any]:
             keys = [self._commands.keys.of(job, "archive") for job in jobs]
@@ -72,7 +72,7 @@ class ChunkIndex:
         self._commands.ask("throttle_runner", job, ("job",), round(seconds * 1000))
 
     def acquire_lock(self, job: JobRef, token: str, lease_seconds: float, *, extend: bool = False) -> bool:
-        """Acquires the job's archive lock, or only extends it. Returns False if another archiver holds it."""
+        """Acquires the archive lock; with ``extend``, only extends it. Returns False if another archiver holds it."""
         key = self._commands.keys.of(job, ARCHIVE_LOCK)
         args = token, round(lease_seconds * 1000), int(extend)
         return bool(self._commands.script("acquire_lock", job.workflow_id, [key], *args))

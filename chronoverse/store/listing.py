@@ -43,7 +43,7 @@ class JobListing:
             before = page[-1]
 
     def newest(self, before: Mapping[str, ListingPosition | None]) -> dict[str, ListingPosition | None]:
-        """Each workflow's newest position below the given one, in few round trips. None if no job is left.
+        """Each workflow's newest position below the given one, in a few round trips. None if no job is left.
 
         Omits workflows that cannot be read, and workflows that need a search by :meth:`positions`.
         """

@@ -156,7 +156,7 @@ class Store:
         return reply
 
     def get_jobs(self, jobs: Sequence[JobRef]) -> list[Job | StoreError | None]:
-        """Like :meth:`get_job` for many jobs, in few round trips. A job's error is returned in its position.
+        """Like :meth:`get_job` for many jobs, in a few round trips. Returns a job's error in the job's position.
 
         A reference without a job id returns the workflow's :class:`ChangesState`. Never waits: a job whose lease has
         just expired stays RUNNING until a call after the grace period. Raises :class:`StoreUnavailable` or

@@ -152,9 +152,11 @@ class WatchStore:
     def changes(
         self, workflow_ids: Iterable[str], known: Mapping[str, int]
     ) -> list[tuple[str, Sequence[RawEntry], int]]:
-        """Each workflow's id, its next changes, and 0. Changes that were read IDLE_SECONDS ago but are not yet
-        :meth:`done` come first. If changes after the number in ``known`` were dropped before they were done, returns
-        the workflow's id, no changes, and the number of its last change.
+        """Each workflow's id, its next changes, and 0.
+
+        Changes that were read over IDLE_SECONDS ago, but are not yet :meth:`done`, come first. If the stream has
+        dropped changes that were not done and are after the number in ``known``, returns the workflow's id, no changes,
+        and the number of its last change.
         """
 
         def ask(group: Sequence[JobRef]) -> list[Any]:

@@ -54,7 +54,7 @@ class WorkflowList:
     def page(
         self, before: ListingPosition | None, count: int, wanted: Container[str] | None = None
     ) -> list[ListingPosition]:
-        """Up to ``count`` positions below ``before`` of the ``wanted`` workflows (None: all), newest job first."""
+        """The positions of up to ``count`` ``wanted`` workflows (None: all) below ``before``, newest job first."""
         return newest_first(partial(self._commands.run, self.slot), self.slot, before, count, wanted)
 
     def add(self, workflow_id: str, created_ms: float) -> None:
@@ -89,7 +89,7 @@ class WorkflowList:
         return self._count(workflow_ids)
 
     def find_changes(self, workflow_ids: Sequence[str]) -> None:
-        """Reads the oldest jobs of each workflow, and some running jobs of all. The workflows are on one server.
+        """Reads each workflow's oldest jobs and some of its running jobs. The workflows must be on one server.
 
         This detects jobs that have expired, are lost, or were ended by foreign runners.
         """

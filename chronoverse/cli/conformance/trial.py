@@ -186,7 +186,7 @@ class Trial:
             raise Broken("no such job in the service") from error
 
     def wait_for_line(self, text: str) -> None:
-        """Waits until the log has the line. Raises :class:`Broken` after 30 s, or if the runner ends before."""
+        """Waits until the log has the line. Raises :class:`Broken` after 30 s, or if the runner ends first."""
         deadline = time.monotonic() + PATIENCE_SECONDS / 2
         while self.process.poll() is None and not self._stop.is_set() and time.monotonic() < deadline:
             with contextlib.suppress(JobNotFound):

@@ -481,7 +481,7 @@ class Tools:
             limit = max(min(len(items) - 1, len(items) * max_bytes // len(json)), 1)
 
     def _look(self, key: str, route: str, *ids: str, **query: Any) -> dict[str, Any]:
-        """The first page with items under ``key``, or the last page read if the list or the time ends before."""
+        """The first page with items under ``key``, or the last page read if the list or the time ends first."""
         deadline = self.clock() + _LOOKING_SECONDS
         for page in self.client.pages(route, *ids, **query):
             if page[key] or self.clock() > deadline:

@@ -1,4 +1,4 @@
-"""``chronoverse notify``: delivers the messages of watches. Optional: all else works without this folder.
+"""``chronoverse notify``: delivers the messages of watches. Optional: everything else works without this folder.
 
 notifier  reads changes, queues events and delivers messages
 messages  the text and data of a message

@@ -175,7 +175,7 @@ class Notifier:
         return self.store.watches.add(watch, event, job.created_at or "")
 
     def _older(self, job: Job) -> Iterator[Job]:
-        """Up to 500 jobs before ``job``, newest first, read as needed."""
+        """Up to 500 jobs before ``job``, newest first, read on demand."""
         listed = self.store.newest_jobs(job.ref.workflow_id, job.position, 50)
         return (each.job for each in islice(listed, 500) if each.job and each.ref != job.ref)
 

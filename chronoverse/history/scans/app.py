@@ -312,7 +312,7 @@ class ScanApp:
             yield from self.store.listed_jobs(self._merged_positions(scan), 20)
 
     def _with_records(self, listed: Iterator[ListedJob]) -> Iterator[ListedJob]:
-        """Yields ``listed`` unchanged. Before that, reads the chunk records of its jobs, twenty at once."""
+        """Yields ``listed`` unchanged, after reading the chunk records of its jobs, twenty at a time."""
         while some := [*islice(listed, 20)]:
             archived = [each.ref for each in some if each.job and in_archive(each.job, 1)]
             # Ignores errors: the search of the job concerned reads its record again, and reports the error.

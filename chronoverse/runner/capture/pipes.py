@@ -159,7 +159,7 @@ class Capture:
 
 
 def _waiting(pipe: _Pipe) -> int:
-    """How many bytes can be read from ``pipe`` at once."""
+    """How many bytes can be read from ``pipe`` immediately."""
     return int.from_bytes(fcntl.ioctl(pipe.source, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 

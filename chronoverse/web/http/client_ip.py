@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 
 
 def join_forwarded_for(headers: Iterable[tuple[str, str]]) -> str:
-    """The values of all X-Forwarded-For headers, joined as WSGI joins them. Names in ``headers`` are in capitals."""
+    """The values of all X-Forwarded-For headers, joined as WSGI joins them. Names in ``headers`` are uppercase."""
     return ",".join(value for name, value in headers if name == "X-FORWARDED-FOR")
 
 
