@@ -260,7 +260,7 @@ class Archiver:
         return self._rounds.step() or moved
 
     def move_chunk(self) -> int | None:
-        """Moves a chunk of the most urgent log, or collects garbage. Returns the number of lines; None without work."""
+        """Moves a chunk of the most urgent log, or collects garbage. Returns the number of lines, or None if idle."""
         queue = self._queue
         largest = max(queue.running.items(), key=lambda item: item[1], default=None)
         moved = 0

@@ -136,7 +136,7 @@ def wait_for_ends(store: Store, jobs: Sequence[JobRef], seconds: float) -> int:
 
 
 class _Found(NamedTuple):
-    """A chunk, and its object's time. ``rank``: its numbers of redacted lines, of all lines, and of line numbers."""
+    """A chunk, and its object's time. ``rank``: its counts of redacted lines, lines and line numbers."""
 
     rank: tuple[int, ...]
     written_at: float

@@ -8,7 +8,7 @@ from chronoverse.archive.s3_store import S3ObjectStore
 
 
 def open_object_store(url: str) -> ObjectStore:
-    """The object store at ``CHRONOVERSE_ARCHIVE_URL``. Raises :class:`SettingsError` without boto3."""
+    """The object store at ``CHRONOVERSE_ARCHIVE_URL``. Raises :class:`SettingsError` if boto3 is missing."""
     parts = urlsplit(url)
     if parts.scheme == "s3":
         return S3ObjectStore(parts.netloc, unquote(parts.path))

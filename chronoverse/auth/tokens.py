@@ -52,7 +52,7 @@ class Principal:
     rights: Mapping[str, Workflows]
 
     def require(self, scope: str, workflow_id: str | None = None) -> None:
-        """Raises :class:`Forbidden` without ``scope``, :class:`JobNotFound` if the token lacks this workflow."""
+        """Raises :class:`Forbidden` if the token lacks ``scope``, :class:`JobNotFound` if it lacks this workflow."""
         if scope not in self.rights:
             raise Forbidden(f"the token lacks the scope {scope}")
         if workflow_id is None or workflow_id in self.rights[scope]:

@@ -168,7 +168,7 @@ def print_message(text: str) -> None:
 
 
 def may_go_on(question: str, yes: bool) -> bool:
-    """Whether the user agrees, with ``yes`` (``--yes``) or at the prompt. Raises UsageError without a terminal."""
+    """Whether the user agrees, with ``yes`` (``--yes``) or at the prompt. Raises UsageError if there is no terminal."""
     if yes:
         return True
     if not sys.stdin.isatty():

@@ -369,7 +369,7 @@ class Client:
         return self.send("POST", "/workflows/{}/jobs/{}/end", *job, body={"status": status, "exit_code": exit_code})
 
     def send(self, method: str, route: str, *ids: str, body: Any = None) -> dict[str, Any]:
-        """Writes to a ``route``. Returns the answer's JSON, {} without a body. The request must be idempotent."""
+        """Writes to a ``route``. Returns the answer's JSON, or {} if it has no body. The request must be idempotent."""
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         path, data = _path(route, *ids), None if body is None else orjson.dumps(body)
         text, _ = self._retry(lambda: self._service.request(method, path, {}, headers, data))

@@ -155,7 +155,7 @@ class LogFiles:
 
     @property
     def head(self) -> bytes | None:
-        """The first bytes of the oldest open file that has any. None without files."""
+        """The first bytes of the oldest open file that has any. None if there are no files."""
         return next((each.head for each in self._files if each.head), b"") if self._files else None
 
     def position(self, unused: int = 0) -> Position | None:

@@ -391,7 +391,7 @@ class Feed:
         """The slice at ``position``. None if the ring has dropped part of it.
 
         With a query, the slice can have no frames and still advance the cursor. Returns :data:`BUSY` if the filter
-        budget has no time left for ``subjects``, the subjects of all who want the slice.
+        budget has no time left for ``subjects``, those that want the slice.
         """
         # This needs no lock, because an outdated slice is still a valid prefix of the ring.
         found = self._slices.get((position, line_filter))

@@ -408,7 +408,7 @@ def unknown_names(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
 
 
 def default_data_dir(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
-    """The user's state directory (XDG Base Directory). Raises ValueError without a home directory."""
+    """The user's state directory (XDG Base Directory). Raises ValueError if there is no home directory."""
     state = environ.get("XDG_STATE_HOME", "")
     if state.startswith("/"):  # the specification ignores relative paths
         return Path(state, "chronoverse")

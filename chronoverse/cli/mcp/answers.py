@@ -95,7 +95,7 @@ def line_json(line: Mapping[str, Any], max_bytes: int, page: str | None = None) 
 
 
 class Filling(NamedTuple):
-    """The parts that fit; the number of the last line in these parts (None without parts); whether all parts fit."""
+    """The parts that fit; the number of their last line (None if none fit); whether all parts fit."""
 
     parts: list[dict[str, Any]]
     position: int | None

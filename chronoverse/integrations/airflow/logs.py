@@ -186,7 +186,7 @@ class RemoteTaskLogs:
 
 
 def _name_of(path: str) -> str | None:
-    """A log file's path from ``dag_id=`` on, wherever its folder is. None if the log is not that of a task."""
+    """The part of a log file's path that begins with ``dag_id=``. None if it is not a task's log."""
     start = path.rfind("dag_id=")
     return path[start:] if start >= 0 and try_of_path(path) else None
 

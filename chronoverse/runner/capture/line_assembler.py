@@ -44,7 +44,7 @@ class LineAssembler:
         return batches
 
     def flush_due(self, now: float) -> list[LineBatch]:
-        """Returns text that is due: a progress bar's state, or an unfinished line without a possible secret's start."""
+        """Returns text that is due: a progress bar's state, or an unfinished line up to a possible secret."""
         batches: list[LineBatch] = []
         is_partial_due = now >= self._partial_at
         if is_partial_due or now >= self._state_at:

@@ -337,7 +337,7 @@ def _raw_socket(sock: Any) -> Iterator[_socket.socket]:
 
 
 def _peek(sock: Any) -> bytes:
-    """The next byte, left unread. Empty if the client has closed its side. Raises BlockingIOError without data."""
+    """The next byte, left unread. Empty if the client has closed its side. Raises BlockingIOError if none is there."""
     with _raw_socket(sock) as raw:
         return raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
 

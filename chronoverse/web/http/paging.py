@@ -131,7 +131,7 @@ def digest(text: str) -> str:
 
 
 def labels_in_cursor(labels: Sequence[Any]) -> Sequence[str]:
-    """The part of a cursor that identifies the query's labels. Empty without labels."""
+    """The part of a cursor that identifies the query's labels. Empty if there are none."""
     return [digest(repr(sorted(labels)))] if labels else []
 
 

@@ -108,7 +108,7 @@ def parse_query(query: str, schema: type[Schema] = EventsQuery) -> Mapping[str, 
 
 
 def last_event_id(header: str | None) -> int | None:
-    """The number in a ``Last-Event-ID`` header, or None without one. Raises what :func:`parse_query` raises."""
+    """The number in a ``Last-Event-ID`` header. None if absent. Raises what :func:`parse_query` raises."""
     number = None if header is None else parse_last_event_id(header)
     if number is None and header is not None:
         load({"Last-Event-ID": header}, EventsHeaders(), "headers")
