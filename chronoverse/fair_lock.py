@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 class FairLock:
     """A lock with up to ``at_once`` holders, and up to ``each`` per subject, such as the user of a token.
 
-    :meth:`hold` calls ``pause`` once it has the lock. If it does not get the lock within ``seconds``, it raises the
-    error of ``used_up`` (if given, and the subject already has ``each`` holders), or else the error of ``missed``.
+    :meth:`hold` calls ``pause`` once it has the lock. If it does not get the lock within ``seconds``, it raises what
+    ``missed`` returns or, if the subject already has ``each`` holders, what ``used_up`` returns (if given).
     """
 
     seconds: float

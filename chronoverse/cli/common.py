@@ -96,7 +96,7 @@ def time_option(name: str, what: str) -> Callable[[Any], Any]:
 
 
 class Integer(click.IntRange):
-    """An integer within bounds. Errors call other text an invalid integer."""
+    """An integer within bounds. Rejects other text as an invalid integer."""
 
     name = "integer"
 
