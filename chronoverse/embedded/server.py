@@ -1,4 +1,4 @@
-"""Leases the server of a data directory. It starts with the first lease, and stops after the last. Its data is kept.
+"""Leases the server of a data directory, which starts with the first lease and stops after the last. Keeps its data.
 
     <data_dir>/holders        a shared lock per lease. Forks of a process share its lock; other programs do not
     <data_dir>/keeper         locked by the supervisor and its server, so that there is only one of each

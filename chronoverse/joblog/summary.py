@@ -69,7 +69,7 @@ def message_size(max_bytes: int) -> int:
 def weight_of(message: str, is_error: bool) -> int:
     """How telling a line is: 3 if it gives a reason, 2 for another failure, 1 if it only reports a failure.
 
-    0 for other lines, -1 for lines that are new in every run. ``is_error``: the line looks like an error.
+    0 for other lines, -1 for a line about the commit, new in every run. ``is_error``: the line looks like an error.
     """
     # The beginning is enough to judge a line.
     text = strip_sequences(message[:1_000])

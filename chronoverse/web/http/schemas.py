@@ -149,7 +149,7 @@ class QueryInteger(fields.Integer):
 
 
 class ParsedText(fields.String):
-    """A string that ``parse`` converts. It raises ValueError, or returns None if the text is not ``must_be``."""
+    """A string for ``parse``, which raises ValueError, or returns None if the text is not ``must_be``."""
 
     def __init__(self, parse: Callable[[str], Any], must_be: str = "", **options: Any) -> None:
         super().__init__(**options)
@@ -246,7 +246,7 @@ class SearchFields(Schema):
 
 
 class StreamSearchFields(SearchFields):
-    """:class:`SearchFields` for streams. They match each new line, so regular expressions have a lower limit."""
+    """:class:`SearchFields` for streams. Each new line is matched, so regular expressions have a lower limit."""
 
     compile_query = staticmethod(matcher_of)
 
