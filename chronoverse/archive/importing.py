@@ -169,6 +169,8 @@ class _Import:
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     #: Numbers of lines that are redacted in any of the objects read so far.
     redacted: set[int] = field(default_factory=set)
+    #: Names of objects that the manifest may still name, but whose text was redacted in others.
+    replaced: set[str] = field(default_factory=set)
 
     def run(self, wait_seconds: float, now: float) -> Imported | None:
         """Imports the job. Returns None if it needs a ``retry``, or if the folder has no objects of a job."""
@@ -212,6 +214,7 @@ class _Import:
         wait_seconds: float | None,
         redactions: int,
     ) -> Imported | None:
+        self.store.chunks.mark_replaced(self.job, self.replaced)
         counts = {} if wait_seconds is None else self.counts
         counted = [(chunk, *counts.get(chunk.name, (0, 0))) for chunk in chunks]
         is_new = self.store.chunks.import_job(
@@ -297,12 +300,16 @@ class _Import:
                 chunks += self._best_chunks(read, record.first, record.last)
             elif [(each.name, each.size) for each in found] == [(record.name, record.size)]:
                 chunks.append(self._put(record, 0, None))
-            elif best := max(self._read(found), default=None):
-                chunks.append(self._put(best.chunk, 0, None))
+            # An earlier job with this id can have a chunk with the same numbers, but not the same times.
+            elif same := sorted(each for each in self._read(found) if _times(each.chunk) == _times(record)):
+                chunks.append(self._put(same[-1].chunk, 0, None))
+                for each in same:
+                    if each.rank[0] < same[-1].rank[0] and each.rank[1] <= same[-1].rank[1]:
+                        self.replaced.add(each.chunk.name)
             else:
                 # Readers get an error for these lines, as for any damaged object, until the object is restored.
                 chunks.append(record)
-                if not found:
+                if record.name not in (each.name for each in found):
                     self._report(record.name, "the object is missing")
         return chunks
 
@@ -379,6 +386,7 @@ class _Import:
                 old, every = data or self.objects.get(chunk.name), range(chunk.first, chunk.last + 1)
                 if rewritten := rewrite(self.job, chunk, old, every, change):
                     new, data, _ = rewritten
+                    self.replaced.add(chunk.name)
                     chunk = self._found(_name(new, redactions_in(each.name for each in self.listed)), data, 0).chunk
         if data:
             self.objects.put(chunk.name, data)
@@ -399,6 +407,11 @@ class _Import:
 def _name(chunk: Chunk, redactions: int) -> str:
     """The name of a new object, the same in each import."""
     return chunk.with_unique_name(chunk.sha256[:16], redactions).name
+
+
+def _times(chunk: Chunk) -> tuple[str, str]:
+    """The earliest and latest time of the chunk's lines. A redaction does not change them."""
+    return min(each.earliest for each in chunk.frames), max(each.latest for each in chunk.frames)
 
 
 def _records(job: JobRef, manifest: Manifest | None) -> list[Chunk]:

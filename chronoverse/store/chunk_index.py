@@ -1,7 +1,8 @@
 """The store's data about archived logs: chunk records, redactions, the archive lock, and garbage."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -105,6 +106,11 @@ class ChunkIndex:
         """Removes the names of deleted objects from the garbage."""
         if names:
             self._run(job, "HDEL", "garbage", *names)
+
+    def mark_replaced(self, job: JobRef, names: Iterable[str]) -> None:
+        """Marks objects whose text was redacted in others as garbage, though the manifest may name them."""
+        if marks := [each for name in names for each in (name, f"replaced:{time.time():.0f}")]:
+            self._run(job, "HSET", "garbage", *marks)
 
     def is_permanent(self, job: JobRef, lease_seconds: float) -> bool | None:
         """Whether the job's records survive a power cut and a failover; see :func:`durability.is_permanent`."""

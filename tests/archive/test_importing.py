@@ -577,9 +577,30 @@ def test_redacted_lines_stay_redacted(bench: Bench, tmp_path: Path, ended: bool,
     assert made(run_import(store, objects)) == {"growing"}
     lines = [each for each in entries(store, objects, GROWING) if isinstance(each, Line)]
     assert [each.sequence_num for each in lines if each.message == "[redacted]"] == numbers
-    if ended:
-        assert archive(store, objects, hot_seconds=0) == 0
-        assert store.catalog.archive_state(GROWING).complete
+    assert archive(store, objects, hot_seconds=0) == 0
+    assert store.catalog.archive_state(GROWING).complete == ended
+    known = {manifest_name(GROWING), *(each.name for each in store.chunks.chunks(GROWING))}
+    assert not ({each.name for each in objects.list("wf_1/")} - known) & {*old}, "the old text is deleted"
+
+
+def test_an_earlier_job_with_this_id_is_not_imported_instead(bench: Bench, objects: FileObjectStore) -> None:
+    """A store was lost before. Its chunk has the same numbers, and a redacted line, which stays redacted."""
+    store = bench.store
+    write_ended(store, JOB, 20, text="earlier")
+    archive_up_to(store, objects, JOB, 20)
+    redact(store, objects, JOB, 7)
+    earlier = {each.name: objects.get(each.name) for each in objects.list("wf_1/")}
+    empty(bench)
+    attempt = store.open(JOB, "token")
+    store.append(attempt, timed_lines(1, 20))
+    store.finish(attempt, Status.COMPLETED, 0, 0, 21)
+    assert archive(store, objects, hot_seconds=0) == 0
+    empty(bench)
+    for name, data in earlier.items():
+        objects.put(name, data)
+    assert made(run_import(store, objects)) == {JOB.job_id}
+    found = {each.message for each in entries(store, objects, JOB) if isinstance(each, Line)}
+    assert found == {*(f"line {number}" for number in range(1, 21) if number != 7), "[redacted]"}
 
 
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "running"])
