@@ -1,5 +1,6 @@
 """The list of workflows: its contents, its repair, and what it must not delay."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import Mock, call
@@ -101,7 +102,9 @@ def test_only_a_new_job_moves_its_workflow(bench: Bench, store: Store) -> None:
     attempt = later.open(JOB, "token")
     later.finish(attempt, Status.PENDING, None, 0, 1)
     later.open(JOB, "token-2")
-    later.get_job(JobRef("wf_3", "foreign"))
+    found = later.require_job(JobRef("wf_3", "foreign"))
+    # Another reader can list the job after this one found it unlisted.
+    assert later.listing.add_foreign([replace(found, created_at=None, started_at=None)]) == {found.ref: NOW_MS}
     assert later.workflows.page(None, 10) == before
 
 
