@@ -9,7 +9,7 @@ from chronoverse.archive.derived import derived_names
 from chronoverse.archive.job_objects import LOCK_SECONDS, ORPHAN_SECONDS, archive_lock
 from chronoverse.archive.manifest import deletion_json, manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
-from chronoverse.errors import ArchiveDamaged, NotALog, NotPermanent
+from chronoverse.errors import ArchiveDamaged, ArchiveUnavailable, NotALog, NotPermanent
 from chronoverse.joblog.chunk import combined_sha256, folder
 from chronoverse.joblog.model import IDENTIFIER, JobRef
 from chronoverse.store import Store
@@ -56,8 +56,14 @@ def delete_job(
                 )
         names = [each.name for each in objects.list(folder(job))] if objects is not None else []
         if objects is not None and names:
-            manifest = manifest_name(job)
-            objects.put(manifest, deletion_json(job, time.time()))
+            manifest, mark = manifest_name(job), deletion_json(job, time.time())
+            try:
+                objects.put(manifest, mark)
+            except ArchiveUnavailable:
+                # If the disk is full, frees space: an import needs only chunks and manifest.
+                for name in (each for each in names if each != manifest and not each.endswith(".jsonl.zst")):
+                    objects.delete(name)
+                objects.put(manifest, mark)
             for name in [*(each for each in names if each != manifest), manifest]:
                 objects.delete(name)
         store.chunks.delete(job, token)

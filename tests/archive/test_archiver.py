@@ -513,6 +513,24 @@ def test_an_interrupted_deletion_is_completed(
     assert names(objects) == []
 
 
+def test_jobs_can_be_deleted_from_a_full_archive(
+    bench: Bench, objects: FileObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deletes an object first, which frees the space that the deletion's mark needs."""
+    write_ended(bench.store)
+    archive(bench.store, objects)
+    put, found = objects.put, names(objects)
+
+    def put_if_free(name: str, data: bytes) -> None:
+        if names(objects) == found:
+            raise ArchiveUnavailable("no space")
+        put(name, data)
+
+    monkeypatch.setattr(objects, "put", put_if_free)
+    delete_job(bench.store, objects, JOB)
+    assert names(objects) == []
+
+
 def test_objects_written_after_a_deletion_are_deleted(bench: Bench, objects: FileObjectStore) -> None:
     """By an archiver that has lost the lock."""
     now = [0.0]
