@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
+from chronoverse.archive.chunk_writer import fill
 from chronoverse.archive.codec import ChunkBuilder, read_chunk, rewrite
 from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import Manifest, manifest_name, read_manifest
@@ -29,7 +30,7 @@ from chronoverse.archive.store_history import MARK, StoreHistory
 from chronoverse.archive.workflow_settings import import_settings, read_watches, settings_name, settings_owner
 from chronoverse.errors import ArchiveDamaged, Deleted, NotALog, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, redactions_in
-from chronoverse.joblog.entries import Entry, read_entries
+from chronoverse.joblog.entries import Entry, entry_number, read_entries
 from chronoverse.joblog.labels import read_labels
 from chronoverse.joblog.model import (
     REDACTED_MESSAGE,
@@ -191,6 +192,11 @@ class _Import:
         if not chunks:
             raise ArchiveDamaged("no line can be read")
         fields = _ended_fields(manifest, now) if manifest else _running_fields(chunks, spans)
+        # Compared before the store's own lines are added.
+        is_same = partial(self._is_same, chunks)
+        unreadable = {each.name for each in self.problems}
+        damaged = [span for span, found in spans.items() for each in found if each.name in unreadable]
+        chunks = [*chain.from_iterable(self._stored_lines(each, damaged) for each in chunks)]
         if chunks == records:
             # If the chunks differ from the manifest, an archiver completes the archive again.
             sha256 = combined_sha256(chunks)
@@ -201,7 +207,7 @@ class _Import:
         # Object names also count redactions that are newer than the manifest.
         said = parse_number(str(manifest.fields["job"].get("redactions"))) if manifest else 0
         redactions = max(said or 0, redactions)
-        make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds, redactions)
+        make = partial(self._put_job, chunks, fields, created, None if manifest else wait_seconds, redactions, is_same)
         found = make()
         self.retry = make if found is None else None
         return found
@@ -213,6 +219,7 @@ class _Import:
         created: float,
         wait_seconds: float | None,
         redactions: int,
+        is_same: Callable[[], bool | None],
     ) -> Imported | None:
         self.store.chunks.mark_replaced(self.job, self.replaced)
         counts = {} if wait_seconds is None else self.counts
@@ -225,7 +232,7 @@ class _Import:
             wait_seconds=wait_seconds,
             redactions=redactions,
             has_lost_data=self.has_lost_data,
-            is_same=partial(self._is_same, chunks),
+            is_same=is_same,
         )
         if is_new is None:
             return None
@@ -347,6 +354,30 @@ class _Import:
         chunks += self._best_chunks(found, first, last)[::-1]
         return chunks[::-1]
 
+    def _stored_lines(self, lost: Chunk, damaged: Sequence[tuple[int, int]]) -> list[Chunk]:
+        """Chunks with the lines that ``lost`` declares lost, if an old copy of the store has the last of them.
+
+        A ``damaged`` object with these lines may have redacted them.
+        """
+        if not lost.is_lost or any(first <= lost.last and lost.first <= last for first, last in damaged):
+            return [lost]
+        found = self.store.page(self.job, after=lost.first - 1, count=1)
+        first = start = entry_number(found[0][0]) if found else lost.last + 1
+        chunks = list[Chunk]()
+        while first <= lost.last:
+            builder = ChunkBuilder(self.job, first)
+            fill(builder, partial(self.store.read, self.job), first, lost.last + 1)
+            if builder.last < first:
+                return [lost]
+            chunk, data = builder.finish()
+            if not all(frame.plain for frame in chunk.frames):
+                return [lost]
+            chunks.append(self._put(self._found(_name(chunk, 0), data, 0.0).chunk, 0, data))
+            first = chunk.last + 1
+        if not chunks:
+            return [lost]
+        return [self._put_lost(lost.first, start - 1), *chunks] if start > lost.first else chunks
+
     def _read(self, listed: Iterable[StoredObject]) -> Iterator[_Found]:
         """The chunks of readable objects. Reports damaged objects."""
         for each in listed:
@@ -385,8 +416,9 @@ class _Import:
             with contextlib.suppress(ArchiveDamaged):
                 old, every = data or self.objects.get(chunk.name), range(chunk.first, chunk.last + 1)
                 if rewritten := rewrite(self.job, chunk, old, every, change):
+                    if data is None:
+                        self.replaced.add(chunk.name)
                     new, data, _ = rewritten
-                    self.replaced.add(chunk.name)
                     chunk = self._found(_name(new, redactions_in(each.name for each in self.listed)), data, 0).chunk
         if data:
             self.objects.put(chunk.name, data)

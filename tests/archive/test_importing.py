@@ -71,6 +71,14 @@ def redact(store: Store, objects: FileObjectStore, job: JobRef, number: int) -> 
     return done
 
 
+def put_lost(objects: FileObjectStore, first: int, last: int) -> str:
+    builder = ChunkBuilder(GROWING, first)
+    builder.add([(b"%d-0" % last, [b"event", b"lost", b"from", b"%d" % first])])
+    chunk, data = builder.finish()
+    objects.put(chunk.name, data)
+    return chunk.name
+
+
 def redactions(store: Store) -> int:
     job = store.require_job(GROWING)
     return job.redactions
@@ -364,6 +372,39 @@ def test_an_old_copy_that_a_live_runner_has_continued_is_completed(
     store.finish(attempt, Status.COMPLETED, 0, 0, last + 2)
     assert archive(store, objects, hot_seconds=0) == 0
     assert entries(store, objects, GROWING)[:-1] == kept
+
+
+@pytest.mark.parametrize("redacted", [[], [45], [10, 45]], ids=["", "redacted", "redacted in both"])
+@pytest.mark.parametrize("to", [50, 70])
+def test_lines_that_only_the_store_has_are_archived(
+    bench: Bench, objects: FileObjectStore, to: int, redacted: list[int]
+) -> None:
+    """An operator restores an old copy of the store, after a runner came back to an empty one without these lines."""
+    store = bench.store
+    store.append(store.open(GROWING, "token"), timed_lines(1, to))
+    old = {kind: bench.ask("DUMP", bench.key(kind, GROWING)) for kind in ("log", "job")}
+    if 10 in redacted:
+        redact(store, objects, GROWING, 10)
+        for each in objects.list("wf_1/"):
+            kept_redaction = each.name, objects.get(each.name)
+    empty(bench)
+    attempt = store.open(GROWING, "token")
+    store.append_lost(attempt, 1, 30)
+    store.append(attempt, timed_lines(31, 30))
+    assert archive(store, objects, running_seconds=0) == 0
+    for number in redacted[-1:]:
+        redact(store, objects, GROWING, number)
+    if 10 in redacted:
+        objects.put(*kept_redaction)
+    empty(bench)
+    for kind, dump in old.items():
+        bench.ask("RESTORE", bench.key(kind, GROWING), 0, dump)
+    objects.put(MARK, orjson.dumps({"mark": time.time() + 100}))
+    run_import(store, objects)
+    kept = entries(store, objects, GROWING)
+    assert line_numbers(kept) == [*range(1, max(to, 60) + 1)]
+    assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
+    assert not made(run_import(store, objects))
 
 
 class _Redacting(FileObjectStore):
@@ -680,11 +721,7 @@ def test_a_replaced_chunk_is_not_imported_because_of_its_time(
     write_growing(bench.store, objects, 60)
     listed, newer = objects.list, set[str]()
     for first, last in spans:
-        builder = ChunkBuilder(GROWING, first)
-        builder.add([(b"%d-0" % last, [b"event", b"lost", b"from", b"%d" % first])])
-        chunk, data = builder.finish()
-        objects.put(chunk.name, data)
-        newer.add(chunk.name)
+        newer.add(put_lost(objects, first, last))
     objects.list = lambda prefix: (  # type: ignore[method-assign]
         each._replace(written_at=each.written_at + 7200 * (each.name in newer)) for each in listed(prefix)
     )
@@ -830,18 +867,27 @@ def test_redacted_lines_that_a_runner_has_resent_are_redacted(
     assert made(run_import(store, objects)) == {"growing"}
     store.append(attempt, timed_lines(71, 1))
     kept = entries(store, objects, GROWING)
-    assert line_numbers(kept) == [*range(first, 72)]
+    # Lines that are only lost in the archive come from the log.
+    assert line_numbers(kept) == [*range(resent if reason == "lost" and archived == "running" else first, 72)]
     assert [each.sequence_num for each in kept if isinstance(each, Line) and each.message == "[redacted]"] == redacted
 
 
-def test_another_job_whose_log_begins_with_lost_lines_is_reported(bench: Bench, objects: FileObjectStore) -> None:
-    """The times of its lines differ from the archived ones."""
+@pytest.mark.parametrize("is_archived", [False, True], ids=["store", "archive"])
+def test_another_job_is_reported_if_a_log_begins_with_lost_lines(
+    bench: Bench, objects: FileObjectStore, is_archived: bool
+) -> None:
+    """The times of the other lines differ."""
     store = bench.store
     write_growing(store, objects)
+    first = next(objects.list("wf_1/growing/")).name
     empty(bench)
-    attempt = store.open(GROWING, "token")
-    store.append_lost(attempt, 1, 25)
-    store.append(attempt, make_lines(26, 60, "another run's line"))
+    attempt, begin = store.open(GROWING, "token"), 1 if is_archived else 26
+    if is_archived:
+        objects.delete(first)
+        put_lost(objects, 1, 20)
+    else:
+        store.append_lost(attempt, 1, 25)
+    store.append(attempt, make_lines(begin, 86 - begin, "another run's line"))
     before = seen(store, objects, GROWING)
     taken = "the store has another job with this id: the archived lines are not shown"
     assert problems(run_import(store, objects)) == {str(GROWING): taken}
