@@ -13,7 +13,7 @@ import click
 from chronoverse.cli import common, names
 from chronoverse.cli.follow import follow_jobs, print_jobs
 from chronoverse.client.client import PAGE_LINES, Client, read_items
-from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps
+from chronoverse.client.follower import JobState, LogEvent, Notice, name_gaps, read_line
 from chronoverse.errors import JobNotFound
 from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line, Status, parse_number
 from chronoverse.joblog.terminal import LineRenderer, gap_notice, plain_text, redaction_notice
@@ -133,7 +133,7 @@ def logs(
             is_narrowed = since is not None or (offset is not None and tail is not None)
             events = follow_from(client, ref, since, **start) if is_narrowed else client.follow(ref, **start)
             _, state = print_log(events, renderer, output=output, flush=True)
-            return exit_code(state or JobState.from_json(client.job(ref)))
+            return exit_code(state or client.state(ref))
         if not new and search is None:
             stored = stored_lines(client, ref, since=since, until=until, last=last, tail=tail, **start)
             print_log(stored, renderer, output=output)
@@ -165,7 +165,7 @@ def stored_lines(
     ``last`` is the highest line number. ``tail`` and ``start`` (an offset and a stream) narrow the range. Includes all
     lines in the range, even if the clock went backwards.
     """
-    state, stream = JobState.from_json(client.job(job)), start["stream"]
+    state, stream = client.state(job), start["stream"]
     first: int | None = (start["offset"] or 0) + 1
     last = state.last if last is None else min(last, state.last)
     if since is not None:
@@ -250,7 +250,7 @@ def _find_line(client: Client, job: JobRef, **query: Any) -> tuple[int | None, i
 def search_results(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line, bool]]:
     """Yields matches and context lines (marked True), ascending. A page can repeat the last page's context."""
     is_shown = sys.stderr.isatty() and not sys.stdout.isatty()
-    last = JobState.from_json(client.job(job)).last if is_shown else 0
+    last = client.state(job).last if is_shown else 0
     with common.status_line() as show:
         for page in client.pages(_SEARCH, *job, limit=PAGE_LINES, **query):
             yield from read_items(page, "logs", _found_line)
@@ -271,7 +271,7 @@ def new_lines(client: Client, job: JobRef, **query: Any) -> Iterator[tuple[Line,
 
 
 def _found_line(value: dict[str, Any]) -> tuple[Line, bool]:
-    return Line.from_json(value), bool(value.get("context"))
+    return read_line(value), bool(value.get("context"))
 
 
 def grouped(found: Iterable[tuple[Line, bool]], context: int) -> Iterator[Line | None]:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from chronoverse.cli import common, names
-from chronoverse.joblog.model import Line
+from chronoverse.client.follower import read_line
 from chronoverse.joblog.terminal import LineRenderer, plain_text
 
 
@@ -39,7 +39,7 @@ def search(workflow: str, text: str, max_count: int, output: str, **filters: Any
     def print_job(job: dict[str, Any]) -> None:
         """Prints matches in a job. Reports on stderr if there are more. Called again for further matches."""
         nonlocal failed
-        job_id, lines = plain_text(str(job["id"])), read_items(job, "logs", Line.from_json)
+        job_id, lines = plain_text(str(job["id"])), read_items(job, "logs", read_line)
         if output == "name" and lines and job_id not in counts:
             click.echo(job_id)
         renderer = LineRenderer(**printing)

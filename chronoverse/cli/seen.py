@@ -25,22 +25,22 @@ def seen(workflow: str, job: str, line: int, jobs: int, label: list[str], output
         found: dict[str, Any] = {}
         route, query = "/workflows/{}/jobs/{}/logs/{}/history", {"jobs": jobs, "label": label}
         for page in client.pages(route, workflow, job, str(line), **query):
-            found = _joined(found, page) if found else page
-            show(f"scanned {sum(found['looked_at'].values()):,} jobs")
+            with reading("history"):
+                found = _joined(found, page) if found else page
+                show(f"scanned {sum(found['looked_at'].values()):,} jobs")
     common.print_found(found, output, _text)
 
 
 def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    with reading("history"):
-        for name in ("looked_at", "seen"):
-            first[name] = {key: value + second[name][key] for key, value in first[name].items()}
-        return {
-            **first,
-            "first": second["first"] or first["first"],
-            "last": first["last"] or second["last"],
-            "jobs": (first["jobs"] + second["jobs"])[:20],
-            "cursor": second["cursor"],
-        }
+    for name in ("looked_at", "seen"):
+        first[name] = {key: value + second[name][key] for key, value in first[name].items()}
+    return {
+        **first,
+        "first": second["first"] or first["first"],
+        "last": first["last"] or second["last"],
+        "jobs": (first["jobs"] + second["jobs"])[:20],
+        "cursor": second["cursor"],
+    }
 
 
 def _text(found: dict[str, Any]) -> Iterator[str]:

@@ -8,9 +8,9 @@ import click
 from chronoverse.cli import common, names
 from chronoverse.cli.logs import exit_code, print_log
 from chronoverse.client.client import reading
-from chronoverse.client.follower import JobState
+from chronoverse.client.follower import JobState, read_line
 from chronoverse.errors import JobNotFound
-from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef, Line
+from chronoverse.joblog.model import MAX_NUMBER, Gap, JobRef
 from chronoverse.joblog.terminal import LineRenderer
 
 
@@ -44,7 +44,7 @@ def wait(workflow: str, job: str, output: str, timeout: int | None, **query: Any
     with reading("answer"):
         outcome, line, state = answer["outcome"], answer["log"], JobState.from_json(answer["job"])
         gaps = [Gap(gap["from"], gap["to"], str(gap["reason"])) for gap in answer.get("gaps", [])]
-        lines = [] if line is None else [Line.from_json(line)]
+        lines = [] if line is None else [read_line(line)]
     print_log([*gaps, *lines], LineRenderer(colour=common.keeps_colors("auto")), output=output)
     if outcome == "timeout":
         return _time_out(f"the job is {state.status}")

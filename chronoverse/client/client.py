@@ -19,7 +19,15 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from chronoverse.backoff import Backoff, RetryPolicy
-from chronoverse.client.follower import Follower, LogEvent, Notice, WorkflowEvent, WorkflowFollower
+from chronoverse.client.follower import (
+    Follower,
+    JobState,
+    LogEvent,
+    Notice,
+    WorkflowEvent,
+    WorkflowFollower,
+    read_line,
+)
 from chronoverse.client.service_connection import CONNECTION_ERRORS, RequestFailed, ServiceConnection
 from chronoverse.errors import ChronoverseError, JobNotFound, Unauthorized, Unreachable
 from chronoverse.joblog.events import TOKEN_EXPIRED
@@ -207,6 +215,11 @@ class Client:
     def job(self, job: JobRef) -> dict[str, Any]:
         return self.read("/workflows/{}/jobs/{}", *job)
 
+    def state(self, job: JobRef) -> JobState:
+        found = self.job(job)
+        with reading("job"):
+            return JobState.from_json(found)
+
     def read(self, route: str, *ids: str, **query: Any) -> dict[str, Any]:
         """The JSON of a ``route`` such as ``/workflows/{}/jobs``, whose braces are filled with ``ids``.
 
@@ -254,7 +267,7 @@ class Client:
         """The log's current lines after ``offset``, in pages of up to ``page_size`` lines."""
         query = {"limit": min(page_size, PAGE_LINES), "order": order, "stream": stream, "offset": offset}
         for page in self.pages("/workflows/{}/jobs/{}/logs", *job, **query):
-            yield from read_items(page, "logs", Line.from_json)
+            yield from read_items(page, "logs", read_line)
 
     def wait(
         self, job: JobRef, *, q: str | None, regex: bool, stream: str | None, offset: int | None, seconds: float | None

@@ -22,8 +22,11 @@ class JobState(NamedTuple):
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> "JobState":
-        first, last = state["first_sequence_num"], state["last_sequence_num"]
-        return cls(Status(state["status"]), first, last, state.get("exit_code"))
+        """Raises KeyError, TypeError or ValueError if it is malformed."""
+        first, last, code = state["first_sequence_num"], state["last_sequence_num"], state.get("exit_code")
+        if type(first) is not int or type(last) is not int or not (code is None or type(code) is int):
+            raise TypeError
+        return cls(Status(state["status"]), first, last, code)
 
 
 class Notice(NamedTuple):
@@ -107,8 +110,8 @@ class Follower:
     def _read_event(self, event: sse.ServerSentEvent) -> Any:
         match event.event:
             case EventName.LOG:
-                line = Line.from_json(orjson.loads(event.data))
-                return line if self._advance(_valid(line.sequence_num)) else None
+                line = read_line(orjson.loads(event.data))
+                return line if self._advance(line.sequence_num) else None
             case EventName.GAP:
                 return self._read_gap(orjson.loads(event.data))
             case EventName.REDACT:
@@ -129,6 +132,15 @@ class Follower:
         if self.last_number is not None:
             first = max(first, self.last_number + 1)
         return Gap(first, last, reason) if self._advance(last) else None
+
+
+def read_line(fields: dict[str, Any]) -> Line:
+    """A line that a service sent. Raises KeyError or TypeError if it is malformed."""
+    line = Line.from_json(fields)
+    _valid(line.sequence_num)
+    if [*map(type, line[1:])] != [str, str, str, bool]:
+        raise TypeError
+    return line
 
 
 def _valid(number: Any) -> int:

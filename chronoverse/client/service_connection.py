@@ -5,10 +5,21 @@ Does not use urllib3, whose import would add 60 ms to every command.
 
 import contextlib
 import copy
+import io
+import math
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
+from http.client import (
+    BadStatusLine,
+    HTTPConnection,
+    HTTPException,
+    HTTPMessage,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from pathlib import Path
 from ssl import SSLContext, SSLError, create_default_context
 from typing import Any, Final
@@ -21,6 +32,9 @@ from chronoverse.auth.tls import certificate_problem, tls_context
 from chronoverse.errors import ChronoverseError, Unreachable
 
 CONNECTION_ERRORS: Final = (HTTPException, OSError)
+#: Limits for the body of an answer. A page has at most 4 MiB of lines, for which the service allows seven minutes.
+_BODY_BYTES: Final = 64 * 2**20
+_BODY_SECONDS: Final = 600.0
 
 
 class RequestFailed(Unreachable):
@@ -97,18 +111,23 @@ class ServiceConnection:
         query: Mapping[str, Any],
         headers: Mapping[str, str],
         body: bytes | None = None,
-        max_bytes: int | None = None,
+        max_bytes: int = _BODY_BYTES,
     ) -> tuple[bytes, HTTPMessage]:
         """Sends a request once. Returns up to ``max_bytes`` of the body, and the headers. Raises what :meth:`stream`
         raises.
         """
         with self.stream(method, path, query, headers, body) as response:
-            return response.read() if max_bytes is None else response.read(max_bytes), response.headers
+            seconds = _BODY_SECONDS if max_bytes == _BODY_BYTES else self._read_seconds
+            response.input.until = time.monotonic() + seconds
+            answer = response.read(max_bytes)
+            if response.length:
+                raise IncompleteRead(answer, response.length)
+            return answer, response.headers
 
     @contextlib.contextmanager
     def stream(
         self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str], body: bytes | None = None
-    ) -> Iterator[HTTPResponse]:
+    ) -> Iterator["TimedResponse"]:
         """Sends a request once. Yields a 2xx response whose body is unread. Omits None and False in ``query``.
 
         Raises :class:`RequestFailed` if a retry can succeed, for example if the connection is lost in the ``with``
@@ -131,6 +150,7 @@ class ServiceConnection:
                     hint = "set CHRONOVERSE_TOKEN, or run `chronoverse login`"
                     raise errors.Unauthorized(f"{self.url} requires a token: {hint}")
                 raise _refusal(response, answer, self.url)
+            response.input.until = math.inf
             yield response
         except CONNECTION_ERRORS as error:
             raise RequestFailed(f"the connection to {self.url} was lost") from error
@@ -184,7 +204,7 @@ class ServiceConnection:
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
-    ) -> tuple[HTTPConnection, HTTPResponse]:
+    ) -> tuple[HTTPConnection, "TimedResponse"]:
         while True:
             try:
                 connection, is_new = self._idle.pop(), False
@@ -193,9 +213,11 @@ class ServiceConnection:
             try:
                 if is_new:
                     connection.connect()
-                    connection.sock.settimeout(self._read_seconds)
+                connection.sock.settimeout(self._read_seconds)
                 connection.request(method, target_of(url), body, headers)
-                return connection, connection.getresponse()
+                response = connection.getresponse()
+                assert isinstance(response, TimedResponse)
+                return connection, response
             except CONNECTION_ERRORS as error:
                 connection.close()
                 # TLS reports the end of a connection as an SSLError.
@@ -265,6 +287,41 @@ class _Answers:
         """Does nothing, because it is called after each answer."""
 
 
+class _Input(io.RawIOBase):
+    """What a server sends on ``sock``. Raises TimeoutError after ``until``, however slowly the bytes arrive."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._seconds = sock, sock.gettimeout() or math.inf
+        self._file = sock.makefile("rb", 0)  # keeps the socket open until it is closed
+        self.until = time.monotonic() + self._seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        if left < self._seconds:
+            self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class TimedResponse(HTTPResponse):
+    """A response that must arrive within the socket's timeout, unless ``input.until`` is set."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        self.input = _Input(sock)
+        super().__init__(self.input, *args, **options)  # type: ignore[arg-type]
+
+
 def _with_token(headers: Mapping[str, str], token: str | None) -> dict[str, str]:
     found = {"User-Agent": f"chronoverse/{__version__}", **headers}
     return found if token is None else {**found, "Authorization": f"Bearer {token}"}
@@ -276,8 +333,13 @@ def make_connection(url: str, tls: SSLContext | None, seconds: float) -> HTTPCon
     host = parts.hostname or ""
     # Always passes a port, because http.client would search an IPv6 address for one.
     if parts.scheme == "https":
-        return HTTPSConnection(host, parts.port or HTTPSConnection.default_port, timeout=seconds, context=tls)
-    return HTTPConnection(host, parts.port or HTTPConnection.default_port, timeout=seconds)
+        connection: HTTPConnection = HTTPSConnection(
+            host, parts.port or HTTPSConnection.default_port, timeout=seconds, context=tls
+        )
+    else:
+        connection = HTTPConnection(host, parts.port or HTTPConnection.default_port, timeout=seconds)
+    connection.response_class = TimedResponse
+    return connection
 
 
 def target_of(url: str) -> str:

@@ -119,6 +119,7 @@ def _publishing(
 ) -> "tuple[Callable[[], LogWriter], Callable[[JobRef, int], tuple[str, Sequence[Line]]]]":
     """Returns two functions: one makes a writer, the other reads a job's status and the last lines of its log."""
     from chronoverse.client.client import Client, read_items
+    from chronoverse.client.follower import read_line
     from chronoverse.joblog.entries import read_entries
     from chronoverse.runner.http_log_writer import HttpLogWriter
 
@@ -135,7 +136,7 @@ def _publishing(
 
     def read_from_service(job: JobRef, count: int) -> tuple[str, Sequence[Line]]:
         page = client.read("/workflows/{}/jobs/{}/logs", *job, order="desc", limit=count)
-        return client.job(job)["status"], read_items(page, "logs", Line.from_json)[::-1]
+        return client.job(job)["status"], read_items(page, "logs", read_line)[::-1]
 
     writer = HttpLogWriter(server, token, ca_file=settings.ca_file, durable=settings.durability != "acked")
     return writer.twin, read_from_service

@@ -245,12 +245,13 @@ def test_progress_has_no_control_sequences(monkeypatch: pytest.MonkeyPatch, caps
     assert "searched up to job job_1!" in capsys.readouterr().err
 
 
-def test_a_malformed_list_is_an_error(cli: Cli) -> None:
+@pytest.mark.parametrize(("command", "what"), [(("jobs", "wf_1"), "list"), (("seen", "wf_1", "job_1", "1"), "history")])
+def test_a_malformed_list_is_an_error(cli: Cli, command: tuple[str, ...], what: str) -> None:
     """One line, without a traceback."""
     with ScriptedService(answer("200 OK", b'{"jobs":[{"id":"job_1"}],"cursor":null}')) as service:
-        done = cli("jobs", "wf_1", URL=service.url, TOKEN="a.b.c")
+        done = cli(*command, URL=service.url, TOKEN="a.b.c")
 
-    assert (done.returncode, done.stderr) == (70, "chronoverse: the service sent an unreadable list\n")
+    assert (done.returncode, done.stderr) == (70, f"chronoverse: the service sent an unreadable {what}\n")
 
 
 @pytest.mark.parametrize("name", visible_commands())

@@ -293,6 +293,8 @@ def test_a_download_that_is_cut_off_is_an_error(coding: str, left_out: int) -> N
         *product(["log", "gap", "job"], [b"{", b"{}", b"[]", b"7", b"null"]),
         *(("log", line(1).encode().replace(b":1,", b":%b," % value)) for value in (b'"1"', b"1.5", b"0", b"1e20")),
         *(("gap", b'{"from":1,"to":%b,"reason":"x"}' % value) for value in (b'"1"', b"1.5", b"0", b"true")),
+        ("log", line(1).encode().replace(b'"stdout"', b"7")),
+        ("job", b'{"status":"FAILED","first_sequence_num":1,"last_sequence_num":0,"exit_code":1e99}'),
     ],
 )
 def test_an_unreadable_frame_is_followed_by_a_retry(event: str, data: bytes) -> None:
@@ -491,6 +493,7 @@ PAGES = (b"<html>", b"{}", b"[]", b'{"logs":[{}],"cursor":null}', b'{"logs":7,"c
         *((lambda client: list(client.logs(JOB)), body) for body in PAGES),
         # As from a proxy that answers JSON of its own.
         (lambda client: client.wait(JOB, **WAIT), b"{}"),
+        (lambda client: client.state(JOB), b"{}"),
         (lambda client: client.redact(JOB, q="x"), b"{}"),
     ],
 )

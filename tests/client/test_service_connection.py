@@ -1,7 +1,9 @@
 """What the service asks of its clients."""
 
+import contextlib
 import gc
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +43,49 @@ def test_a_connection_with_unread_bytes_is_closed() -> None:
                 accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
                 left.result(60)
                 assert accepted.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("begin", "more"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" "),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 9999\r\n\r\n", b" "),
+    ],
+    ids=["interim", "head", "body", "refusal"],
+)
+def test_a_short_answer_must_arrive_in_time(begin: bytes, more: bytes) -> None:
+    """However slowly its bytes arrive."""
+    asked_at = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        service = ServiceConnection(
+            f"http://127.0.0.1:{listener.getsockname()[1]}", None, ca_file=None, connect_seconds=60, read_seconds=0.5
+        )
+        asked = pool.submit(service.request, "GET", "/", {}, {}, None, 100)
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.sendall(begin)
+            with contextlib.suppress(ConnectionError):
+                while time.monotonic() < asked_at + 20:
+                    accepted.sendall(more)
+                    time.sleep(0.05)
+            assert time.monotonic() < asked_at + 20
+            with pytest.raises(RequestFailed, match=r"timed out|was lost"):
+                asked.result(60)
+
+
+def test_an_endless_answer_is_cut() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        service = ServiceConnection(url, None, ca_file=None, connect_seconds=60, read_seconds=60)
+        asked = pool.submit(service.request, "GET", "/", {}, {})
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            with pytest.raises(ConnectionError):
+                accepted.sendall(bytes(100 * 2**20))
+            assert len(asked.result(60)[0]) == 64 * 2**20
 
 
 @pytest.mark.parametrize("said", [None, b"\x15\x03\x01\x00\x02\x02\x46", answer("400 Bad Request", b"HTTPS port")])
