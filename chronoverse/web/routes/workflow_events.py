@@ -69,7 +69,8 @@ def blueprint(deps: Dependencies) -> Blueprint:
             raise state or StoreError("the workflow's changes cannot be read")
         labels = tuple(query.get("label", ()))
         jobs = WantedJobs(workflow_id, query["jobs"], query.get("status"), labels)
-        is_kept = given is not None and state.first - 1 <= given <= state.last
+        # With 0, a client can know jobs from the listing that an empty store has lost.
+        is_kept = given is not None and state.first - 1 <= given <= state.last > 0
         after = given if given is not None and is_kept else state.last
         wanted = {
             "line_filter": LineFilter(status=jobs.status, labels=labels) if jobs.status or labels else None,

@@ -171,6 +171,8 @@ def test_a_store_that_has_lost_its_changes(
         raw.delete(f"chronoverse:{{{workflow}}}:changes")
     stream.wait_end()
     assert b"event: error\ndata: the store has lost changes of this workflow\n\n" in stream.body
+    # The number of a client that first connected before there were changes.
+    open_workflow("", "0").wait_for(b"event: reset")
     again = open_workflow("", "1").wait_for(b"event: reset").wait_for(b"id: 0\n\n")
     store.open(JobRef(workflow, "job_1"), "token")
     again.wait_for(b'"status":"RUNNING"')
