@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from chronoverse.cli.notify.notifier import THREADS
 from tests.deploy.conftest import DEPLOY, Gunicorn, seconds
 from tests.support.service import ROOT
 from tests.support.tools import tool
@@ -93,6 +94,9 @@ def test_all_units_share_their_user_and_directory_and_stop_in_order() -> None:
         ["EnvironmentFile=/etc/chronoverse/environment", "EnvironmentFile=-/etc/chronoverse/archiver"],
         ["EnvironmentFile=-/etc/chronoverse/environment", "EnvironmentFile=/etc/chronoverse/service"],
     ]
+    # At the limit, the notifier would crash.
+    (tasks,) = (line.removeprefix("TasksMax=") for line in units[2] if line.startswith("TasksMax="))
+    assert int(tasks) > 7 * THREADS
     for unit, name in zip(units, ("service", "archiver", "service"), strict=True):
         assert any(line.startswith(f"#   CHRONOVERSE_REDIS_URL=rediss://{name}:") for line in unit)
 
