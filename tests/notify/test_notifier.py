@@ -407,7 +407,11 @@ def test_failing_and_busy_watches_delay_no_others(site: Site, monkeypatch: pytes
         assert (REGISTRY.get_sample_value("chronoverse_notify_lag_seconds") or 0.0) < 3_600
 
 
-@pytest.mark.parametrize(("asked", "seconds"), [("40", 40), ("999999", 3_600)])
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [("40", 40), ("1000000", 3_600), ("Thu, 31 Dec 2099 23:59:59 GMT", 3_600)],
+    ids=["seconds", "days", "date"],
+)
 def test_a_receiver_sets_the_time_of_the_next_attempt(asked: str, seconds: int, site: Site, bench: Bench) -> None:
     """At most an hour later, so that a recovered receiver is noticed."""
     site.receiver.status, site.receiver.headers = 429, {"Retry-After": asked}

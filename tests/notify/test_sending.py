@@ -59,11 +59,13 @@ def test_a_message_arrives(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("status", [300, 302, 307, 400, 404, 410, 429, 500, 503])
 def test_other_status_codes_are_failures(receiver: Receiver, status: int) -> None:
-    """A redirect is not followed."""
+    """A redirect is not followed, and an invalid Retry-After is ignored."""
     with Receiver() as other:
-        receiver.status, receiver.headers = status, {"Location": other.url}
-        with pytest.raises(NotDelivered, match=f"127.0.0.1 returned {status}"):
+        impossible = "Thu, 31 Dec 2099 23:59:59 +99999999999999"
+        receiver.status, receiver.headers = status, {"Location": other.url, "Retry-After": impossible}
+        with pytest.raises(NotDelivered, match=f"127.0.0.1 returned {status}") as refusal:
             send(receiver.url)
+        assert refusal.value.retry_after == 0
         assert other.messages == []
 
 

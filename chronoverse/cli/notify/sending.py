@@ -6,6 +6,7 @@ to an internal address. Connects only to the address that was checked.
 
 import asyncio
 import base64
+import contextlib
 import errno
 import hashlib
 import hmac
@@ -13,7 +14,9 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
@@ -102,6 +105,15 @@ class _PublicLoop(asyncio.SelectorEventLoop):
         await super().sock_connect(sock, address)
 
 
+def _seconds(retry_after: str) -> int:
+    """A Retry-After, which is a number of seconds or a date, in seconds from now. 0 if it is invalid."""
+    if retry_after.isdigit():
+        return int(retry_after[:9])  # more digits are years, too
+    with contextlib.suppress(ValueError, OverflowError):
+        return int(parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return 0
+
+
 async def _send(host: str, port: int, tls: ssl.SSLContext | None, request: bytes, seconds: float) -> tuple[int, int]:
     """Sends ``request``. Returns the status, and Retry-After in seconds, or 0."""
     async with asyncio.timeout(seconds):
@@ -118,8 +130,8 @@ async def _send(host: str, port: int, tls: ssl.SSLContext | None, request: bytes
                     if not found:
                         break
                     status = int(found[1])
-                elif asked := re.fullmatch(rb"(?i)retry-after:[ \t]*([0-9]{1,6})\s*", line):
-                    retry_after = int(asked[1])
+                elif asked := re.fullmatch(rb"(?i)retry-after:[ \t]*([ -~]*?)\s*", line):
+                    retry_after = _seconds(asked[1].decode())
                 elif not line.strip() and 100 <= status < 200:
                     status = 0  # the final response follows
                 elif not line.strip():
