@@ -1,6 +1,7 @@
 """``chronoverse watches`` and ``chronoverse watch``: webhooks about a workflow's jobs."""
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -36,6 +37,10 @@ def _naming(name: str, workflow: str) -> Iterator[None]:
         yield
     except errors.JobNotFound as error:
         raise errors.JobNotFound(f"watch {name} of {workflow}: not found, or no access") from error
+    except errors.BadRequest as error:
+        # Names the option instead of the body's member.
+        named = re.sub(r"\b(status|label|same|seconds|url|secret): ", r"--\1: ", str(error))
+        raise errors.BadRequest(named.replace("--seconds", "--for")) from error
 
 
 def _text(watch: dict[str, Any]) -> str:

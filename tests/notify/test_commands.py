@@ -104,8 +104,12 @@ def test_a_rejected_watch_reports_the_reason(service: Service, tmp_path: Path) -
     ):
         _, said = call(service, "watch", "shop", "x", *options, code=64)
         assert "pass --on and --url, --test, or --delete" in said
-    _, said = call(service, "watch", "shop", "x", "--on", "silent", "--url", "http://127.0.0.1/", code=65)
-    assert "seconds: required with `silent`" in said
+    for given, part in {
+        ("silent", "--url", "http://127.0.0.1/"): "--for: required with `silent`",
+        ("change", "--url", "ftp://x", "--same", "Branch"): "--same: 0: must match",
+        ("change", "--url", "ftp://x"): "--url: expected https://",
+    }.items():
+        assert part in call(service, "watch", "shop", "x", "--on", *given, code=65)[1]
     for option in ("--delete", "--test"):
         _, said = call(service, "watch", "shop", "nothing", option, code=66)
         assert "watch nothing of shop: not found, or no access" in said

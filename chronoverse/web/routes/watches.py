@@ -56,6 +56,10 @@ class WatchBody(Schema):
     def _check(self, data: dict[str, Any], **kwargs: Any) -> None:
         if (data["on"] == "silent") != (data["seconds"] is not None):
             raise ValidationError("required with `silent`, otherwise not allowed", "seconds")
+        if data["on"] == "silent" and data["status"]:
+            raise ValidationError("not allowed with `silent`", "status")
+        if data["on"] != "change" and data["same"]:
+            raise ValidationError("requires `change`", "same")
 
 
 _WATCH: Final[Members] = {

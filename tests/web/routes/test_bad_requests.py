@@ -180,6 +180,8 @@ BODIES: Final[dict[str, tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]]
             ({"on": "start"}, "on: "),
             *(({"on": "silent", "seconds": each}, "seconds: ") for each in (None, 0)),
             ({"seconds": 60}, "seconds: "),
+            ({"on": "silent", "seconds": 60, "status": ["LOST"]}, "status: not allowed with `silent`"),
+            ({"same": ["branch"]}, "same: requires `change`"),
             *_bad("status", ["RUNNING"], ["FAILED"] * 5, []),
             *_bad("label", *_LABELS),
             *_bad("same", ["Branch"], [*_MANY]),
