@@ -153,7 +153,7 @@ class Publisher:
             if self.refusal is not None:
                 raise self.refusal
         if must_open and not is_decided:
-            raise self._outage.last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
+            raise self.last_error or StoreUnavailable(f"there was no answer within {seconds:g} s")
 
     def end(self, result: JobResult, labels: Labels = ()) -> None:
         """Call this after the last line. The thread delivers the rest of the spool, sets ``labels``, and ends the job.
@@ -186,7 +186,12 @@ class Publisher:
     @property
     def is_unreached(self) -> bool:
         """Whether the store is failing, and has never opened or refused the job."""
-        return self._attempt is None and not isinstance(self._outage.last_error, TooFast | Held | None)
+        return self._attempt is None and not isinstance(self.last_error, TooFast | Held | None)
+
+    @property
+    def last_error(self) -> ChronoverseError | None:
+        """The newest temporary error, even if it is over."""
+        return self._outage.last_error
 
     def _run(self) -> None:
         try:

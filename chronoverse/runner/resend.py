@@ -9,7 +9,16 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-from chronoverse.errors import ArchiveDamaged, Closed, Deleted, ForeignLines, JobNotFound, SpoolError, SpoolNotInLog
+from chronoverse.errors import (
+    ArchiveDamaged,
+    Closed,
+    Deleted,
+    ForeignLines,
+    JobNotFound,
+    SpoolError,
+    SpoolNotInLog,
+    StaleToken,
+)
 from chronoverse.joblog.comparing import Comparison
 from chronoverse.joblog.model import JobRef, Status
 from chronoverse.joblog.terminal import counted
@@ -95,6 +104,8 @@ def _publish(publisher: Publisher, seconds: float, show: Callable[[str], object]
         publisher.start(seconds)
         wait_delivered(publisher, deadline - time.monotonic(), show)
     refusal = publisher.refusal
+    if publisher.is_unreached and isinstance(publisher.last_error, StaleToken):
+        raise publisher.last_error
     if refusal is None or (isinstance(refusal, Closed) and not isinstance(refusal, ForeignLines)):
         return refusal
     raise refusal

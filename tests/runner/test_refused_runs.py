@@ -106,7 +106,7 @@ def assert_published_once(server: RedisServer, job: JobRef) -> None:
 def test_an_unusable_token_does_not_stop_the_command(
     service: Service, server: RedisServer, tmp_path: Path, job: JobRef, setting: str, reason: str
 ) -> None:
-    """With a valid token, the printed command delivers everything. Until then, readers exit with 77."""
+    """With a valid token, the printed command delivers everything. Until then, it and readers exit with 77."""
     file = tmp_path / "token"
     file.write_bytes(b"not a token\xff\n")
     unusable = {setting: service.token(ttl=-60) if setting == "TOKEN" else str(file)}
@@ -114,10 +114,10 @@ def test_an_unusable_token_does_not_stop_the_command(
     assert_ran(done, reason)
     assert read_log(server, job) == ([], None)
 
-    if setting == "TOKEN":  # a file could still be corrected
-        refused = chronoverse(*printed_command(done.stderr), data_dir=tmp_path, **unusable)
-        assert refused.returncode == 77
-        assert printed_command(refused.stderr.rpartition("chronoverse: ")[0]) == printed_command(done.stderr)
+    command = (*printed_command(done.stderr), "--deliver-timeout", "1s")
+    refused = chronoverse(*command, data_dir=tmp_path, **unusable)
+    assert refused.returncode == 77
+    assert printed_command(refused.stderr.rpartition("chronoverse: ")[0]) == printed_command(done.stderr)
     read = chronoverse("logs", "-f", *job, data_dir=tmp_path, URL=service.url, **unusable)
     why = "expired" if setting == "TOKEN" else reason
     assert (read.returncode, read.stdout, why in read.stderr, why in done.stderr) == (77, "", True, True)
