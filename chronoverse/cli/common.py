@@ -294,7 +294,9 @@ def open_store(settings: Settings) -> Iterator["Store"]:
 
             lease = stack.enter_context(ServerLease(settings.data_dir))
             url, sync = lease.url, lease.sync
-        yield stack.enter_context(contextlib.closing(Store.of(settings, url, sync)))
+        store = stack.enter_context(contextlib.closing(Store.of(settings, url, sync)))
+        store.check_files()
+        yield store
 
 
 def page_base(settings: Settings) -> str:

@@ -534,6 +534,15 @@ def test_serve_reports_why_no_service_can_start(
     assert becoming == []
 
 
+@pytest.mark.parametrize("command", ["archive", "notify", "retention w", "run --require-log --workflow w -- true"])
+def test_commands_report_unusable_tls_files(cli: Cli, command: str) -> None:
+    """At start: a server that is down would hide the error."""
+    settings, message = CANNOT_START["no certificates"]
+    done = cli(*command.split(), **settings, ARCHIVE_URL="file:///nowhere")
+    assert done.returncode == 78
+    assert message in done.stderr
+
+
 NO_METRICS: Final = (
     "import os, runpy; os.environ['PROMETHEUS_MULTIPROC_DIR'] = '/dev/null'; runpy.run_path('gunicorn.conf.py')"
 )
