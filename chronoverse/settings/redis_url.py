@@ -26,7 +26,11 @@ _MANY_HOSTS = re.compile(
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 
 _DEFAULT_PORTS: Final = {"sentinel": 26379, "cluster": 6379}
-_FORMS: Final = {"sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]", "cluster": "HOST:PORT[,HOST:PORT…]"}
+_FORMS: Final = {
+    "": "HOST[:PORT][/DB]",
+    "sentinel": "HOST:PORT[,HOST:PORT…]/SERVICE[/DB]",
+    "cluster": "HOST:PORT[,HOST:PORT…]",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +50,10 @@ class RedisUrl:
         """Parses ``text``. Raises ValueError with a message that begins with "must be"."""
         scheme = text.partition("://")[0]
         secure, plus, kind = scheme.partition("+")
-        if secure not in ("redis", "rediss", *(() if plus else ("unix",))) or kind not in ("", "sentinel", "cluster"):
+        known = ("redis", "rediss", *(() if plus else ("unix",)))
+        if secure not in known or kind not in ("", "sentinel", "cluster") or bool(plus) != bool(kind):
             raise ValueError(_expected_form(""))
-        if bool(plus) != bool(kind) or re.search(r"\s", text):
+        if re.search(r"\s", text):
             raise ValueError(_expected_form(scheme))
         try:
             if plus:
@@ -102,6 +107,7 @@ def _parse_host(text: str, default: int) -> Address:
 
 
 def _expected_form(scheme: str) -> str:
-    if form := _FORMS.get(scheme.partition("+")[2]):
-        return f"must be {scheme}://[USER:PASSWORD@]{form}"
+    if scheme.startswith("redis"):
+        form = _FORMS[scheme.partition("+")[2]]
+        return f"must be {scheme}://[USER:PASSWORD@]{form}, with PASSWORD percent-encoded"
     return "must be a complete redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL"

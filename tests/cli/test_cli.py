@@ -499,6 +499,10 @@ CANNOT_START: Final = {
         "must be a usable key",
     ),
     "no address": ({"BIND": "nowhere"}, "CHRONOVERSE_BIND must be"),
+    "no port": (
+        {"REDIS_URL": "redis://service:a/b@db:6379/0", "JWT_SECRET": SECRET},
+        "must be redis://[USER:PASSWORD@]HOST[:PORT][/DB], with PASSWORD percent-encoded",
+    ),
     "no socket": ({"BIND": "unix:/dev/null/a:b"}, "cannot listen at unix:/dev/null/a:b: Not a directory"),
     "no certificates": (
         {"REDIS_URL": "rediss://db?ssl_ca_certs=/nowhere", "JWT_SECRET": SECRET},
