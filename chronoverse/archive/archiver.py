@@ -195,6 +195,7 @@ class Archiver:
     _retentions: dict[str, int | None] = field(default_factory=dict)
     _round_found: set[JobRef] = field(default_factory=set)
     _derived: DerivedBuilder | None = None
+    _has_lost_data: bool = False
 
     def __post_init__(self) -> None:
         self._queue = _Queue(self.monotonic)
@@ -402,6 +403,11 @@ class Archiver:
         left = max(0.0, self._seconds_left(job.ref, state))
         now, hot = self.clock(), min(self.policy.hot_seconds, left)
         ended_at = state.ended_at or now
+        if self._has_lost_data and job_objects.has_unknown_lines(job.last):
+            # The manifest would say that the log ends before them.
+            self._queue.report_once(job.ref, "the store has lost lines that the archive has: import them")
+            self._queue.snooze(job.ref, RETRY_SECONDS)
+            return
         problem = None if state.has_derived else complete(job_objects, job, hot, now, ended_at, derived)
         if problem:
             self._queue.report_once(job.ref, problem)
@@ -447,9 +453,9 @@ class Archiver:
                 self._queue.forget(gone)
 
     def _compare_history(self) -> None:
-        """Updates the metric and the log. If the archive cannot be compared, only deletions stop, not archiving."""
+        """Compares store and archive. If the archive cannot be compared, only deletions stop, not archiving."""
         with contextlib.suppress(ArchiveUnavailable, ArchiveDamaged):
-            self._history.went_back()
+            self._has_lost_data = self._history.went_back()
 
     def _read_workflows(self) -> Iterator[None]:
         jobs = defaultdict[str, list[JobRef]](list)

@@ -16,7 +16,7 @@ from chronoverse.archive.derived import derived_names
 from chronoverse.archive.manifest import manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
-from chronoverse.joblog.chunk import Chunk, combined_sha256, folder, is_object_of
+from chronoverse.joblog.chunk import Chunk, combined_sha256, folder, is_object_of, last_number_in
 from chronoverse.joblog.model import JobRef, seconds_of
 from chronoverse.store import Store
 
@@ -174,6 +174,11 @@ class JobObjects:
         marked = self.store.chunks.mark_garbage(self.job, self.token)
         replaced = {name for name, mark in marked.items() if mark.replaced}
         return [each.name for each in self.objects.list(folder(self.job)) if each.name in unknown - replaced]
+
+    def has_unknown_lines(self, last: int) -> bool:
+        """Whether the folder has a chunk with lines after ``last`` that the store neither records nor deletes."""
+        garbage = self.store.chunks.garbage(self.job)
+        return any(last_number_in(each.name) > last for each in self._unrecorded() if each.name not in garbage)
 
     def _named(self) -> Set[str]:
         manifest = read_manifest(self.objects, self.job)

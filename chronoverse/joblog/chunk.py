@@ -26,6 +26,7 @@ _SUFFIX: Final = ".jsonl.zst"
 #: Valid names of objects in a job's folder: one path segment, but not ``.`` or ``..``.
 _OBJECT: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,200}")
 
+_NUMBERS: Final = re.compile(r"/\d{15}-(\d{15})-[^/]*\.jsonl\.zst$", re.ASCII)
 _REDACTED: Final = re.compile(r"-[0-9a-f]{16}([0-9a-f]{8})\.jsonl\.zst$")
 _LOST: Final = re.compile(r"-lost[^/]*$")
 
@@ -142,6 +143,12 @@ def is_object_of(job: JobRef, name: str) -> bool:
 def redactions_in(names: Iterable[str]) -> int:
     """The number of a job's redactions, from its objects' names. 0 if no name contains it."""
     return max((int(found[1], 16) for name in names if (found := _REDACTED.search(name))), default=0)
+
+
+def last_number_in(name: str) -> int:
+    """The last line number of a chunk, from its object's name. 0 for other objects."""
+    found = _NUMBERS.search(name)
+    return int(found[1]) if found else 0
 
 
 def object_name(job: JobRef, first: int, last: int, sha256: str, *, is_lost: bool = False) -> str:
