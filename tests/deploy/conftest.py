@@ -14,6 +14,17 @@ import yaml
 from tests.support.service import ROOT
 
 DEPLOY: Final = ROOT / "deploy"
+#: The oldest Kubernetes release whose preStop can sleep without a shell, and the newest one with a schema here.
+RELEASES: Final = ("1.30", "newest")
+
+
+def check_schema(document: Any, release: str = "newest") -> None:
+    """Checks a Kubernetes object. Unknown names are errors."""
+    # Imported here, because it takes time and few tests need it.
+    import kubernetes_validate
+
+    chosen = kubernetes_validate.latest_version() if release == "newest" else release
+    kubernetes_validate.validate(document, chosen, strict=True)
 
 
 class Gunicorn(dict[str, str]):

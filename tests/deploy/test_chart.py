@@ -8,12 +8,11 @@ import copy
 import re
 from typing import Any, Final
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from chronoverse import __version__
-from tests.deploy.conftest import DEPLOY
+from tests.deploy.conftest import DEPLOY, check_schema
 
 CHART: Final = DEPLOY / "chart"
 TEMPLATES: Final = sorted((CHART / "templates").iterdir())
@@ -135,7 +134,7 @@ def test_every_value_has_an_effect_and_the_objects_are_valid() -> None:
         assert value == "true" or value in text
     for (kind, _name), each in objects.items():
         if not each["apiVersion"].startswith("monitoring.coreos.com/"):
-            kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
+            check_schema(each)
         assert each["metadata"]["name"] in {"second", "second-archiver", "second-notifier"}, kind
     alerts = yaml.safe_load((DEPLOY / "prometheus-alerts.yaml").read_text("utf-8"))
     assert objects["PrometheusRule", "second"]["spec"] == alerts
@@ -172,7 +171,7 @@ def test_an_operator_can_extend_the_pods() -> None:
     notifies: Values = {"notifier": {"enabled": True}}
     plain, objects = rendered(notifies), rendered(EXTRA | notifies)
     for each in objects.values():
-        kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
+        check_schema(each)
     for name in ("chronoverse", "chronoverse-archiver", "chronoverse-notifier"):
         before, after = (found["Deployment", name]["spec"]["template"]["spec"] for found in (plain, objects))
         assert after["serviceAccountName"] == "logs"

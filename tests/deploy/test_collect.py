@@ -2,14 +2,12 @@
 
 from typing import Any, Final
 
-import kubernetes_validate
 import pytest
 import yaml
 
 from chronoverse.settings import Settings
-from tests.deploy.conftest import DEPLOY
+from tests.deploy.conftest import DEPLOY, RELEASES, check_schema
 from tests.deploy.test_chart import INSTANCE, rendered, without_instance
-from tests.deploy.test_kubernetes import RELEASES
 from tests.support.commands import call_main, visible_commands
 from tests.support.parameters import long_after
 
@@ -63,9 +61,8 @@ def test_every_value_of_the_agent_has_an_effect() -> None:
 
 @pytest.mark.parametrize("release", long_after(1, RELEASES))
 def test_every_object_follows_the_schema(objects: Objects, release: str) -> None:
-    """Unknown names are errors."""
     for document in objects.values():
-        kubernetes_validate.validate(document, release, strict=True)
+        check_schema(document, release)
 
 
 def test_the_agent_has_only_the_permissions_it_needs(objects: Objects, pod: Any) -> None:
