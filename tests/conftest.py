@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import sys
-from bisect import bisect
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -44,9 +43,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 #: Directories whose tests run in one process, because they share expensive fixtures.
 TOGETHER: Final = ("tests/browser/", "tests/cli/", "tests/collect/")
-#: The tests of routes share a service and run in three processes, divided at these letters of their names.
+#: The tests of routes share a service and run in two processes, divided here.
 ROUTES: Final = "tests/web/routes/test_"
-DIVIDED_AT: Final = "lp"
+SECOND_HALF: Final = f"{ROUTES}n"
 
 
 #: Directories whose files take at most a few seconds each. They come last, so that all processes end together.
@@ -64,7 +63,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     def scope(nodeid: str) -> str:
         path = nodeid.partition("::")[0]
         if path.startswith(ROUTES):
-            return f"{ROUTES}{bisect(DIVIDED_AT, path.removeprefix(ROUTES))}"
+            return SECOND_HALF if path >= SECOND_HALF else ROUTES
         return next((each for each in TOGETHER if path.startswith(each)), path)
 
     scheduling = LoadFileScheduling(config, log)
