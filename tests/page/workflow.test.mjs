@@ -18,7 +18,8 @@ globalThis.fetch = async (request, { signal } = {}) => {
   }
   if (!pathname.endsWith("/jobs")) return Response.json({ status: 404 }, { status: 404 });
   asked.push(`${pathname} ${of}`);
-  return Response.json({ jobs: jobs.filter(({ status }) => [null, status].includes(of.get("status"))), cursor: null });
+  const found = jobs.filter(({ status }) => [null, status].includes(of.get("status")));
+  return Response.json({ jobs: found.slice(0, of.get("limit")), cursor: found.length > of.get("limit") ? "next" : null });
 };
 sessionStorage.setItem("chronoverse.token", "token");
 await import("../../chronoverse/web/static/js/workflow.js");
@@ -43,7 +44,7 @@ test("an empty list and the number of all jobs are requested once, and a search 
 
 test("running jobs come first, and the header shows where the workflow broke", async () => {
   await until(() => shown().length === 6);
-  deepEqual([shown(), asked], [["j4", "j5", "j3", "j2", "j1", "j0"], ["/workflows/team-a.b/jobs limit=50"]]);
+  deepEqual([shown(), asked], [["j4", "j5", "j3", "j2", "j1", "j0"], ["/workflows/team-a.b/jobs limit=200"]]);
   equal($("overview").textContent, "6 jobs · failing since j3 · last good run j1");
   deepEqual($("overview").links.map(({ href }) => href), ["j3", "j1"].map((id) => `/ui/workflows/team-a.b/jobs/${id}`));
   deepEqual($("kinds").children.map(({ textContent }) => textContent), ["All 6", "Failed 2", "Running 1", "Lost 1", "Completed 1", "Canceled 1"]);
@@ -60,7 +61,7 @@ test("a status filter requests only its jobs, and the counts remain those of all
   equal(location.search, "");
   equal(click(), false);
   await until(() => shown().length === 2);
-  deepEqual([shown(), asked.at(-1)], [["j5", "j0"], "/workflows/team-a.b/jobs status=FAILED&label=branch%3Dmain&limit=50"]);
+  deepEqual([shown(), asked.at(-1)], [["j5", "j0"], "/workflows/team-a.b/jobs status=FAILED&label=branch%3Dmain&limit=200"]);
   equal($("kinds").children[0].textContent, "All 6");
   equal(location.search, "?status=FAILED&label=branch%3Dmain");
 });
@@ -70,9 +71,23 @@ test("going back shows the earlier filters; a job that waits for a runner has no
   jobs.push({ id: "j6", status: "PENDING", created_at: new Date(Date.now() - 150_000).toISOString(), labels: {}, lines: 0 });
   events.dispatchEvent(new Event("popstate"));
   await until(() => shown().length === 7);
-  equal(asked.at(-1), "/workflows/team-a.b/jobs limit=50");
+  equal(asked.at(-1), "/workflows/team-a.b/jobs limit=200");
   const row = $("tbody").children.find(({ links }) => links[0].textContent === "j6");
   deepEqual([".when", ".why"].map((each) => row.querySelector(each).textContent), ["", "Waiting for a runner, created 2 min ago"]);
+});
+
+test("a status that no listed job has is not counted while there are further pages", async () => {
+  const of = (status) => Array.from({ length: 200 }, (_, index) => ({ ...jobs[0], id: `more-${index}`, status }));
+  const kinds = () => $("kinds").children.map(({ textContent }) => textContent);
+  const reopen = () => ["?status=LOST", ""].forEach((search) => ((location.search = search), events.dispatchEvent(new Event("popstate"))));
+  jobs.push(...of("COMPLETED"));
+  reopen();
+  await until(() => shown().length === 200);
+  deepEqual(kinds(), ["All 200+", "Failed 2+", "Running 1+", "Lost 1+", "Completed 194+", "Canceled 1+", "Pending 1+"]);
+  jobs.unshift(...of("RUNNING"));
+  reopen();
+  await until(() => kinds()[2] === "Running 200+");
+  deepEqual(kinds(), ["All 200+", "Failed", "Running 200+", "Lost", "Completed", "Canceled"]);
 });
 
 test("of two labels with one key, both filter the changes, too", async () => {

@@ -72,7 +72,7 @@ function showOverview() {
 
 function showKinds() {
   const kinds = ["", "FAILED", "RUNNING", "LOST", "COMPLETED", "CANCELED", ...(counts?.PENDING || status === "PENDING" ? ["PENDING"] : [])];
-  const texts = kinds.map((kind) => [kind, kind, STATUS[kind] ?? "All", counts ? count(counts[kind] ?? 0) + plus : undefined]);
+  const texts = kinds.map((kind) => [kind, kind, STATUS[kind] ?? "All", counts?.[kind] || (counts && !plus) ? count(counts[kind] ?? 0) + plus : undefined]);
   box.showKinds("status", status, texts);
 }
 
@@ -92,13 +92,13 @@ function emptyNotice() {
 function countAll() {
   all = "";
   const told = ({ body }) => ((all = count(body.jobs.length) + (body.cursor ? "+" : "")), list.show());
-  get(`/workflows/${workflow}/jobs?limit=50`).then(told, () => {});
+  get(`/workflows/${workflow}/jobs?limit=200`).then(told, () => {});
 }
 
 const list = makeList({
   address: () => [`/workflows/${workflow}/jobs`, filters()],
   name: "jobs",
-  size: 50,
+  size: 200,
   cells,
   update,
   arrange: (items) => [...items].sort((a, b) => Number(b.status === "RUNNING") - Number(a.status === "RUNNING")),
