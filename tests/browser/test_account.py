@@ -20,7 +20,8 @@ def test_a_token_can_be_replaced_or_removed(open_tab: OpenTab, page_service: Ser
     tab = open_tab()
     tab.expected = "Failed to load resource"
     tab.page.goto(f"{tab.url}/ui/workflows/page/jobs/{job.ref.job_id}#token={page_service.token(scopes=[WRITE])}")
-    tab.page.wait_for_selector("#notice:text-is('the token lacks the scope logs:read. Signed in as tests.')")
+    said = "the token lacks the scope logs:read. All jobs · Signed in as tests. This token is for all workflows."
+    tab.page.wait_for_selector(f"#notice:has-text('{said}')")
     tab.page.goto(f"{tab.url}/ui/workflows/page#token={page_service.token('shop-web')}")
     said = "Signed in as tests. This token is for shop-web. Ask for access to page."
     tab.page.wait_for_selector(f"#empty:has-text('{said}')")

@@ -126,12 +126,13 @@ test("the browser's shortcuts are left alone", () => {
   deepEqual([isTaken("w"), isTaken("w", { ctrlKey: true }), isTaken("w", { target: $("q") }), isTaken("x"), isTaken("f", { ctrlKey: true })], [true, false, false, false, true]);
 });
 
-test("the dialog goes to a line, unless it is closed by Escape", async () => {
-  for (const [typed, ...names] of [["60", "submit", "close"], ["80", "close"]]) {
+test("the dialog goes to a line or selects lines, unless it is closed by Escape", async () => {
+  const rows = [["60", "#L60"], ["90 - 85", "#L85-L90"], ["85-9999", "#L85-L1000"], ["20", "#L85-L1000", "Escape"]];
+  for (const [typed, named, escape] of rows) {
     $("line").value = typed;
-    for (const name of names) $("goto").dispatchEvent(new Event(name));
+    for (const name of escape ? ["close"] : ["submit", "close"]) $("goto").dispatchEvent(new Event(name));
     await settle();
-    deepEqual([current(), $("line").value], [60, ""]);
+    deepEqual([location.hash, `#L${current()}`, $("line").value], [named, named.split("-")[0], ""]);
   }
 });
 

@@ -7,8 +7,8 @@ import { claims, isRenewed, signIn, signOut } from "./session.js";
 
 export const namedWorkflows = () => [claims().workflows ?? []].flat().map(String);
 
-/** Who is signed in, as a sentence. Empty if the token does not name its owner. */
-export const signedInAs = () => (claims().sub ? `Signed in as ${claims().sub}. ` : "");
+/** Who is signed in, unless the token does not say it, and for which workflows, as sentences. */
+export const signedInAs = () => `${claims().sub ? `Signed in as ${claims().sub}. ` : ""}This token is for ${scopeText()}. `;
 
 /** The token's workflows as text. Without that claim, the service decides by another one. */
 function scopeText() {
@@ -31,7 +31,7 @@ export const firstCommand = (workflow) => make("code", "", `chronoverse run --se
 export function showEmpty(isEmpty, hint, more = () => []) {
   $("empty").hidden = !isEmpty;
   if (!isEmpty || $("empty").childElementCount) return;
-  $("empty").append(make("p", "", `${signedInAs()}This token is for ${scopeText()}. ${hint()}`), ...more(), tokenButtons());
+  $("empty").append(make("p", "", `${signedInAs()}${hint()}`), ...more(), tokenButtons());
 }
 
 export function showAccount() {

@@ -1,7 +1,7 @@
 // The job page: connects the log, the search, the viewport and the stream.
 
 import { follow, TOKEN_EXPIRED } from "../client/follow.js";
-import { showAccount, signedInAs } from "./account.js";
+import { showAccount } from "./account.js";
 import { $, announce, make, notice, toggle } from "./dom.js";
 import { Errors, looksLikeError, NewLines } from "./filters.js";
 import { Find } from "./find.js";
@@ -9,15 +9,15 @@ import { count, ended, many, outcome, tookMs } from "./format.js";
 import { Groups } from "./groups.js";
 import { ciAddress, labelElements } from "./labels.js";
 import { Log } from "./log.js";
-import { showMissing } from "./missing.js";
+import { showMissing, whyMissing } from "./missing.js";
 import { notifyOfEnd } from "./notify.js";
 import { makeProfile } from "./profile.js";
 import { RowMaker } from "./row.js";
 import { makeRuler } from "./ruler.js";
 import { makeScan } from "./scan.js";
-import { begin, following, get, isRenewed, Refused } from "./session.js";
+import { begin, following, get, isRenewed } from "./session.js";
 import { showSeen } from "./seen.js";
-import { copyAs, fromAddress, save, showPicked, toAddress, toQuery } from "./share.js";
+import { copyAs, fromAddress, save, showPicked, toAddress, toQuery, toRange } from "./share.js";
 import { hideLost, showArrival, showJob, showLast, showLost, showTrouble, tellProgress } from "./status.js";
 import { makeSteps } from "./steps.js";
 import { makeStrip } from "./strip.js";
@@ -240,9 +240,11 @@ function unpick() {
   picked();
 }
 
-function goTo(number) {
-  pick(Math.min(number, Math.max(log.last, 1)), false);
-  reach(maker.picked.from);
+function goTo({ from, to }) {
+  maker.picked = { from, to };
+  picked();
+  reach(Math.min(from, Math.max(log.last, 1)));
+  if (to > from) announce(`${many(to - from + 1, "line")} selected`);
 }
 
 function goToAddress() {
@@ -250,11 +252,7 @@ function goToAddress() {
   if (!named) return false;
   const why = live || named.from <= log.last ? null : log.last ? `the log ends at line ${count(log.last)}` : "no output";
   const isPlace = !why || log.last > 0;
-  if (isPlace) {
-    maker.picked = named;
-    picked();
-    reach(Math.min(named.from, Math.max(log.last, 1)));
-  }
+  if (isPlace) goTo(named);
   isBeyond = why !== null;
   if (isBeyond) showTrouble(`no line ${count(named.from)}: ${why}`);
   return isPlace;
@@ -319,7 +317,7 @@ for (const group of [$("card"), $("steps")]) {
     if (!number || event.metaKey || event.ctrlKey) return;
     event.preventDefault();
     if (group.matches(":popover-open")) group.hidePopover();
-    goTo(Number(number));
+    goTo({ from: Number(number), to: Number(number) });
   });
 }
 for (const kind of ["keydown", "pointerdown", "wheel", "hashchange"]) addEventListener(kind, () => (hasReaderActed = true), { passive: true });
@@ -358,6 +356,7 @@ $("time").addEventListener("click", () => {
 // On phones, lines wrap by default.
 if (matchMedia("(max-width: 700px)").matches) viewport.wrap = toggle($("wrap"), true);
 $("foldall").addEventListener("click", foldAll);
+$("gotoline").addEventListener("click", () => $("goto").showModal());
 $("help").addEventListener("click", () => $("keys").showModal());
 $("views").addEventListener("beforetoggle", () => {
   const shown = filtered && filtered === find.scan ? "the matches" : chosenStream() || "the log";
@@ -371,7 +370,11 @@ $("views").addEventListener("click", async ({ target }) => {
   await save(path, `${workflow}-${name}`, format, criteria, log.last).catch((error) => announce(`Download failed: ${error.message}`));
 });
 // Escape only closes the dialog.
-$("goto").addEventListener("submit", () => Number($("line").value) > 0 && goTo(Number($("line").value)));
+$("goto").addEventListener("submit", () => {
+  const named = toRange(`L${$("line").value.replaceAll(" ", "")}`);
+  const last = Math.max(log.last, 1);
+  if (named) goTo({ from: Math.min(named.from, last), to: Math.min(named.to, last) });
+});
 $("goto").addEventListener("close", () => {
   $("line").value = "";
   $("log").focus();
@@ -384,7 +387,6 @@ function toEnd() {
 }
 
 const toStart = () => (viewport.show(0), showNewCount());
-const showGoto = () => $("goto").showModal();
 const stepSlower = (direction) => strip.step(maker.current || topNumber(), direction);
 
 //: The keys: the label and description in the help dialog, and the actions.
@@ -396,7 +398,7 @@ const KEYS = [
   ["j k", "next, previous new lines", { j: () => newLines.step(1), k: () => newLines.step(-1) }],
   ["c", "the cause of a failure", { c: () => $("gocause").hidden || $("gocause").click() }],
   ["g G", "first line, last line and follow", { g: toStart, Home: toStart, G: toEnd, End: toEnd }],
-  ["l", "go to a line", { l: showGoto, ":": showGoto }],
+  ["l", "go to a line, or select lines such as 20-25", { l: () => $("gotoline").click(), ":": () => $("gotoline").click() }],
   ["p P", "next, previous pause that was slower than usual", { p: () => stepSlower(1), P: () => stepSlower(-1) }],
   ["s", "stderr only", { s: () => $("stderr").click() }],
   ["z", "fold, unfold all groups", { z: () => $("foldall").hidden || foldAll() }],
@@ -475,7 +477,7 @@ function showEnd(why) {
   hideLost();
   live = live && why === null;
   if (why !== null && log.last) showTrouble(why);
-  else if (why !== null) notice(why);
+  else if (why !== null) notice(whyMissing(workflow, why));
   else if (hasFailed()) summarize(false);
   showNewCount();
 }
@@ -604,6 +606,6 @@ async function main() {
 }
 
 main().catch((error) => {
-  notice(error instanceof Refused ? `${error.message}. ${signedInAs()}` : error.message);
+  notice(whyMissing(workflow, error.message));
   document.body.classList.add("ready");
 });

@@ -1,14 +1,15 @@
-// The notice for a job that does not exist (yet): a link to all jobs, and jobs with similar names.
+// The notice for a job that does not exist (yet), or cannot be read: a link to all jobs, and jobs with similar names.
 
 import { signedInAs } from "./account.js";
 import { jobPage, workflowPage } from "./addresses.js";
-import { $, link, make } from "./dom.js";
+import { $, link, make, notice } from "./dom.js";
 import { get } from "./session.js";
 
+/** Why there is no log, as an element with a link to all jobs, and what to know besides. */
+export const whyMissing = (workflow, text, more = "") => make("span", "", `${text.replace(/\.$/, "")}. `, link(workflowPage(workflow), "All jobs"), ` · ${more}${signedInAs()}`);
+
 export async function showMissing(workflow, name) {
-  const waits = ` · It appears here when it starts. ${signedInAs()}`;
-  $("notice").replaceChildren(`No job ${name} in ${workflow}. `, link(workflowPage(workflow), "All jobs"), waits);
-  $("notice").hidden = false;
+  notice(whyMissing(workflow, `No job ${name} in ${workflow}`, "It appears here when it starts. "));
   const shown = $("notice").textContent;
   const jobs = await get(`/workflows/${workflow}/jobs?limit=200`).then(({ body }) => body.jobs, () => []);
   const near = nearIds(name, jobs.map(({ id }) => id));

@@ -12,8 +12,11 @@ const MAX_COPIED = 20_000;
 
 const FRAGMENT = /^L([0-9]{1,15})(?:-L?([0-9]{1,15}))?$/;
 
-export function fromAddress() {
-  const found = location.hash.slice(1).split("&").map((part) => FRAGMENT.exec(part)).find(Boolean);
+export const fromAddress = () => location.hash.slice(1).split("&").map(toRange).find(Boolean) ?? null;
+
+/** The lines that `L20` or `L20-L25` names, or null. */
+export function toRange(text) {
+  const found = FRAGMENT.exec(text);
   if (!found) return null;
   const ends = [Number(found[1]), Number(found[2] ?? found[1])].sort((a, b) => a - b);
   return ends[0] > 0 ? { from: ends[0], to: ends[1] } : null;
