@@ -1,5 +1,6 @@
 """The page: five HTML documents and their files. Loads nothing from other hosts."""
 
+import gzip
 import hashlib
 import html
 import json
@@ -26,6 +27,7 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     # Browsers revalidate files without a version in their address (304).
     "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
 }
 _CONTENT_TYPES: Final = {
     ".css": "text/css; charset=utf-8",
@@ -70,12 +72,18 @@ def blueprint(settings: Settings) -> Blueprint:
         body = body.replace(b"{modules}", _preloads(bodies, name))
         bodies[name] = body.replace(b'"/ui/static/', b'"/ui/static/%b/' % version)
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
+    # A third of the bytes: 7 s less for a job's page at 50 kB/s.
+    gzipped = {name: gzip.compress(body) for name, body in bodies.items()}
 
     def answer(name: str) -> Response:
         if name not in bodies:
             raise NotFound
-        response = Response(bodies[name], content_type=_CONTENT_TYPES[files[name].suffix], headers=headers)
-        response.set_etag(tags[name])
+        coding = "gzip" if request.accept_encodings["gzip"] > 0 else ""
+        body = (gzipped if coding else bodies)[name]
+        response = Response(body, content_type=_CONTENT_TYPES[files[name].suffix], headers=headers)
+        if coding:
+            response.headers["Content-Encoding"] = coding
+        response.set_etag(f"{tags[name]}{coding}")
         response.make_conditional(request)
         return response
 

@@ -35,10 +35,13 @@ def anybody(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.mark.parametrize("path", [*PAGES, "/ui/static/page.css", "/ui/static/js/job.js", "/ui/static/icon.svg"])
 def test_everything_is_served_with_a_strict_policy(anybody: httpx.Client, path: str) -> None:
-    """They are public, because they contain nothing of any job. A second request gets 304."""
-    response = anybody.get(path)
+    """They are public, because they contain nothing of any job, and gzipped. A second request gets 304."""
+    response, plain = anybody.get(path), anybody.get(path, headers={"Accept-Encoding": "identity"})
 
     assert response.status_code == 200
+    assert [each.headers.get("content-encoding") for each in (response, plain)] == ["gzip", None]
+    assert response.content == plain.content
+    assert response.headers["etag"] != plain.headers["etag"]
     policy = dict(rule.split(" ", 1) for rule in response.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'self'"
     assert policy["require-trusted-types-for"] == "'script'"
