@@ -101,6 +101,21 @@ def test_a_late_cause_moves_nothing(open_tab: OpenTab, failed: Job, size: tuple[
     assert abs(tab.page.evaluate(top) - before) <= 1
 
 
+def test_a_printed_page_has_the_cause_and_whole_lines(open_tab: OpenTab, failed: Job) -> None:
+    """Without controls. Nothing is cut at the edge of the window or of the paper."""
+    tab = open_tab(failed.ref)
+    tab.wait_compared()
+    wait_current(tab, 205)
+    tab.page.emulate_media(media="print")
+    tab.page.set_viewport_size({"width": 700, "height": 300})
+    shown = [each for each in ("#summary", "#badge", ".row.current", "#tools", "#strip") if tab.page.is_visible(each)]
+    assert shown == ["#summary", "#badge", ".row.current"]
+    assert tab.page.evaluate(
+        """() => [document.documentElement.scrollWidth > innerWidth, document.body.scrollHeight > innerHeight,
+            getComputedStyle(document.getElementById("log")).overflowY]"""
+    ) == [False, True, "visible"]
+
+
 def test_keys_work_after_a_click_in_the_search_box(open_tab: OpenTab, big: Job) -> None:
     """On one of its buttons. In its field, keys are text."""
     tab = open_tab(big.ref).wait_number(1)
