@@ -123,9 +123,9 @@ def test_only_complete_colours_stay(text: str, colour: bool) -> None:
 
 
 def test_a_huge_line_is_sanitized_in_linear_time() -> None:
-    """A million beginnings without ends. A quadratic pattern would take hours."""
-    assert sanitize((ESC + "]0;") * 1_000_000, colour=True) == ""
-    assert sanitize((ESC + "[0;") * 1_000_000, colour=True) == ""
+    """Many beginnings without ends. A quadratic pattern would take minutes."""
+    assert sanitize((ESC + "]0;") * 300_000, colour=True) == ""
+    assert sanitize((ESC + "[0;") * 300_000, colour=True) == ""
 
 
 @pytest.mark.parametrize("character", ["\x01", "\u202e"])
