@@ -291,7 +291,7 @@ class _Input(io.RawIOBase):
     """What a server sends on ``sock``. Raises TimeoutError after ``until``, however slowly the bytes arrive."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock, self._seconds = sock, sock.gettimeout() or math.inf
+        self._sock, self._seconds = sock, sock.gettimeout() or _BODY_SECONDS
         self._file = sock.makefile("rb", 0)  # keeps the socket open until it is closed
         self.until = time.monotonic() + self._seconds
 
@@ -302,8 +302,8 @@ class _Input(io.RawIOBase):
         left = self.until - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
-        if left < self._seconds:
-            self._sock.settimeout(left)
+        if (wait := min(left, self._seconds)) != self._sock.gettimeout():
+            self._sock.settimeout(wait)
         return self._sock.recv_into(buffer)
 
     def makefile(self, mode: str) -> io.BufferedReader:

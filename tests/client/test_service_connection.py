@@ -75,6 +75,25 @@ def test_a_short_answer_must_arrive_in_time(begin: bytes, more: bytes) -> None:
                 asked.result(60)
 
 
+def test_a_slow_head_does_not_shorten_the_time_for_a_stream() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        service = ServiceConnection(url, None, ca_file=None, connect_seconds=60, read_seconds=3)
+
+        def read() -> bytes:
+            with service.stream("GET", "/", {}, {}) as response:
+                return response.read()
+
+        asked = pool.submit(read)
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.recv(9999)
+            for part in (b"HTTP/1.1 200 OK\r\n", b"Connection: close\r\n\r\n", b"event"):
+                accepted.sendall(part)
+                time.sleep(1.8)
+        assert asked.result(60) == b"event"
+
+
 def test_an_endless_answer_is_cut() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
