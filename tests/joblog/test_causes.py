@@ -93,11 +93,11 @@ def test_a_log_full_of_errors_takes_bounded_memory() -> None:
     found = Clues()
     weak, best = (READER.read(text).features for text in ("no such option", "FATAL ERROR: segmentation fault"))
     for number in range(20_000, 0, -1):
-        found.add(number, best if number == 700 else weak)
+        found.add(number, best if number == 10_700 else weak)
     assert len(found.to_json()[2]) <= 2 * MAX_CLUES
     cause = found.best(1, 20_000, frozenset())
     assert cause is not None
-    assert cause.telling == 700
+    assert cause.telling == 10_700
 
 
 def test_the_features_of_a_line() -> None:

@@ -119,9 +119,10 @@ test("live lines are appended once, and skipped numbers are a gap", () => {
   log.append(at(2, "another text"));
   log.gap(6, 8, "lost");
   log.gap(9, 9, "lost");
-  deepEqual(rows(log), ["1 m1", "2 m2", "missing 3-4", "5 m5", "lost 6-9"]);
+  log.gap(10, 12, "missing");
+  deepEqual(rows(log), ["1 m1", "2 m2", "missing 3-4", "5 m5", "lost 6-9", "missing 10-12"]);
   log.gap(3, 4, "lost");
-  equal(log.count, 5);
+  equal(log.count, 6);
 });
 
 test("a redaction drops only the windows with those lines, and pending responses", async () => {

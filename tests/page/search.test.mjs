@@ -35,7 +35,7 @@ test("a search requests page by page, and counts each job's matches once", async
   deepEqual(asked.map((each) => each.replace(/limit=\d+/, "limit=N")), ["", "c1", "c2"].map((cursor) => `?limit=N&status=FAILED${cursor && `&cursor=${cursor}`}&q=match&regex=true&label=branch%3Dmain&label=x%3Dy`));
   deepEqual([$("stop").hidden, $("further").hidden], [true, true]);
   // No page after the first has another match of b.
-  serve([[found("b", [1], { more: true })], "b;line=1240"], [[found("a", [7])], "a"], [[], null]);
+  serve([[found("b", [1], { more: true })], "b;line=1240"], [[], "b;line=2480"], [[found("a", [7], { more: true })], "a;line=5"], [[], "c;line=9"], [[], null]);
   search.start({ q: "match", labels: [] });
   await until(() => said() === "2 matches in 2 jobs · all jobs were searched");
   search.clear();
