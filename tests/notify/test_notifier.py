@@ -89,22 +89,27 @@ def test_a_failed_job_is_reported_with_its_cause(site: Site) -> None:
 
 
 def test_an_end_is_reported_by_its_status(site: Site) -> None:
-    """Once, even if the job is deleted before or after that: without its log."""
-    site.watch("bad")
+    """Once, even if the job is deleted before or after that: without its log. Or if a new attempt has begun."""
+    watch, again = site.watch("bad"), site.run("again", Status.RUNNING)
+    attempt = site.store.open(again, "token-again")
+    site.store.finish(attempt, Status.PENDING, 1, 0, attempt.next)
+    site.store.open(again, "another token")
+    site.store.watches.add(watch, Event("ended.LOST", "again", 1, "LOST", round(1000 * time.time())))
     site.watch("canceled", status=("CANCELED",))
     delete_job(site.store, None, site.run("gone", Status.FAILED, "Error: a password"))
     site.start()
     for status in (Status.COMPLETED, Status.FAILED, Status.CANCELED):
         site.run(status.lower(), status)
-    wait_for(site, 3)
+    wait_for(site, 4)
     delete_job(site.store, None, JobRef(WORKFLOW, "failed"))
     settle(site)
     told = {(each.json["data"]["watch"], each.json["data"]["job"]["id"]): each for each in site.receiver.messages}
-    assert [*sorted(told)] == [("bad", "failed"), ("bad", "gone"), ("canceled", "canceled")]
-    assert len(site.receiver.messages) == 3
-    gone = told["bad", "gone"]
-    assert (gone.json["data"]["job"]["status"], gone.json["data"]["job"]["attempt"]) == ("FAILED", 1)
-    assert b"password" not in gone.body
+    assert [*sorted(told)] == [("bad", "again"), ("bad", "failed"), ("bad", "gone"), ("canceled", "canceled")]
+    assert len(site.receiver.messages) == 4
+    for job_id, status in (("gone", "FAILED"), ("again", "LOST")):
+        job = told["bad", job_id].json["data"]["job"]
+        assert (job["status"], job["attempt"]) == (status, 1)
+    assert b"password" not in told["bad", "gone"].body
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ import pytest
 
 from chronoverse.auth.rights import ADMIN, READ, WRITE
 from chronoverse.history.scans.client import ScanClient
+from chronoverse.history.scans.scan import HistoryScan
 from chronoverse.settings import Settings
 from chronoverse.web.app import build_app, build_dependencies
 from tests.support.service import Service
@@ -54,10 +55,14 @@ START: Final = {"offset", "cursor"}
 
 
 class UnfinishedScans:
-    """A scan server that always has more."""
+    """A scan server that always has more. Notes how many jobs each request may look at."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
 
     @contextlib.contextmanager
-    def ask(self, scan: object, subject: str) -> Iterator["UnfinishedScans"]:
+    def ask(self, scan: HistoryScan, subject: str) -> Iterator["UnfinishedScans"]:
+        self.asked.append(scan.jobs)
         yield self
 
     def answer(self) -> tuple[dict[str, Any], bytes]:
@@ -117,11 +122,11 @@ def test_links_lead_through_the_whole_list(
     alternatives = {"against", "against_label"} - query.keys()
     assert names - START - alternatives == query.keys()
     path = path_of(route)
-    client, is_history = listed, "{number_text}" in route
+    client, is_history, scans = listed, "{number_text}" in route, UnfinishedScans()
     if is_history:
         # One request of the real scan server would read all jobs.
         settings = Settings(data_dir=tmp_path, redis_url=service.redis_url, jwt_secret=service.secret)
-        app = build_app(replace(build_dependencies(settings), scans=cast(ScanClient, UnfinishedScans())))
+        app = build_app(replace(build_dependencies(settings), scans=cast(ScanClient, scans)))
         client = httpx.Client(base_url="http://localhost", headers=listed.headers, transport=httpx.WSGITransport(app))
 
     first = client.get(path, params=query)
@@ -137,6 +142,9 @@ def test_links_lead_through_the_whole_list(
         refused = client.get(other, params={**parameters, "cursor": cursor})
         assert (refused.status_code, "cursor" in refused.json()["detail"]) == (400, True), (other, parameters)
     if is_history:
+        # Each page looks at the jobs that the pages before it have left.
+        client.get(client.get(link).links["next"]["url"])
+        assert scans.asked == [3, 2, 1]
         return
     found = [each for page in pages(client, path, **query) for each in items(page.json())]
     (whole,) = pages(client, path, **{**query, "limit": "100"})
