@@ -358,6 +358,7 @@ test("a scan collects the lines that come during and after its last request, unt
   lines.push(at(3, "hit"));
   for (let changes = 0; changes < 5; changes += 1) scan.resume();
   waits[0]();
+  equal(scan.added(lines[1], () => true), false);
   await until(() => scan.count === 3);
   lines.push(at(4, "hit"));
   scan.resume();

@@ -6,7 +6,7 @@ import { test } from "node:test";
 import { $, until } from "./document.mjs";
 
 const js = "../../chronoverse/web/static/js";
-const { pastOf, showSeen } = await import(`${js}/seen.js`);
+const { MORE_REQUESTS, pastOf, showSeen } = await import(`${js}/seen.js`);
 
 const text = (said) => said.map((each) => each.textContent ?? each).join("");
 const started = new Date(Date.now() - 3 * 86_400_000).toISOString();
@@ -45,6 +45,11 @@ test("only a line that stays picked is requested, until all runs are read, and n
   deepEqual([$("seen").hidden, $("seen").textContent], [false, "Seen in 2 of the last 2 runs, all of them failed; first in old"]);
   await show(4, 5);
   deepEqual([$("seen").hidden, asked.length], [true, 2]);
+  // Some runs can never be read.
+  let requests = 0;
+  globalThis.fetch = async () => ((requests += 1), Response.json({ looked_at: { ...ends, without_shapes: 1 }, seen: ends, first: { id: "old", sequence_num: 3, started_at: "" } }));
+  await show(6);
+  equal(requests, 1 + MORE_REQUESTS);
   // The answer about a line that was picked before comes last.
   const answers = [];
   globalThis.fetch = () => new Promise((done) => answers.push((id) => done(Response.json({ looked_at: { ...ends, without_shapes: 0 }, seen: ends, first: { id, sequence_num: 3, started_at: "" } }))));

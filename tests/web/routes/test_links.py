@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from chronoverse.auth.rights import ADMIN, READ, WRITE
+from chronoverse.history.pages import Page
 from chronoverse.history.scans.client import ScanClient
-from chronoverse.history.scans.scan import HistoryScan
 from chronoverse.settings import Settings
 from chronoverse.web.app import build_app, build_dependencies
 from tests.support.service import Service
@@ -55,18 +55,21 @@ START: Final = {"offset", "cursor"}
 
 
 class UnfinishedScans:
-    """A scan server that always has more. Notes how many jobs each request may look at."""
+    """A scan server that always has more. Notes the scans that it was asked for."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.asked: list[Any] = []
 
     @contextlib.contextmanager
-    def ask(self, scan: HistoryScan, subject: str) -> Iterator["UnfinishedScans"]:
-        self.asked.append(scan.jobs)
+    def ask(self, scan: object, subject: str) -> Iterator["UnfinishedScans"]:
+        self.asked.append(scan)
         yield self
 
     def answer(self) -> tuple[dict[str, Any], bytes]:
         return {"position": ("1.0", "job-1"), "looked_at": 1, "shape": "x"}, b"{}"
+
+    def page(self) -> Page:
+        return Page([], 0, has_more=True)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,13 @@ def items(body: dict[str, Any]) -> list[Any]:
     return [([each.get(name) for name in shown], items(each) if "logs" in each else 0) for each in found]
 
 
+def scanning(listed: httpx.Client, service: Service, data_dir: Path, scans: UnfinishedScans) -> httpx.Client:
+    """A client for a service with this scan server."""
+    settings = Settings(data_dir=data_dir, redis_url=service.redis_url, jwt_secret=service.secret)
+    app = build_app(replace(build_dependencies(settings), scans=cast(ScanClient, scans)))
+    return httpx.Client(base_url="http://localhost", headers=listed.headers, transport=httpx.WSGITransport(app))
+
+
 def path_of(route: str, workflow_id: str = "links-1", job_id: str = "job-3") -> str:
     return route.format(workflow_id=workflow_id, job_id=job_id, number_text="1")
 
@@ -125,9 +135,7 @@ def test_links_lead_through_the_whole_list(
     client, is_history, scans = listed, "{number_text}" in route, UnfinishedScans()
     if is_history:
         # One request of the real scan server would read all jobs.
-        settings = Settings(data_dir=tmp_path, redis_url=service.redis_url, jwt_secret=service.secret)
-        app = build_app(replace(build_dependencies(settings), scans=cast(ScanClient, scans)))
-        client = httpx.Client(base_url="http://localhost", headers=listed.headers, transport=httpx.WSGITransport(app))
+        client = scanning(listed, service, tmp_path, scans)
 
     first = client.get(path, params=query)
     link = first.links["next"]["url"]
@@ -144,9 +152,19 @@ def test_links_lead_through_the_whole_list(
     if is_history:
         # Each page looks at the jobs that the pages before it have left.
         client.get(client.get(link).links["next"]["url"])
-        assert scans.asked == [3, 2, 1]
+        assert [scan.jobs for scan in scans.asked] == [3, 2, 1]
         return
     found = [each for page in pages(client, path, **query) for each in items(page.json())]
     (whole,) = pages(client, path, **{**query, "limit": "100"})
     assert found == items(whole.json())
     assert len(found) > 1
+
+
+def test_pages_that_wait_for_the_other_runs_differ_in_their_cursors(
+    listed: httpx.Client, service: Service, tmp_path: Path
+) -> None:
+    """A client stops at a cursor that it has already sent."""
+    client, links = scanning(listed, service, tmp_path, UnfinishedScans()), [path_of(f"{JOB}/logs/new")]
+    for _ in range(3):
+        links.append(client.get(links[-1]).links["next"]["url"])
+    assert len({*links}) == 4
