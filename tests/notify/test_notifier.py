@@ -106,9 +106,9 @@ def test_an_end_is_reported_by_its_status(site: Site) -> None:
     told = {(each.json["data"]["watch"], each.json["data"]["job"]["id"]): each for each in site.receiver.messages}
     assert [*sorted(told)] == [("bad", "again"), ("bad", "failed"), ("bad", "gone"), ("canceled", "canceled")]
     assert len(site.receiver.messages) == 4
-    for job_id, status in (("gone", "FAILED"), ("again", "LOST")):
+    for job_id, end in (("gone", "FAILED"), ("again", "LOST")):
         job = told["bad", job_id].json["data"]["job"]
-        assert (job["status"], job["attempt"]) == (status, 1)
+        assert (job["status"], job["attempt"]) == (end, 1)
     assert b"password" not in told["bad", "gone"].body
 
 
