@@ -246,9 +246,9 @@ class Runner:
         self._directory = site.directory / job.job_id
         self._spool_path: Path | None = None
         self.deaths = self.dropped = 0
-        #: Times of its lease renewals and their answers; the time after which none were needed, and of its deletion.
+        #: Times of its lease renewals and their answers; its first start, its end, and when it was deleted.
         self.contacts: list[tuple[float, float]] = []
-        self.over_at = self.deleted_at = float("inf")
+        self.began, self.over_at, self.deleted_at = 0.0, float("inf"), float("inf")
         #: Maximum lines per burst, and those of the last one, as when a whole file is printed.
         self._burst = site.shape.burst
         self._last_burst = world.chance.choice((0, 0, 0, 1_200 if site.shape.burst > 100 else 40))
@@ -256,6 +256,7 @@ class Runner:
         self.keep_bytes = world.chance.choice((0, 1_000, 4_000_000))
 
     def start(self) -> None:
+        self.began = self.began or loop.time
         self.process = Process(self.name)
         self.process.spawn(self._run)
 
@@ -265,8 +266,9 @@ class Runner:
         return HttpLogWriter(f"http://{BALANCER}", self._site.token("runner"), durable=True)
 
     def _run(self) -> None:
-        sizes = {"memory_bytes": 200_000, "file_bytes": 2_000_000, "keep_bytes": self.keep_bytes}
-        room = SpoolRoom(self._directory, "spool", **sizes)
+        # Some spools are full after a short outage.
+        memory, file = (4_000, 60_000) if self.keep_bytes == 1_000 else (200_000, 2_000_000)
+        room = SpoolRoom(self._directory, "spool", memory, file, self.keep_bytes)
         spool = Spool.recover(self._spool_path, room) if self._spool_path else Spool(room)
         writer = f"{self.job.job_id}-{self.deaths}"
         publisher = _Publisher(
@@ -336,9 +338,9 @@ class Runner:
     @property
     def lapses(self) -> int:
         """How often its lease can have expired because faults kept it silent for long enough."""
-        # With several requests in transit, an answer can be to an earlier one.
+        # With several requests in transit, an answer can be to an earlier one. The first can have had none.
         asked = [self.contacts[max(at - (self._kind == "http"), 0)][0] for at in range(len(self.contacts))]
-        answered = [*(each for _, each in self.contacts[1:]), self.over_at]
+        asked, answered = [self.began, *asked], [*(each for _, each in self.contacts), self.over_at]
         silent = [
             each for each in zip(asked, answered, strict=False) if each[1] - each[0] > 0.9 * self._site.shape.lease
         ]
