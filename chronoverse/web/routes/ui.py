@@ -72,7 +72,7 @@ def blueprint(settings: Settings) -> Blueprint:
         body = body.replace(b"{modules}", _preloads(bodies, name))
         bodies[name] = body.replace(b'"/ui/static/', b'"/ui/static/%b/' % version)
     tags = {name: hashlib.sha256(body).hexdigest()[:16] for name, body in bodies.items()}
-    # A third of the bytes: 7 s less for a job's page at 50 kB/s.
+    # A job's page needs 88 kB instead of 238 kB.
     gzipped = {name: gzip.compress(body) for name, body in bodies.items()}
 
     def answer(name: str) -> Response:
