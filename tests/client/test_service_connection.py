@@ -88,9 +88,9 @@ def test_a_slow_head_does_not_shorten_the_time_for_a_stream() -> None:
         accepted, _ = listener.accept()
         with accepted:
             accepted.recv(9999)
-            for part in (b"HTTP/1.1 200 OK\r\n", b"Connection: close\r\n\r\n", b"event"):
+            for part, pause in ((b"HTTP/1.1 200 OK\r\n", 2), (b"X: 1\r\n", 0.1), (b"\r\n", 2), (b"event", 0)):
                 accepted.sendall(part)
-                time.sleep(1.8)
+                time.sleep(pause)
         assert asked.result(60) == b"event"
 
 
