@@ -28,7 +28,9 @@ test("a jump to a line in a folded group opens the group", async () => {
 });
 
 test("a line that only says that nothing is wrong is no error", async () => {
-  const { looksLikeError } = await import("../../chronoverse/web/static/js/filters.js");
+  const { Errors, looksLikeError } = await import("../../chronoverse/web/static/js/filters.js");
   deepEqual(["0 errors, 0 errors", "0 errors, an error", "fine"].map(looksLikeError), [false, true, false]);
   equal(looksLikeError("\x1b[31merror"), true);
+  // The service has checked the whole of a long line.
+  deepEqual([2000, 2001].map((length) => new Errors("", {}, {}).criteria.accepts({ message: "x".repeat(length) })), [false, true]);
 });

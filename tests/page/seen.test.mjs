@@ -26,6 +26,7 @@ test("texts about a cause in earlier runs", () => {
   equal(past(seen({ FAILED: 2 }), { kind: "new" }), "New: no earlier run has this line");
   equal(past(seen({ FAILED: 2 }), { kind: "since", id: "r1" }, { label: "branch=main" }), "Every failure on main since r1 (2 runs)");
   equal(past(seen({ FAILED: 1 }), { kind: "since", id: "r1" }), "Every failure since r1");
+  equal(past(seen({ FAILED: 2, LOST: 1 }), { kind: "since", id: "r1" }), "Every failure since r1 (3 runs)");
   equal(past(seen({ FAILED: 2 }), { kind: "recurring" }), "Flaky: 2 of the last 17 runs; first 3 d ago in old");
   equal(past(seen({ FAILED: 2 }), null, null, "last"), "");
   equal(text(pastOf({ job: {}, cause: null })), "");

@@ -79,5 +79,7 @@ test("a cause that was found takes precedence over the exit code, and no text co
   const { text, line: said, note } = reason({ ...run(found, { exit_code: 127 }), errors: { count: 1 } });
   deepEqual([text, said.sequence_num, note], [undefined, 121, "Command not found (exit 127)"]);
   equal(reason({ ...run(found), errors: { count: 0 } }).note, null);
+  // Unless it is only a guess.
+  equal(reason({ ...run({ ...found, confidence: "low" }, { exit_code: 127 }), errors: { count: 1 } }).text, "Command not found (exit 127)");
   equal(reason(run({ kind: "last", line: line(200, "bye") })).note, "No line looks like an error");
 });

@@ -31,6 +31,14 @@ test("a number within a row, of a part or in a gap, marks the row", () => {
   deepEqual(marked({ current: 3, picked: { from: 5, to: 5 }, cause: 2 }), ["row current", "row cause-row", "row picked", "row"]);
 });
 
+test("a row is made again if anything that it shows changes", () => {
+  const stamp = (item, of = {}) => Object.assign(new RowMaker(), of).stamp({ number: 3, line: line(3), ...item });
+  const gap = { from: 3, to: 4, reason: "missing" };
+  const items = [{}, { folded: true }, { updates: 2 }, { line: line(3, { parts: 2 }) }, { line: undefined }, { line: null, gap }, { line: null, gap: { ...gap, reason: "trimmed" } }];
+  const states = [{ isNew: () => true }, { took: () => 5 }, { current: 3 }, { cause: 3 }, { picked: { from: 1, to: 3 } }];
+  equal(new Set([...items.map((item) => stamp(item)), ...states.map((of) => stamp({}, of))]).size, items.length + states.length);
+});
+
 test("the parts of a long line stay one row when groups are unfolded", () => {
   const log = new Log(PATH, () => {});
   for (const each of [line(1, { partial: true }), line(2), line(3), line(4)]) log.append(each);
@@ -118,8 +126,11 @@ test("a line that has just arrived is new, although the runner's clock is an hou
   showLast(1, at);
   showJob({ status: "RUNNING" }, 1);
   showArrival(at);
+  // This line took two hours longer to arrive.
+  showArrival(new Date(Date.parse(at) - 7_200_000).toISOString());
+  showLast(1, new Date(Date.parse(at) - 7_200_000).toISOString());
   showJob({ status: "RUNNING" }, 1);
-  deepEqual(told, ["Running · last line 1 h 00 min ago", ""]);
+  deepEqual(told, ["Running · last line 1 h 00 min ago", "Running · last line 2 h 00 min ago"]);
 });
 
 test("a stream that is silent again and again may be buffered by a proxy", () => {

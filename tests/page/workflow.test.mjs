@@ -62,7 +62,7 @@ test("a status filter requests only its jobs, and the counts remain those of all
   equal(click(), false);
   await until(() => shown().length === 2);
   deepEqual([shown(), asked.at(-1)], [["j5", "j0"], "/workflows/team-a.b/jobs status=FAILED&label=branch%3Dmain&limit=200"]);
-  equal($("kinds").children[0].textContent, "All 6");
+  deepEqual([$("kinds").children[0].textContent, $("kinds").children[0].href], ["All 6", "?label=branch%3Dmain"]);
   equal(location.search, "?status=FAILED&label=branch%3Dmain");
 });
 

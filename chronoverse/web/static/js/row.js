@@ -37,7 +37,7 @@ export class RowMaker {
   /** A string of everything that an item's element depends on. */
   stamp(item) {
     const { number, line, gap, folded, updates } = item;
-    const content = line ? [line.parts, folded, updates, this.took(number), this.isNew(number)] : gap ? [gap.from, gap.to] : ["coming"];
+    const content = line ? [line.parts, folded, updates, this.took(number), this.isNew(number)] : gap ? [gap.from, gap.to, gap.reason] : ["coming"];
     return [this.#version, this.#states(item), ...content].join();
   }
 
