@@ -134,6 +134,10 @@ test("the dialog goes to a line or selects lines, unless it is closed by Escape"
     await settle();
     deepEqual([location.hash, `#L${current()}`, $("line").value], [named, named.split("-")[0], ""]);
   }
+  // The selection follows a jump out of it.
+  find("elsewhere");
+  (await nearest("elsewhere")).found(20);
+  await until(() => location.hash === "#L20");
 });
 
 test("an address beyond the end of the log is reported, until the next one", async () => {

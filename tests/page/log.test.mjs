@@ -251,6 +251,8 @@ test("groups without an error are good, whatever follows them", () => {
   const groups = grouped("::group::A", "::endgroup::", "::group::B", "::error::x", "::endgroup::", "::error::y", "::group::C");
   deepEqual([groups.good, groups.ended], [[[1, 2]], [[1, 2], [3, 5]]]);
   deepEqual(grouped("--- A", "a", "+++ B", "b", "--- C").good, [[1, 2]]);
+  // An error is in all groups around it.
+  deepEqual(grouped(...["start:1:a", "start:2:b"].map((mark) => `section_${mark}\r`), "::error::x", ...["end:3:b", "end:4:a"].map((mark) => `section_${mark}\r`)).good, []);
 });
 
 test("steps are the groups of a log; a GitHub step's output follows its header", () => {
