@@ -78,12 +78,15 @@ def test_a_deleted_job_reads_like_one_that_never_existed(site: Site) -> None:
 def test_the_id_is_free_again_when_the_tombstone_has_expired(site: Site, redis_server: RedisServer) -> None:
     """After the workflow's own retention. A new job then has nothing of the old one."""
     job = Foreign(redis_server.url, "deletion-short", "job_1")
-    site.store.catalog.change_settings(job.workflow_id, retention_seconds=1)
+    site.store.catalog.change_settings(job.workflow_id, retention_seconds=60)
     job.lines(["secret 1", "secret 2"]).end()
     assert site.client.delete(job.path).status_code == 204
     runner = Runner(site.client, job)
     assert runner.open().status_code == 409
 
+    tombstone = job.key.removesuffix("log") + "deleted"
+    assert 0 < redis_server.ask("PTTL", tombstone) <= 60_000
+    redis_server.ask("PEXPIRE", tombstone, "1")
     wait_until(lambda: keys(redis_server, job) == set(), 10, "the tombstone has expired")
 
     assert runner.open().json()["next"] == 1
