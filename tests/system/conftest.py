@@ -11,7 +11,9 @@ from tests.support.service import Service, serving
 @pytest.fixture(scope="session")
 def embedded_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with a lease of two seconds, and heartbeats every second."""
-    with serving(tmp_path_factory.mktemp("e2e"), lease_seconds=2, heartbeat_seconds=1) as service:
+    with serving(
+        tmp_path_factory.mktemp("e2e"), lease_seconds=2, heartbeat_seconds=1, webhook_hosts="hooks.example.com"
+    ) as service:
         yield service
 
 
