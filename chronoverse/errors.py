@@ -226,7 +226,7 @@ class ArchiveNotConfigured(ChronoverseError):
 
 
 class LineStillOpen(ChronoverseError):
-    """Raised when the newest line of a running job is to be redacted. A retry can succeed once another line follows."""
+    """Raised for an attempt to redact a running job's newest line. A retry can succeed once another line follows."""
 
     status = 409
     reason = "STILL_LIVE"

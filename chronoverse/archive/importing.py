@@ -261,7 +261,7 @@ class _Import:
         return list(read_entries(self.store.page(job, after=after, count=count), after))
 
     def _shared_line(self, read: _Read, chunks: Sequence[Chunk]) -> tuple[Line, Line] | None:
-        """The first line that both ``read`` and ``chunks`` have."""
+        """The first line present in both ``read`` and ``chunks``."""
 
         def find(_: JobRef, number: int) -> Chunk | None:
             return next((each for each in chunks if number <= each.last), None)

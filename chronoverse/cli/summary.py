@@ -256,7 +256,7 @@ def _how_many(summary: dict[str, Any], kind: str, one: str, many: str, more: str
 
 
 def _slower(summary: Mapping[str, Any]) -> dict[int, str]:
-    """The pauses that were longer than in any good run, by the number of the line after the pause."""
+    """The pauses that were longer than in any good run, keyed by the number of the line after the pause."""
     pauses = {pause["before"]["sequence_num"]: pause for pause in summary.get("slower") or () if pause["before"]}
     return {
         number: f"{common.took(pause['seconds'])} before line {number:,}{common.usually(pause['usual'])}"

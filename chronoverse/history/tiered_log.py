@@ -1,6 +1,6 @@
 """Reads a job's entries from store and archive as one log, ascending or descending.
 
-Lines that both have are read from the store. An archiver can move lines during a read: if numbers are missing, this
+Lines present in both are read from the store. An archiver can move lines during a read: if numbers are missing, this
 module fetches the job again and reads the archive before it reports a gap.
 """
 

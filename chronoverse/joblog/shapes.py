@@ -200,10 +200,10 @@ def _without_sequences(line: bytes) -> bytes:
 
 
 def _with_equal_ids(text: bytes) -> bytes:
-    """Zeroes UUIDs, and runs of eight or more hexadecimal digits. Shapes stay the same.
+    """Zeroes UUIDs, and runs of eight or more hexadecimal digits. Does not change a line's shape.
 
-    Makes lines equal that differ only in ids, which many lines do. ``text`` is one or more lines without control
-    sequences, in which all decimal digits are 0. Returns ``text`` itself if nothing changes.
+    Lines that differ only in ids, as many do, become equal. ``text`` is one or more lines without control sequences, in
+    which all decimal digits are 0. Returns ``text`` itself if nothing changes.
     """
     classes = text.translate(_HEX)
     parts: list[bytes] = []

@@ -338,8 +338,8 @@ def compare(timeline: Timeline, good: Sequence[Timeline]) -> Profile:
 def _compare(timeline: Timeline, good: Timeline, wanted: Sequence[int]) -> list[tuple[int, int | None]]:
     """For each ``wanted`` anchor: how much longer its pause is than in the good run, and that run's pause.
 
-    Different lines can precede an anchor in the two runs, so the time since the last common line is compared, too, and
-    the smaller excess applies; 0 within the noise. The second value is None if the good run lacks the line.
+    Different lines can precede an anchor in the two runs, so the times since the last common line are compared, too.
+    The first value is the smaller excess, or 0 if that is noise; the second is None if the good run lacks the line.
     """
     common = _common(timeline, good)
     if not common:
@@ -396,7 +396,7 @@ def _common(timeline: Timeline, good: Timeline) -> dict[int, int]:
 
 
 class Progress(NamedTuple):
-    """A running job's silence, the usual pause after its last line, and the time left, in ms.
+    """How long a running job has been silent, the usual pause after its last line, and the estimated time left, in ms.
 
     ``left`` is None unless at least three good runs contain one of this job's latest lines.
     """

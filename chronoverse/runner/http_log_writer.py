@@ -104,7 +104,7 @@ class HttpLogWriter:
         return self.append_runs(attempt, lines[0].sequence_num, runs_of(lines))
 
     def append_runs(self, attempt: Attempt, first: int, runs: Sequence[LineRun]) -> int:
-        """Appends ``runs``, in halves if they are too long for the service.
+        """Appends ``runs``, split in half if they exceed the service's limits.
 
         Raises :class:`EarlierService` if the caller must retry with the same lines. The retry sends them in the older
         format.
@@ -160,7 +160,7 @@ class HttpLogWriter:
         return _body(attempt, first=first, lines=lines)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
-        """Declares lines ``first`` to ``last`` lost or ``missing`` in the log. Returns the next number."""
+        """Appends a gap (``lost`` or ``missing``) for lines ``first`` to ``last``. Returns the next number."""
         body = _body(attempt, first=first, count=last - first + 1)
         if reason != "lost":
             body["reason"] = reason

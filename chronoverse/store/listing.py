@@ -66,7 +66,7 @@ class JobListing:
         return found
 
     def ended_otherwise(self, workflow_id: str, job_ids: Sequence[str], status: str) -> set[str]:
-        """The jobs that have ended with another status. Omits foreign jobs. Faster than reading the jobs."""
+        """The jobs that ended with a status other than ``status``. Omits foreign jobs. Faster than reading them."""
         keys = [self._commands.keys.of(JobRef(workflow_id, job_id), "job") for job_id in job_ids]
         return set(compress(job_ids, self._commands.script("ended_otherwise", workflow_id, keys, status)))
 

@@ -202,7 +202,7 @@ class Store:
         return [listed.get(ref, job) for ref, job in zip(jobs, found, strict=True)]
 
     def relist(self, jobs: Sequence[JobRef]) -> None:
-        """Adds those of ``jobs`` that exist, but are missing from their listings."""
+        """Adds existing ``jobs`` that are missing from their listings."""
         self._commands.by_server(jobs, self._relist)
 
     def _relist(self, jobs: Sequence[JobRef]) -> Sequence[None]:
@@ -333,7 +333,7 @@ class Store:
         return partial(self.append_runs, attempt, first, runs)
 
     def append_lost(self, attempt: Attempt, first: int, last: int, reason: str = "lost") -> int:
-        """Appends an entry that declares lines ``first`` to ``last`` lost or ``missing``. See :meth:`append`."""
+        """Appends a gap (``lost`` or ``missing``) for lines ``first`` to ``last``. See :meth:`append`."""
         args = (attempt.token, attempt.attempt, self._lease_ms, first, last, iso_timestamp(self.clock()), reason)
         return int(self._ask("append_lost", attempt.job, RUNNER_KEYS, *args)[0])
 
@@ -342,7 +342,7 @@ class Store:
         return None if self.durability is Durability.ACKED else self
 
     def confirm(self, attempt: Attempt, may_sync: bool = False) -> int | None:
-        """Returns the number below which all entries are safe, including the terminal entry. None after a timeout.
+        """Returns one past the number of the last safe entry, which can be the terminal entry. None after a timeout.
 
         ``may_sync`` allows forcing the files to disk instead of waiting for the server. Raises :class:`Fenced`,
         :class:`NotDurable`.

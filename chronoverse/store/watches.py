@@ -66,7 +66,7 @@ class WatchStore:
         return sorted(each.decode() for each in self._commands.run(self.slot, "SMEMBERS", self.slot))
 
     def fields(self, workflow_id: str) -> dict[str, bytes]:
-        """The stored fields of a workflow's watches, by name."""
+        """The stored fields of a workflow's watches, keyed by name."""
         reply = self._commands.run(workflow_id, "HGETALL", self._keys.watches(workflow_id))
         found = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
         return {name.decode(): value for name, value in found.items()}

@@ -182,7 +182,7 @@ class Notifier:
     def _queue_silence(
         self, watches: Iterable[KeptWatch], job: Job, now: float, spoke: dict[JobRef, tuple[int, float]]
     ) -> None:
-        """Queues the silence of a running job. Adds its last line's number and time to ``spoke``."""
+        """Queues an event for each watch whose ``seconds`` of silence are over. Adds the last line to ``spoke``."""
         telling = [kept.watch for kept in watches if kept.watch.tells(job)]
         if not telling:
             return

@@ -66,7 +66,7 @@ class ScanTurns:
 
     @contextlib.contextmanager
     def hold(self, subject: str, deadline: float) -> Iterator[None]:
-        """Holds the turn of ``subject``. Raises :class:`ShareExceeded` if it is not free before ``deadline``."""
+        """Holds ``subject``'s turn. Raises :class:`ShareExceeded` if another scan still has it at ``deadline``."""
         byte = int.from_bytes(blake2b(subject.encode(), digest_size=8).digest()) >> 2
         with self._queues.hold(subject, max(deadline - time.monotonic(), 0)) as waited:
             if waited:

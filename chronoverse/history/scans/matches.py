@@ -30,7 +30,7 @@ class MatchEncoder:
     _lines_left: int = 2_000
 
     def __call__(self, line: Line | Match, budget: PageBudget) -> dict[int, bytes] | None:
-        """The JSON of a match and its context lines, by number. None if they do not fit into the budget."""
+        """The JSON of a match and its context lines, keyed by number. None if they do not fit into the budget."""
         # The first match is always included, if necessary with fewer highlights or less context.
         is_first = budget.empty
         if isinstance(line, Match):

@@ -102,7 +102,7 @@ def _pause_json(pause: Pause, lines: tuple[Line | None, Line | None], characters
 
 
 def _running_json(job: Job, found: JobProfile, read: BatchReader, now: float) -> dict[str, Any]:
-    """A running job's silence, and the estimated time left. All values are None if its last line has no valid time."""
+    """A running job's silent and remaining seconds. All values are None if its last line has no valid time."""
     newest = next(chain.from_iterable(batch.lines for batch in read(job, job.last + 1, descending=True)), None)
     since = seconds_of(newest.timestamp if newest else job.started_at)
     # Log records without a time have the time 0.

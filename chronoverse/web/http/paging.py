@@ -69,7 +69,7 @@ def _yielding(parts: Iterable[_Part]) -> Iterator[_Part]:
 
 @contextlib.contextmanager
 def pending_scan(deps: Dependencies, kind: type[BaseScan], ref: JobRef, **fields: Any) -> Iterator[PendingScan]:
-    """Asks the scan server for a scan of ``kind`` with ``fields``, after waiting for a scan turn of ``ref``.
+    """Waits for a turn to scan ``ref``, then asks the scan server for a scan of ``kind`` with ``fields``.
 
     The scan ends early if the request's client disconnects. Raises what :meth:`Turns.scan` and :meth:`ScanClient.ask`
     raise.
@@ -94,7 +94,7 @@ def scan_page(deps: Dependencies, ref: JobRef, limit: int, **filters: Any) -> Pa
 
 @dataclass(frozen=True, slots=True)
 class _LockedStore:
-    """The store for :class:`LogReader`. Reads of lines wait for a turn of ``subject``; reads of the archive do not."""
+    """The store for :class:`LogReader`. Reads of lines wait for ``subject``'s turn; reads of the archive do not."""
 
     deps: Dependencies
     subject: str
@@ -177,7 +177,7 @@ def read_listing(
     """Returns up to ``limit`` items after ``position``, and the start of the next page (None on the last page).
 
     ``read`` returns some positions after a given one, each with its item (None if the item is gone or filtered out); at
-    the end, it returns nothing. Each call waits for a turn of ``subject`` for the server of ``lock_ref``.
+    the end, it returns nothing. Each call waits for ``subject``'s turn at the server of ``lock_ref``.
     """
     found: list[Any] = []
     size = 0

@@ -126,7 +126,7 @@ class _ProtobufDecoder:
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yields each field of the message ``body[at:end]``: its number, and the start and end of its content.
 
-        Fields without a length are never wanted, so they get the number 0. Raises IndexError if the message is
+        Fields that are not length-delimited are not needed and get the number 0. Raises IndexError if the message is
         truncated, and 413 if all messages together have too many fields.
         https://protobuf.dev/programming-guides/encoding/
         """

@@ -236,7 +236,7 @@ class StreamWriter:
 
 
 class WriteScheduler:
-    """Writes to full sockets once they have room. One greenlet serves all sockets of a worker (ADR 6)."""
+    """Writes to sockets whose send buffer was full, once it has room. One greenlet serves a whole worker (ADR 6)."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
