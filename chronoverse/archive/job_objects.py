@@ -17,7 +17,7 @@ from chronoverse.archive.manifest import manifest_name, read_manifest
 from chronoverse.archive.object_store import ObjectStore, StoredObject
 from chronoverse.errors import ArchiveBusy, ArchiveDamaged, ArchiveUnavailable, ChronoverseError, StoreError
 from chronoverse.joblog.chunk import Chunk, combined_sha256, folder, is_object_of, last_number_in
-from chronoverse.joblog.model import JobRef, seconds_of
+from chronoverse.joblog.model import Job, JobRef, seconds_of
 from chronoverse.store import Store
 
 #: Seconds after which a dead process's archive lock expires. A log can grow by 350 MB meanwhile.
@@ -86,6 +86,7 @@ class JobObjects:
         :class:`ArchiveUnavailable`, and the store's errors.
         """
         chunk = chunk.with_unique_name(secrets.token_hex(8), redactions)
+        job = self.store.get_job(self.job)
         self.store.chunks.begin_upload(self.job, self.token, chunk.name)
         try:
             self.objects.put(chunk.name, data)
@@ -93,10 +94,10 @@ class JobObjects:
                 raise ArchiveDamaged(f"{chunk.name} failed read-back verification")
             yield chunk
         except ChronoverseError:
-            if not self._delete_unless_recorded(chunk, redactions):
+            if not self._delete_unless_recorded(chunk, redactions, job):
                 raise
 
-    def _delete_unless_recorded(self, chunk: Chunk, redactions: int) -> bool:
+    def _delete_unless_recorded(self, chunk: Chunk, redactions: int, before: Job | None) -> bool:
         """Deletes the chunk's object unless it is recorded, or the store has lost lines that an import can restore.
 
         Returns whether the object is recorded. After an error, it stays garbage.
@@ -105,7 +106,7 @@ class JobObjects:
         with contextlib.suppress(ChronoverseError):
             if chunk.name not in index.mark_garbage(self.job, self.token):
                 # Checks for lost lines first, because an import can restore them and record the object at any time.
-                is_lost = self._is_lost(chunk, redactions)
+                is_lost = self._is_lost(chunk, redactions, before)
                 is_recorded = any(each.name == chunk.name for each in index.chunks(self.job))
                 if is_recorded or is_lost:
                     return is_recorded
@@ -114,14 +115,18 @@ class JobObjects:
             index.clear_garbage(self.job, [chunk.name])
         return False
 
-    def _is_lost(self, chunk: Chunk, redactions: int) -> bool:
-        """Whether the store has lost the job, lines of the chunk, or a redaction, which an import can restore."""
+    def _is_lost(self, chunk: Chunk, redactions: int, before: Job | None) -> bool:
+        """Whether the store has lost the job, lines of the chunk, or a redaction, which an import can restore.
+
+        The runner may have created the job again. ``before``: the job before the upload.
+        """
         (job,) = self.store.get_jobs([self.job])
         if isinstance(job, StoreError):
             raise job
         if job is None:
             return not self.store.is_deleted(self.job)
-        return job.last < chunk.last or job.redactions < redactions
+        is_same = before is not None and before.created_at == job.created_at
+        return not is_same or job.last < chunk.last or job.redactions < redactions
 
     def collect_garbage(
         self, now: float, *, min_age: float, orphan_seconds: float = ORPHAN_SECONDS, check_permanence: bool = False

@@ -626,6 +626,25 @@ def test_redacted_lines_stay_redacted(bench: Bench, tmp_path: Path, ended: bool,
     assert not ({each.name for each in objects.list("wf_1/")} - known) & {*old}, "the old text is deleted"
 
 
+def test_lines_uploaded_during_a_loss_are_restored(bench: Bench, objects: FileObjectStore) -> None:
+    """The runner returns before the import, and reports them as lost. The archiver then loses its lock."""
+    store = bench.new_store(clock=ticking())
+    write_ended(store, JOB, 20)
+
+    def lose(step: str) -> None:
+        if step == "read back" and not lost:
+            lost.append(True)
+            empty(bench)
+            attempt = store.open(JOB, "token")
+            store.append_lost(attempt, 1, 20)
+            store.finish(attempt, Status.COMPLETED, 0, 0, 21)
+
+    lost: list[bool] = []
+    archive(store, objects, on_step=lose)
+    assert made(run_import(store, objects)) == {JOB.job_id}
+    assert line_numbers(entries(store, objects, JOB)) == [*range(1, 21)]
+
+
 def test_an_earlier_job_with_this_id_is_not_imported_instead(bench: Bench, objects: FileObjectStore) -> None:
     """A store was lost before. Its chunk has the same numbers, and a redacted line, which stays redacted."""
     store = bench.store
