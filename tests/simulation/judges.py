@@ -47,6 +47,8 @@ def watch(site: Site) -> None:
 
     def acknowledged(spool: Spool, index: int) -> None:
         acknowledge(spool, index)
+        for each in site.runners if index < spool.first else ():
+            each.has_forgotten |= each.publisher is not None and each.publisher.spool is spool
         if spool.safe > spool.acked:
             world.violation(f"{world.process_name}: {spool.safe} lines are safe, and {spool.acked} acknowledged")
 
@@ -222,7 +224,7 @@ def _judge_job(site: Site, runner: Runner, all_viewers: list[Viewer]) -> None:
     plain = [each for each in viewers if each.query is None and each.ended_at > runner.lost_at]
     left_out = _counted(site, runner)[1]
     # Viewers can have lines that are no longer in the log, and filtered viewers have no gaps. Then the pages' apply.
-    by_pages = runner.lost_at > 0 or (runner.dropped + left_out > 0 and not plain)
+    by_pages = runner.lost_at > 0 or runner.has_forgotten or (runner.dropped + left_out > 0 and not plain)
     pages = _pages(site, runner, with_gaps=by_pages)
     if is_lost and not (runner.lapses or runner.deaths):
         world.violation(f"{runner.job} is LOST, and its runner was never silent: {runner.contacts[-3:]}")
@@ -253,7 +255,7 @@ def _judge_job(site: Site, runner: Runner, all_viewers: list[Viewer]) -> None:
         _judge_quota(site, runner, pages, left_out if by_pages or (is_lost and site.outages) else verdict.dropped)
     world.count("checked", verdict.checked)
     world.count("named lost", verdict.named)
-    has_all = not runner.deaths and not runner.dropped
+    has_all = not (runner.deaths or runner.dropped or runner.has_forgotten)
     if runner.lost_at > 0:
         # Of two objects, an import uses the one with more redacted lines, and reports what only the other one has. What
         # followed the archive of a LOST job is unknown.
@@ -262,6 +264,7 @@ def _judge_job(site: Site, runner: Runner, all_viewers: list[Viewer]) -> None:
         world.violation(f"{runner.job} names {verdict.named} lines as lost, and its runner has them all")
     if not verdict.clean:
         world.violation(f"{runner.job}: {verdict}")
+    has_less = runner.has_forgotten or (is_lost and site.outages > 0)
     for viewer in viewers:
         _judge_gaps(site, viewer, pages)
         _judge_stream(site, viewer)
@@ -271,7 +274,7 @@ def _judge_job(site: Site, runner: Runner, all_viewers: list[Viewer]) -> None:
         if runner.over_at > site.quiet_since + SETTLE_SECONDS and late > LATE_SECONDS + slow and not runner.refusal:
             world.violation(f"{viewer.name} got the end of {runner.job} after {late:.1f} s, without faults")
         if viewer.query is not None:
-            _judge_filtered(runner, viewer, log, may_have_more=is_lost and site.outages > 0)
+            _judge_filtered(runner, viewer, log, may_have_more=has_less)
 
 
 def _counted(site: Site, runner: Runner) -> tuple[int, int]:

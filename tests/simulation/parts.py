@@ -37,6 +37,7 @@ from chronoverse.live.replay_cache import ReplayCache, read_frames
 from chronoverse.runner.http_log_writer import HttpLogWriter
 from chronoverse.runner.publisher import JobResult, LogWriter, Publisher
 from chronoverse.runner.run import close_and_report
+from chronoverse.runner.spool import spool_file
 from chronoverse.runner.spool.spool import Spool
 from chronoverse.runner.spool.spool_file import SpoolRoom
 from chronoverse.settings import Settings
@@ -105,6 +106,8 @@ class Site:
         schemes.open_object_store = web_app.open_object_store = lambda url: self.objects  # type: ignore[attr-defined]
         # At their real intervals, looking for changes takes most of the time.
         archiver_module.MEASURE_SECONDS = tail.CHECK_SECONDS = self.shape.check  # type: ignore[misc]
+        # Otherwise even an empty spool file has 49 kB.
+        spool_file.PAGE_BYTES = 1_024  # type: ignore[misc]
         # Several appends in transit, earlier than with 5,000 lines in each. A burst needs several, too.
         HttpLogWriter.batch_lines = max(12, self.shape.burst // 4)  # type: ignore
         tail.TICK_SECONDS = self.shape.check / 2  # type: ignore[misc]
@@ -239,6 +242,8 @@ class Runner:
         self.publisher: _Publisher | None = None
         #: Whether it has finished: everything is delivered, or it will not be restarted. Whether the job is deleted.
         self.is_done = self.is_deleted = False
+        #: Whether its full spool dropped lines that the store had, and then lost.
+        self.has_forgotten = False
         self.redactions: list[Any] = []
         #: When the store last lost everything, which only viewers then have; or 0.
         self.lost_at = 0.0
@@ -267,7 +272,7 @@ class Runner:
 
     def _run(self) -> None:
         # Some spools are full after a short outage.
-        memory, file = (4_000, 60_000) if self.keep_bytes == 1_000 else (200_000, 2_000_000)
+        memory, file = (1_500, 7_000) if self.keep_bytes == 1_000 else (200_000, 2_000_000)
         room = SpoolRoom(self._directory, "spool", memory, file, self.keep_bytes)
         spool = Spool.recover(self._spool_path, room) if self._spool_path else Spool(room)
         writer = f"{self.job.job_id}-{self.deaths}"

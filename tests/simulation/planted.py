@@ -28,6 +28,8 @@ CHANGES: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("the scan server not told of a redaction", "live/replay_cache.py",
      "is_redacted=is_redacted(),", "is_redacted=False,"),
     ("the safe index not lowered", "runner/spool/spool.py", "            self.safe = min(self.safe, index)\n", ""),
+    ("a full spool drops sent lines", "runner/spool/spool.py",
+     "(max(self._sent, self.acked), self.end)", "(self.acked, self.end)"),
     ("an import that does not wait for a runner", "archive/importing.py",
      "None if manifest else wait_seconds, redactions", "None if manifest else 0.001, redactions"),
     ("the lease renewed at its end", "runner/publisher.py",

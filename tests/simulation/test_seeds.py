@@ -18,7 +18,12 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc, which 
 AT_ONCE: Final = 2  # concurrent simulations, each a process
 #: Plans that have failed, in worlds of then.
 _FAILED: Final = (63, 180, 500124, 500150, 810032, 830017, 850076, 860083, 973110, 991131, 991447, 992323)
-FAILED: Final = (*(replace(small(n), quota=0) for n in _FAILED), small(991563), replace(small(991056), quota=3_000))
+FAILED: Final = (
+    *(replace(small(n), quota=0) for n in _FAILED),
+    small(991563),
+    replace(small(991056), quota=3_000),
+    small(998079),
+)
 
 
 def run_all(plans: Iterable[Plan]) -> list[tuple[Plan, Result]]:
