@@ -85,7 +85,7 @@ def test_the_log_gets_half_of_every_window(open_tab: OpenTab, failed: Job) -> No
         assert (size, tab.page.evaluate(HEAD)[1]) == (size, False)
 
 
-@pytest.mark.parametrize("size", [(320, 568), (390, 844), (1440, 900)], ids=str)
+@pytest.mark.parametrize("size", [(320, 568), (360, 640), (390, 844), (1440, 900)], ids=str)
 def test_a_late_cause_moves_nothing(open_tab: OpenTab, failed: Job, size: tuple[int, int]) -> None:
     """The log is shown before its cause and what was slower, which then take no more room than was reserved."""
     tab = open_tab()
